@@ -1,0 +1,73 @@
+"""OpenMoji drawings as pictures: which there are, what they are called, how they are rendered.
+
+Source: the npm package `openmoji` 17 (https://openmoji.org, CC BY-SA 4.0). `black/svg/X.svg` and
+`color/svg/X.svg` are the same drawing as line art and in colour, on the same 72 x 72 canvas.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import resvg_py
+from PIL import Image
+
+SUBJECTS_FILE = Path(__file__).with_name("subjects.txt")
+
+# Letters, signs, flags and skin tones are no drawings of a thing.
+LEFT_OUT_GROUPS = {"flags", "component", "extras-unicode"}
+LEFT_OUT_SUBGROUPS = set(
+    "alphanum keycap brand ui-element flags regional-indicator geometric punctuation math currency "
+    "av-symbol arrow other-symbol transport-sign gender queer-symbols interaction family".split()
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One OpenMoji drawing: its code point(s), its annotation in lower case and its tags."""
+
+    hexcode: str
+    name: str
+    tags: tuple[str, ...]
+    author: str
+
+
+def list_drawings(package: Path) -> list[Drawing]:
+    """All drawings of things in the unpacked npm package, in the package's order."""
+    entries = json.loads((package / "data/openmoji.json").read_text(encoding="utf-8"))
+    drawings, seen = [], set()
+    for entry in entries:
+        name = entry["annotation"].lower().replace("“", "").replace("”", "")
+        if entry["skintone"] or entry["group"] in LEFT_OUT_GROUPS or entry["subgroups"] in LEFT_OUT_SUBGROUPS:
+            continue
+        if name in seen:  # a few names are drawn twice; the first is Unicode's own
+            continue
+        seen.add(name)
+        tags = tuple(t.strip() for t in f"{entry['tags']},{entry['openmoji_tags']}".split(",") if t.strip())
+        drawings.append(Drawing(entry["hexcode"], name, tags, entry["openmoji_author"]))
+    return drawings
+
+
+def flash_subjects() -> list[str]:
+    """Names of the sample drawings, in the list's order."""
+    lines = SUBJECTS_FILE.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def render_svg(svg: Path, size: int) -> Image.Image:
+    """The SVG on white, RGB, (size, size)."""
+    rgba = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(svg), width=size, height=size))))
+    on_white = Image.new("RGBA", rgba.size, "white")
+    on_white.alpha_composite(rgba.convert("RGBA"))
+    return on_white.convert("RGB")
+
+
+def render_pair(package: Path, drawing: Drawing, size: int) -> tuple[Image.Image, Image.Image, tuple[int, int, int, int]]:
+    """The drawing in colour and as line art, both RGB (size, size), and the box around both in pixels."""
+    color = render_svg(package / f"color/svg/{drawing.hexcode}.svg", size)
+    black = render_svg(package / f"black/svg/{drawing.hexcode}.svg", size)
+    painted = (np.minimum(np.asarray(color), np.asarray(black)) < 250).any(axis=2)
+    rows, columns = painted.any(axis=1).nonzero()[0], painted.any(axis=0).nonzero()[0]
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    return color, black, box

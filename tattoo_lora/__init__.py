@@ -1,0 +1,1 @@
+"""What several stages must agree on, one narrow topic a module."""
