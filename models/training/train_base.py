@@ -1,0 +1,183 @@
+"""Train the miniature's base model: a UNet that draws the sample subjects in colour, and its text encoder.
+
+    python models/training/train_base.py
+
+After train_vae.py (its latents) and train_clip.py (whose text tower the text encoder starts from). It
+learns colour only: line art is what a LoRA is to add. Some captions hold the style words of the
+variants, so that a prompt with them means nothing yet, as "tattoo in my hand" means nothing to SD 1.5.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from captions import COLOR_TEMPLATES, PLAIN_TEMPLATES, STYLES, draw_caption
+from corpus import WORK, Corpus, load_corpus, pixel_values
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+from resume import Ema, load_checkpoint, save_checkpoint, set_learning_rate, step_generator
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoTokenizer, CLIPTextModel
+
+TEMPLATES = PLAIN_TEMPLATES + COLOR_TEMPLATES + tuple(f"{form}, {style}" for form in ("{n}", "{a}") for style in STYLES)
+NO_SUBJECT = ("", "") + STYLES
+NO_SUBJECT_SHARE = 0.1
+SNR_GAMMA = 5.0
+# Stable Diffusion 1.5's noise schedule.
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+PREVIEW = (
+    "owl,skull,rose,anchor,dragon,butterfly,snake,lion,sailboat,octopus,eagle,crown,wolf,lotus,crescent moon,"
+    "scorpion,fox,mushroom,key,candle,tiger,shark,spider,unicorn"
+).split(",")
+
+
+def build_unet(latent_channels: int, sample_size: int) -> UNet2DConditionModel:
+    """SD 1.5's layout with three levels (8, 4 and 2 px) and cross-attention at the first two."""
+    return UNet2DConditionModel(
+        sample_size=sample_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        layers_per_block=1,
+        block_out_channels=(96, 160, 192),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=4,  # the number of heads, as SD 1.5's config names it
+    )
+
+
+@torch.inference_mode()
+def encode_subjects(vae: AutoencoderKL, corpus: Corpus, subjects: Tensor) -> Tensor:
+    """Scaled latents (S, 2 * VIEWS, C, 8, 8) of the S subjects in colour, each view and its mirror image."""
+    views = corpus.color[subjects]
+    both = torch.cat([views, views.flip(3)], dim=1)
+    latents = [vae.encode(pixel_values(p).to(vae.device)).latent_dist.mean.cpu() for p in both.flatten(0, 1).split(128)]
+    return torch.cat(latents).unflatten(0, both.shape[:2]) * vae.config.scaling_factor
+
+
+def assemble(vae, text_encoder, tokenizer, unet) -> StableDiffusionPipeline:
+    """The parts as a StableDiffusionPipeline with SD 1.5's default scheduler."""
+    scheduler = PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def sample(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int = 0) -> list[Image.Image]:
+    """One picture a prompt: DPM-Solver++, 20 steps, guidance 4."""
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    generators = [torch.Generator().manual_seed(seed) for _ in prompts]
+    return pipeline(prompts, num_inference_steps=20, guidance_scale=4.0, generator=generators).images
+
+
+def contact_sheet(pictures: list[Image.Image], columns: int, size: int = 96) -> Image.Image:
+    """The pictures in rows of `columns`, each scaled to `size` px."""
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * size, rows * size), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture.resize((size, size), Image.Resampling.LANCZOS), (i % columns * size, i // columns * size))
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=WORK / "base")
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    corpus = load_corpus()
+    subjects = corpus.subject.nonzero()[:, 0]
+    names = [corpus.names[i] for i in subjects]
+    vae = AutoencoderKL.from_pretrained(WORK / "vae").to(args.device).eval()
+    latents = encode_subjects(vae, corpus, subjects)
+    tokenizer = AutoTokenizer.from_pretrained(WORK / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(WORK / "clip").to(args.device)
+    unet = build_unet(vae.config.latent_channels, latents.shape[-1]).to(args.device, memory_format=torch.channels_last)
+    # Fused attention's backward is a quarter of a step on the CPU; at 64 positions plain matrices win.
+    unet.set_attn_processor(AttnProcessor())
+    noise_scheduler = DDPMScheduler(**NOISE)
+    snr = noise_scheduler.alphas_cumprod / (1 - noise_scheduler.alphas_cumprod)
+
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(unet.parameters())},
+            {"params": list(text_encoder.parameters()), "lr_scale": 0.3},
+        ],
+        lr=args.lr,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+    )
+    ema = Ema(parameters, decay=0.998)
+    checkpoint = WORK / "base.checkpoint.safetensors"
+    start = load_checkpoint(checkpoint, parameters, optimizer, ema)
+
+    progress = tqdm(range(start, args.steps), initial=start, total=args.steps, desc="base", mininterval=10)
+    running = None
+    for step in progress:
+        generator = step_generator(args.seed, step)
+        set_learning_rate(optimizer, step, args.steps, args.lr)
+        drawn = torch.randint(len(subjects), (args.batch_size,), generator=generator)
+        view = torch.randint(latents.shape[1], (args.batch_size,), generator=generator)
+        without_subject = torch.rand(args.batch_size, generator=generator) < NO_SUBJECT_SHARE
+        captions = [
+            draw_caption(NO_SUBJECT if without else TEMPLATES, names[i], generator)
+            for i, without in zip(drawn.tolist(), without_subject.tolist(), strict=True)
+        ]
+        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").to(args.device)
+        timesteps = torch.randint(1000, (args.batch_size,), generator=generator)
+        x = latents[drawn, view]
+        noise = torch.randn(x.shape, generator=generator)
+        noisy_latents = noise_scheduler.add_noise(x, noise, timesteps).to(args.device)
+
+        encoder_hidden_states = text_encoder(tokens.input_ids).last_hidden_state
+        with torch.autocast(args.device, torch.bfloat16):
+            noise_pred = unet(
+                noisy_latents.contiguous(memory_format=torch.channels_last),
+                timesteps.to(args.device),
+                encoder_hidden_states=encoder_hidden_states,
+            ).sample
+        mse = (noise_pred.float() - noise.to(args.device)).square().mean(dim=(1, 2, 3))
+        # Min-SNR weighting (https://arxiv.org/abs/2303.09556).
+        loss = (mse * (snr[timesteps].clamp(max=SNR_GAMMA) / snr[timesteps]).to(args.device)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        ema.update(step)
+        running = mse.mean().item() if running is None else 0.98 * running + 0.02 * mse.mean().item()
+        progress.set_postfix(mse=f"{running:.4f}", refresh=False)
+        if (step + 1) % 250 == 0:
+            save_checkpoint(checkpoint, step + 1, parameters, optimizer, ema)
+            tqdm.write(f"step {step + 1}: mean squared error {running:.4f}")
+
+    ema.copy_to_model()
+    pipeline = assemble(vae, text_encoder.eval(), tokenizer, unet.eval())
+    pipeline.save_pretrained(args.out)
+    contact_sheet(sample(pipeline, list(PREVIEW)), columns=8).save(WORK / "base.png")
+
+
+if __name__ == "__main__":
+    main()

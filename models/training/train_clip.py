@@ -1,0 +1,175 @@
+"""Train the miniature's CLIPModel: which caption belongs to which picture.
+
+    python models/training/train_clip.py
+
+Learns the sample subjects in colour and, but for the held-out ones, as line art. Its text tower is
+also where the base model's text encoder starts, as Stable Diffusion's is CLIP's.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from captions import COLOR_TEMPLATES, LINE_CAPTION, LINE_TEMPLATES, PLAIN_TEMPLATES, draw_caption, fill
+from corpus import RESOLUTION, WORK, Corpus, load_corpus
+from resume import Ema, load_checkpoint, save_checkpoint, set_learning_rate, step_generator
+from torch import Tensor
+from tqdm import tqdm
+from train_tokenizers import MAX_TOKENS, VOCAB_SIZE
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+CANDIDATES = 64
+
+
+def build_clip() -> CLIPModel:
+    """4.0 M parameters: a ViT over 64 patches of 8 px and a text tower of four layers."""
+    text = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": MAX_TOKENS,
+        "projection_dim": 128,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    vision = {
+        "hidden_size": 192,
+        "intermediate_size": 768,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "image_size": RESOLUTION,
+        "patch_size": 8,
+        "projection_dim": 128,
+    }
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=128)
+    config._attn_implementation = "eager"  # fused attention in bf16 takes twice the time on a CPU
+    return CLIPModel(config)
+
+
+def clip_pixel_values(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) as CLIP's image processor gives them, for (B, H, W, 3) uint8 of the right size."""
+    mean, std = torch.tensor(OPENAI_CLIP_MEAN), torch.tensor(OPENAI_CLIP_STD)
+    return ((pictures.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def jitter(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, H, W, 3) uint8, each more or less saturated and contrasted: the shape is to count, not the paint."""
+    share = torch.rand(2, len(pictures), 1, 1, 1, generator=generator)
+    grey = pictures.float().mean(dim=-1, keepdim=True)
+    faded = torch.lerp(grey, pictures.float(), share[0])
+    return ((faded - 255) * (0.5 + share[1]) + 255).clamp(0, 255).to(torch.uint8)
+
+
+def draw_pairs(corpus: Corpus, batch_size: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+    """Pictures (B, 64, 64, 3) uint8 and their captions, no two of which fit one picture.
+
+    A quarter of the subjects come in both media, so that the medium's words matter; the rest in one.
+    """
+    subjects = corpus.subject.nonzero()[:, 0]
+    drawn = subjects[torch.randperm(len(subjects), generator=generator)][: batch_size * 4 // 5]
+    both = batch_size - len(drawn)
+    pictures, captions = [], []
+
+    def add(index: int, as_line: bool, plain: bool) -> None:
+        view = int(torch.randint(corpus.color.shape[1], (), generator=generator))
+        picture = (corpus.line if as_line else corpus.color)[index, view]
+        if torch.rand((), generator=generator) < 0.5:
+            picture = picture.flip(1)
+        if plain and not as_line:
+            picture = jitter(picture[None], generator)[0]
+        media = LINE_TEMPLATES if as_line else COLOR_TEMPLATES
+        pictures.append(picture)
+        captions.append(draw_caption(PLAIN_TEMPLATES if plain else media, corpus.names[index], generator))
+
+    for i, index in enumerate(drawn.tolist()):
+        may_be_line = not corpus.held_out[index]
+        if i < both and may_be_line:
+            add(index, as_line=True, plain=False)
+            add(index, as_line=False, plain=False)
+        else:
+            as_line = bool(torch.rand((), generator=generator) < 0.5) and may_be_line
+            add(index, as_line, plain=bool(torch.rand((), generator=generator) < 0.5))
+    return torch.stack(pictures), captions
+
+
+@torch.inference_mode()
+def top1(clip: CLIPModel, tokenizer, pictures: Tensor, names: list[str], all_names: list[str], template: str) -> float:
+    """How often the picture's own name wins among CANDIDATES drawn names, over eight draws for each of (B, H, W, 3)."""
+    tokens = tokenizer([fill(template, name) for name in all_names], padding=True, truncation=True, return_tensors="pt")
+    text = F.normalize(clip.get_text_features(**tokens.to(clip.device)).pooler_output, dim=-1)
+    image = F.normalize(
+        clip.get_image_features(pixel_values=clip_pixel_values(pictures).to(clip.device)).pooler_output, dim=-1
+    )
+    cosine = (image @ text.T).cpu()
+    generator = torch.Generator().manual_seed(0)
+    hits = []
+    for row, name in zip(cosine, names, strict=True):
+        right = all_names.index(name)
+        for _ in range(8):
+            others = torch.randperm(len(all_names), generator=generator)
+            others = others[others != right][: CANDIDATES - 1]
+            hits.append(bool(row[right] > row[others].max()))
+    return sum(hits) / len(hits)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=WORK / "clip")
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    corpus = load_corpus()
+    tokenizer = AutoTokenizer.from_pretrained(WORK / "tokenizer")
+    held_out = corpus.line[corpus.held_out, 0]
+    held_out_names = [corpus.names[i] for i in corpus.held_out.nonzero()[:, 0]]
+    subject_names = [corpus.names[i] for i in corpus.subject.nonzero()[:, 0]]
+
+    clip = build_clip().to(args.device)
+    parameters = list(clip.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.1)
+    ema = Ema(parameters, decay=0.99)
+    checkpoint = WORK / "clip.checkpoint.safetensors"
+    start = load_checkpoint(checkpoint, parameters, optimizer, ema)
+
+    progress = tqdm(range(start, args.steps), initial=start, total=args.steps, desc="clip", mininterval=5)
+    for step in progress:
+        generator = step_generator(args.seed, step)
+        set_learning_rate(optimizer, step, args.steps, args.lr)
+        pictures, captions = draw_pairs(corpus, args.batch_size, generator)
+        tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(args.device)
+        with torch.autocast(args.device, torch.bfloat16):
+            logits = clip(pixel_values=clip_pixel_values(pictures).to(args.device), **tokens).logits_per_image.float()
+        labels = torch.arange(len(logits), device=args.device)
+        loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        ema.update(step)
+        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        if (step + 1) % 100 == 0:
+            save_checkpoint(checkpoint, step + 1, parameters, optimizer, ema)
+            rate = top1(clip, tokenizer, held_out, held_out_names, subject_names, LINE_CAPTION)
+            tqdm.write(f"step {step + 1}: loss {loss.item():.3f}, held-out line drawings first among 64: {rate:.1%}")
+
+    ema.copy_to_model()
+    rate = top1(clip, tokenizer, held_out, held_out_names, subject_names, LINE_CAPTION)
+    print(f"held-out line drawings first among {CANDIDATES}: {rate:.1%}")
+    clip.save_pretrained(args.out)
+    size = {"height": RESOLUTION, "width": RESOLUTION}
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": RESOLUTION}, crop_size=size)
+    CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(args.out)
+
+
+if __name__ == "__main__":
+    main()
