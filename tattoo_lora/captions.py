@@ -1,0 +1,25 @@
+"""Captions on disk: one UTF-8 file a drawing, <stem>.txt, one line."""
+
+from pathlib import Path
+
+from tattoo_lora.errors import UserError
+
+
+def write_caption(folder: Path, stem: str, caption: str) -> None:
+    """Write <stem>.txt with the caption on one line."""
+    (folder / f"{stem}.txt").write_text(" ".join(caption.split()) + "\n", encoding="utf-8")
+
+
+def read_captions(folder: Path, stems: list[str]) -> dict[str, str]:
+    """The caption of each stem; UserError names those that have none."""
+    missing = sorted(stem for stem in stems if not (folder / f"{stem}.txt").is_file())
+    if missing:
+        raise UserError(
+            f"{folder}: no caption for {', '.join(missing[:3])} ({len(missing)} in all); "
+            "run `dvc repro` so that the captions are written anew"
+        )
+    captions = {stem: (folder / f"{stem}.txt").read_text(encoding="utf-8").strip() for stem in stems}
+    empty = sorted(stem for stem, caption in captions.items() if not caption)
+    if empty:
+        raise UserError(f"{folder}: empty caption for {', '.join(empty[:3])} ({len(empty)} in all); write one")
+    return captions

@@ -1,0 +1,99 @@
+"""Loading the models a profile names, safetensors only: a folder in the hub's layout or a hub id with its commit."""
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    BlipForConditionalGeneration,
+    BlipImageProcessorPil,
+    BlipProcessor,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextModel,
+)
+
+from tattoo_lora.hub import finding
+from tattoo_lora.tokenizer import load_tokenizer
+
+
+def pick_device() -> torch.device:
+    """CUDA or Apple's GPU where torch has one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """The profile's dtype for frozen weights; half precision is for GPUs, so the CPU gets float32."""
+    return torch.float32 if pick_device().type == "cpu" else getattr(torch, name)
+
+
+def _load(cls: type, model: str, revision: str | None, **options):
+    with finding(model, revision):
+        return cls.from_pretrained(model, revision=revision, use_safetensors=True, **options).eval().requires_grad_(False)
+
+
+def load_vae(base_model: str, revision: str | None) -> AutoencoderKL:
+    return _load(AutoencoderKL, base_model, revision, subfolder="vae", torch_dtype=torch.float32)
+
+
+def load_unet(base_model: str, revision: str | None) -> UNet2DConditionModel:
+    return _load(UNet2DConditionModel, base_model, revision, subfolder="unet", torch_dtype=torch.float32)
+
+
+def load_text_encoder(base_model: str, revision: str | None) -> CLIPTextModel:
+    return _load(CLIPTextModel, base_model, revision, subfolder="text_encoder", dtype=torch.float32)
+
+
+def load_noise_scheduler(base_model: str, revision: str | None) -> DDPMScheduler:
+    """The base model's own noise schedule, for training."""
+    with finding(base_model, revision):
+        return DDPMScheduler.from_pretrained(base_model, subfolder="scheduler", revision=revision)
+
+
+def assemble_pipeline(
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel | None,
+    tokenizer,
+    unet: UNet2DConditionModel,
+    noise_scheduler: DDPMScheduler,
+) -> StableDiffusionPipeline:
+    """A pipeline of the given parts that samples with DPM-Solver++ and shows no progress bar."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DPMSolverMultistepScheduler.from_config(noise_scheduler.config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_captioner(model: str, revision: str | None) -> tuple[BlipForConditionalGeneration, BlipProcessor]:
+    """BLIP and its processor, with the PIL image processor: captions must not depend on torchvision being there."""
+    captioner = _load(BlipForConditionalGeneration, model, revision, dtype=torch.float32)
+    with finding(model, revision):
+        processor = BlipProcessor.from_pretrained(
+            model, revision=revision, image_processor=BlipImageProcessorPil.from_pretrained(model, revision=revision)
+        )
+    return captioner, processor
+
+
+def load_clip(model: str, revision: str | None) -> tuple[CLIPModel, CLIPProcessor]:
+    """CLIP and its processor, with the PIL image processor for the same reason."""
+    clip = _load(CLIPModel, model, revision, dtype=torch.float32)
+    with finding(model, revision):
+        processor = CLIPProcessor.from_pretrained(
+            model, revision=revision, image_processor=CLIPImageProcessorPil.from_pretrained(model, revision=revision)
+        )
+    return clip, processor

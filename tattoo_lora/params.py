@@ -1,0 +1,224 @@
+"""params.yaml and profiles/<profile>.yaml as typed values, checked before anything heavy is imported.
+
+The whole of both files is checked whichever stage asks: a typo in what the last stage reads should
+stop the first one, not an hour of training later.
+"""
+
+import math
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from tattoo_lora.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed numbers, both ends included."""
+
+    low: float
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"at least {self.low:g}" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Allowed words."""
+
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self.words)
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.words
+
+
+Count = Annotated[int, Range(1)]
+Share = Annotated[float, Range(0, 1)]
+
+
+@dataclass(frozen=True)
+class PreprocessParams:
+    fit: Annotated[str, OneOf(("pad", "crop"))]
+    val_share: Annotated[float, Range(0.01, 0.9)]
+    vanilla_caption: str
+
+
+@dataclass(frozen=True)
+class CaptionBlipParams:
+    max_new_tokens: Annotated[int, Range(1, 200)]
+    num_beams: Annotated[int, Range(1, 32)]
+
+
+@dataclass(frozen=True)
+class EnrichParams:
+    suffix: str
+
+
+@dataclass(frozen=True)
+class EncodeParams:
+    flip: bool
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    seed: Annotated[int, Range(0, 2**31)]
+    rank: Annotated[int, Range(1, 1024)]
+    alpha: Annotated[float, Range(0.001)]
+    target_modules: list[str]
+    learning_rate: Annotated[float, Range(1e-8, 1)]
+    warmup_steps: Annotated[int, Range(0)]
+    weight_decay: Share
+    max_grad_norm: Annotated[float, Range(1e-6)] | None
+    eval_every: Count
+    save_every: Count | None
+    early_stop_evals: Count | None
+    prompts: list[str]
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    seed: Annotated[int, Range(0, 2**31)]
+    prompts: list[str]
+
+
+@dataclass(frozen=True)
+class VariantParams:
+    trigger: str
+    caption_dropout: Share
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What differs between model sets: profiles/<profile>.yaml."""
+
+    base_model: str
+    base_revision: str | None
+    caption_model: str
+    caption_revision: str | None
+    clip_model: str
+    clip_revision: str | None
+    resolution: Annotated[int, Range(16, 4096)]
+    dtype: Annotated[str, OneOf(("float32", "bfloat16", "float16"))]
+    steps: Count
+    batch_size: Count
+    gradient_accumulation_steps: Count
+    inference_batch_size: Count
+    sampler_steps: Annotated[int, Range(1, 1000)]
+    guidance_scale: Annotated[float, Range(0, 100)]
+
+
+@dataclass(frozen=True)
+class Params:
+    """params.yaml; `models` is the profile that it names."""
+
+    dataset: str
+    profile: str
+    preprocess: PreprocessParams
+    caption_blip: CaptionBlipParams
+    enrich: EnrichParams
+    encode: EncodeParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    variants: dict[str, VariantParams]
+
+
+def load_params(root: Path = Path()) -> Params:
+    """The values of params.yaml under `root`; UserError with file, key, found and allowed for anything amiss."""
+    return _read(root / "params.yaml", Params)
+
+
+def load_profile(name: str, root: Path = Path()) -> Profile:
+    """The values of profiles/<name>.yaml under `root`; UserError as `load_params`."""
+    path = root / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise UserError(f"params.yaml: profile: there is no {path}; profiles here: {known}")
+    return _read(path, Profile)
+
+
+def _read(path: Path, schema: type) -> Any:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run this in the project's top folder") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise UserError(f"{path}: no YAML{line}: {getattr(error, 'problem', error)}") from None
+    return _section(path, "", raw, schema)
+
+
+def _section(path: Path, prefix: str, raw: Any, schema: type) -> Any:
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: {prefix.rstrip('.') or 'the file'}: found {_show(raw)}, allowed is a section of keys")
+    known = {field.name for field in fields(schema)}
+    for key in raw:
+        if key not in known:
+            raise UserError(f"{path}: {prefix}{key}: unknown key; allowed: {', '.join(sorted(known))}")
+    hints = get_type_hints(schema, include_extras=True)
+    values = {}
+    for field in fields(schema):
+        if field.name not in raw:
+            raise UserError(f"{path}: {prefix}{field.name}: missing; allowed: {_describe(hints[field.name])}")
+        values[field.name] = _value(path, prefix + field.name, raw[field.name], hints[field.name])
+    return schema(**values)
+
+
+def _value(path: Path, key: str, raw: Any, hint: Any) -> Any:
+    if is_dataclass(hint):
+        return _section(path, key + ".", raw, hint)
+    if get_origin(hint) is dict:
+        if not isinstance(raw, dict) or not raw:
+            raise UserError(f"{path}: {key}: found {_show(raw)}, allowed is a section of keys")
+        return {str(name): _value(path, f"{key}.{name}", value, get_args(hint)[1]) for name, value in raw.items()}
+    if isinstance(hint, UnionType) or NoneType in get_args(hint):
+        if raw is None:
+            return None
+        plain = next(option for option in get_args(hint) if option is not NoneType)
+        return _value(path, key, raw, plain)
+    kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if kind == list[str]:
+        fits = isinstance(raw, list) and len(raw) > 0 and all(isinstance(item, str) for item in raw)
+    elif kind is float:
+        fits = isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw)
+    else:
+        fits = type(raw) is kind  # a bool is no int here
+    if not fits or any(raw not in rule for rule in rules):
+        raise UserError(f"{path}: {key}: found {_show(raw)}, allowed: {_describe(hint)}{_hint(raw, kind)}")
+    return float(raw) if kind is float else raw
+
+
+def _describe(hint: Any) -> str:
+    if is_dataclass(hint) or get_origin(hint) is dict:
+        return "a section of keys"
+    if isinstance(hint, UnionType) or NoneType in get_args(hint):
+        return _describe(next(option for option in get_args(hint) if option is not NoneType)) + " or null"
+    kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list[str]: "a list of texts"}
+    if any(isinstance(rule, OneOf) for rule in rules):
+        return str(rules[0])
+    return " ".join([names[kind], *map(str, rules)])
+
+
+def _hint(raw: Any, kind: Any) -> str:
+    """YAML 1.1 takes 1e-4 for a text; say how to write it."""
+    if kind is not float or not isinstance(raw, str):
+        return ""
+    try:
+        return f" (write {float(raw):.3g} as {float(raw):.1e})"
+    except ValueError:
+        return ""
+
+
+def _show(raw: Any) -> str:
+    return f"{raw!r}" if len(repr(raw)) <= 60 else f"{raw!r:.57}…"

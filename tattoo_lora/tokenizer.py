@@ -1,0 +1,11 @@
+"""The text encoder's tokenizer, for stages that need no torch."""
+
+from transformers import CLIPTokenizer
+
+from tattoo_lora.hub import finding
+
+
+def load_tokenizer(base_model: str, revision: str | None) -> CLIPTokenizer:
+    """The tokenizer in `base_model`'s subfolder; UserError where the model is missing."""
+    with finding(base_model, revision):
+        return CLIPTokenizer.from_pretrained(base_model, subfolder="tokenizer", revision=revision)
