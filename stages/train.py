@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
-from tattoo_lora.captions import read_captions
+from tattoo_lora.captions import read_captions, with_trigger
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.manifest import Drawing, read_manifest
 from tattoo_lora.params import Profile, TrainParams, VariantParams, load_params, load_profile
@@ -31,11 +31,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from diffusers.optimization import get_scheduler
+from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import Tensor
 from tqdm import tqdm
 
-from tattoo_lora.latents import read_latents
+from tattoo_lora.latents import read_latents, scaled_means
 from tattoo_lora.lora import add_lora, save_lora
 from tattoo_lora.models import (
     assemble_pipeline,
@@ -137,8 +137,8 @@ def train(
     longer finite; the last good weights are in final.safetensors then.
     """
     lora_params = add_lora(unet, params.rank, params.alpha, params.target_modules, params.seed)
-    optimizer = torch.optim.AdamW(lora_params, lr=params.learning_rate, weight_decay=params.weight_decay)
-    lr_scheduler = get_scheduler("cosine", optimizer, params.warmup_steps, profile.steps)
+    optimizer = torch.optim.AdamW(lora_params, lr=profile.learning_rate, weight_decay=params.weight_decay)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, profile.warmup_steps, profile.steps)
     model, optimizer, lr_scheduler = accelerator.prepare(unet, optimizer, lr_scheduler)
 
     best_loss, evals_since_best = float("inf"), 0
@@ -170,7 +170,7 @@ def train(
                 optimizer.zero_grad()
             losses.append(loss.detach())
 
-        due = step % params.eval_every == 0 or step == profile.steps
+        due = step % profile.eval_every == 0 or step == profile.steps
         if due or step % LOG_EVERY == 0:
             train_loss = torch.stack(losses).mean().item()
             losses.clear()
@@ -180,7 +180,7 @@ def train(
                         parameter.copy_(good)
                 save_lora(lora_dir / "final.safetensors", unet)
                 raise UserError(
-                    f"train_loss is {train_loss} at step {step}; lower train.learning_rate ({params.learning_rate:g}); "
+                    f"train_loss is {train_loss} at step {step}; lower learning_rate ({profile.learning_rate:g}); "
                     f"the last good weights are in {lora_dir / 'final.safetensors'}"
                 )
             val_loss, clip_score = evaluate(step) if due else (None, None)
@@ -198,11 +198,6 @@ def train(
             tqdm.write(f"early stop at step {step}: no better val_loss than {best_loss:.4f} for {evals_since_best} evaluations")
             break
     save_lora(lora_dir / "final.safetensors", unet)
-
-
-def with_trigger(trigger: str, caption: str) -> str:
-    """The caption with the variant's trigger words before it."""
-    return f"{trigger}, {caption}" if trigger else caption
 
 
 def split_indices(drawings: list[Drawing], split: str) -> Tensor:
@@ -250,7 +245,7 @@ def run(args: argparse.Namespace) -> None:
     caption_index = torch.tensor([row[caption] for caption in captions])
 
     vae = load_vae(*base).to(accelerator.device)
-    unet = load_unet(*base).to(accelerator.device, weight_dtype, memory_format=torch.channels_last)
+    unet = load_unet(*base, weight_dtype).to(accelerator.device)
     noise_scheduler = load_noise_scheduler(*base)
     clip, processor = load_clip(profile.clip_model, profile.clip_revision)
     clip.to(accelerator.device)
@@ -258,8 +253,7 @@ def run(args: argparse.Namespace) -> None:
 
     train_rows, val_rows = split_indices(drawings, "train"), split_indices(drawings, "val")
     data = TrainingSet(moments[train_rows], caption_index[train_rows], embeds, vae.config.scaling_factor)
-    val_moments = moments[val_rows, 0]
-    val_latents = DiagonalGaussianDistribution(val_moments).mode() * vae.config.scaling_factor
+    val_latents = scaled_means(moments[val_rows, 0], vae.config.scaling_factor)
     val_embeds = embeds[caption_index[val_rows]]
 
     def evaluate(step: int) -> tuple[float, float]:

@@ -23,3 +23,8 @@ def read_captions(folder: Path, stems: list[str]) -> dict[str, str]:
     if empty:
         raise UserError(f"{folder}: empty caption for {', '.join(empty[:3])} ({len(empty)} in all); write one")
     return captions
+
+
+def with_trigger(trigger: str, caption: str) -> str:
+    """The caption with the variant's trigger words before it, as training and evaluation give it to the model."""
+    return f"{trigger}, {caption}" if trigger else caption

@@ -1,14 +1,10 @@
 """Where a model is looked for, and one line that helps where it is not."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tattoo_lora.errors import UserError
-
-# Weights without safetensors would start a conversion thread that uses the network; we load safetensors only.
-os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 def is_folder_path(model: str) -> bool:

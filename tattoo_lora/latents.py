@@ -24,3 +24,8 @@ def read_latents(path: Path, files: list[str]) -> Tensor:
         if missing:
             raise UserError(f"{path}: no latents for {', '.join(missing[:3])} ({len(missing)} in all); run `dvc repro encode`")
         return torch.stack([stored.get_tensor(file) for file in files]).float()
+
+
+def scaled_means(moments: Tensor, scaling_factor: float) -> Tensor:
+    """Latents (N, C, h, w) without the posterior's noise, for moments (N, 2C, h, w)."""
+    return moments.chunk(2, dim=1)[0] * scaling_factor

@@ -75,11 +75,8 @@ class TrainParams:
     rank: Annotated[int, Range(1, 1024)]
     alpha: Annotated[float, Range(0.001)]
     target_modules: list[str]
-    learning_rate: Annotated[float, Range(1e-8, 1)]
-    warmup_steps: Annotated[int, Range(0)]
     weight_decay: Share
     max_grad_norm: Annotated[float, Range(1e-6)] | None
-    eval_every: Count
     save_every: Count | None
     early_stop_evals: Count | None
     prompts: list[str]
@@ -112,6 +109,9 @@ class Profile:
     steps: Count
     batch_size: Count
     gradient_accumulation_steps: Count
+    learning_rate: Annotated[float, Range(1e-8, 1)]
+    warmup_steps: Annotated[int, Range(0)]
+    eval_every: Count
     inference_batch_size: Count
     sampler_steps: Annotated[int, Range(1, 1000)]
     guidance_scale: Annotated[float, Range(0, 100)]
