@@ -61,7 +61,7 @@ def main() -> None:
                 images = [Image.open(args.processed / "images" / drawing.file).convert("RGB") for drawing in batch]
                 for drawing, caption in zip(batch, caption_images(model, processor, images, params), strict=True):
                     if not caption:
-                        raise UserError(f"{drawing.file}: BLIP gave an empty caption; raise caption_blip.max_new_tokens")
+                        raise UserError(f"{drawing.file}: empty caption; raise caption_blip.max_new_tokens")
                     write_caption(args.out, drawing.stem, caption)
                 progress.update(len(batch))
 

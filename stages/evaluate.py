@@ -21,7 +21,6 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
     with one_line_errors():
         load_profile(load_params().profile)
 
-import torch
 
 from tattoo_lora.latents import read_latents, scaled_means
 from tattoo_lora.lora import load_lora

@@ -79,7 +79,9 @@ def fit_square(image: Image.Image, resolution: int, fit: str) -> Image.Image:
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
-def preprocess(raw: Path, out: Path, resolution: int, fit: str, val_share: float, vanilla_caption: str) -> list[Drawing]:
+def preprocess(
+    raw: Path, out: Path, resolution: int, fit: str, val_share: float, vanilla_caption: str
+) -> list[Drawing]:
     """Write images and vanilla captions below `out`; the manifest's rows.
 
     An unreadable file is reported and left out. UserError where fewer than two drawings can be read,
@@ -119,7 +121,7 @@ def preprocess(raw: Path, out: Path, resolution: int, fit: str, val_share: float
     if held_out in (0, len(drawings)):
         raise UserError(
             f"{raw}: {held_out} of {len(drawings)} drawings would be held out; "
-            f"{'raise' if held_out == 0 else 'lower'} preprocess.val_share ({val_share:g}) in params.yaml or add drawings"
+            f"{'raise' if held_out == 0 else 'lower'} preprocess.val_share ({val_share:g}) or add drawings"
         )
     return drawings
 

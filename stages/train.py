@@ -57,7 +57,7 @@ MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """N drawings. moments: (N, views, 2C, h, w). caption_index: (N,) row of `embeds`. embeds: (U, T, D), row 0 empty."""
+    """N drawings. moments: (N, views, 2C, h, w). caption_index: (N,), a row of `embeds` (U, T, D), whose row 0 is ""."""
 
     moments: Tensor
     caption_index: Tensor
@@ -195,7 +195,9 @@ def train(
         if params.save_every is not None and step % params.save_every == 0:
             save_lora(lora_dir / f"step{step:04d}.safetensors", unet)
         if params.early_stop_evals is not None and evals_since_best >= params.early_stop_evals:
-            tqdm.write(f"early stop at step {step}: no better val_loss than {best_loss:.4f} for {evals_since_best} evaluations")
+            tqdm.write(
+                f"early stop at step {step}: val_loss {best_loss:.4f} not bettered in {evals_since_best} evaluations"
+            )
             break
     save_lora(lora_dir / "final.safetensors", unet)
 

@@ -22,7 +22,8 @@ def read_latents(path: Path, files: list[str]) -> Tensor:
     with safe_open(path, framework="pt") as stored:
         missing = sorted(set(files) - set(stored.keys()))
         if missing:
-            raise UserError(f"{path}: no latents for {', '.join(missing[:3])} ({len(missing)} in all); run `dvc repro encode`")
+            names = ", ".join(missing[:3])
+            raise UserError(f"{path}: no latents for {names} ({len(missing)} in all); run `dvc repro encode`")
         return torch.stack([stored.get_tensor(file) for file in files]).float()
 
 

@@ -23,7 +23,8 @@ def add_lora(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # peft draws A from the global generator
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules, init_lora_weights="gaussian"))
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules, init_lora_weights="gaussian")
+        unet.add_adapter(config)
     lora_params = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     for parameter in lora_params:
         parameter.data = parameter.data.float()  # in half precision small steps would round to nothing

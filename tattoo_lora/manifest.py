@@ -9,7 +9,7 @@ from tattoo_lora.errors import UserError
 
 @dataclass(frozen=True)
 class Drawing:
-    """One row. `file`: name in images/; `source`: path under data/raw/<dataset>, sha256, width, height: the source's."""
+    """One row. `file` is the name in images/, `source` the path in data/raw/<dataset>; the numbers are the source's."""
 
     file: str
     source: str

@@ -20,7 +20,6 @@ from transformers import (
 from transformers.utils import logging
 
 from tattoo_lora.hub import finding
-from tattoo_lora.tokenizer import load_tokenizer
 
 logging.disable_progress_bar()  # loading takes a moment; the stages show the progress of their own work
 
@@ -39,7 +38,8 @@ def pick_dtype(name: str) -> torch.dtype:
 
 def _load(cls: type, model: str, revision: str | None, **options):
     with finding(model, revision):
-        return cls.from_pretrained(model, revision=revision, use_safetensors=True, **options).eval().requires_grad_(False)
+        loaded = cls.from_pretrained(model, revision=revision, use_safetensors=True, **options)
+    return loaded.eval().requires_grad_(False)
 
 
 def load_vae(base_model: str, revision: str | None) -> AutoencoderKL:

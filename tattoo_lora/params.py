@@ -204,7 +204,7 @@ def _describe(hint: Any) -> str:
     if isinstance(hint, UnionType) or NoneType in get_args(hint):
         return _describe(next(option for option in get_args(hint) if option is not NoneType)) + " or null"
     kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list[str]: "a list of texts"}
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list[str]: "some texts"}
     if any(isinstance(rule, OneOf) for rule in rules):
         return str(rules[0])
     return " ".join([names[kind], *map(str, rules)])

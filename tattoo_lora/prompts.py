@@ -10,11 +10,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 @torch.inference_mode()
 def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[str]) -> Tensor:
     """(B, T, D) float32 last hidden states on the CPU for B texts, padded to the tokenizer's T tokens."""
-    for text in texts:
-        tokens = len(tokenizer(text).input_ids)
-        if tokens > tokenizer.model_max_length:
-            # The text encoder would cut the text without a word.
-            print(f"cut after {tokenizer.model_max_length} of {tokens} tokens: {text}", file=sys.stderr)
+    too_long = [text for text in dict.fromkeys(texts) if len(tokenizer(text).input_ids) > tokenizer.model_max_length]
+    if too_long:
+        # The text encoder would cut them without a word.
+        limit = tokenizer.model_max_length
+        print(f"{len(too_long)} text(s) cut after {limit} tokens, the first: {too_long[0]}", file=sys.stderr)
     hidden = []
     for start in range(0, len(texts), 64):
         tokens = tokenizer(texts[start : start + 64], padding="max_length", truncation=True, return_tensors="pt")

@@ -11,7 +11,11 @@ from tattoo_lora.params import Profile
 
 @torch.inference_mode()
 def sample_images(
-    pipeline: StableDiffusionPipeline, prompt_embeds: Tensor, negative_prompt_embeds: Tensor, seed: int, profile: Profile
+    pipeline: StableDiffusionPipeline,
+    prompt_embeds: Tensor,
+    negative_prompt_embeds: Tensor,
+    seed: int,
+    profile: Profile,
 ) -> list[Image.Image]:
     """One picture for each of prompt_embeds (B, T, D); negative_prompt_embeds (1, T, D) is the empty prompt's.
 
@@ -36,12 +40,12 @@ def sample_images(
 
 
 @torch.inference_mode()
-def clip_scores(clip: CLIPModel, processor: CLIPProcessor, images: list[Image.Image], prompts: list[str]) -> list[float]:
+def clip_scores(
+    clip: CLIPModel, processor: CLIPProcessor, images: list[Image.Image], prompts: list[str]
+) -> list[float]:
     """100 * max(cosine, 0) between each picture and its prompt (Hessel et al. 2021, as torchmetrics scales it)."""
     inputs = processor(text=prompts, images=images, padding=True, truncation=True, return_tensors="pt").to(clip.device)
     image_embeds = clip.get_image_features(pixel_values=inputs.pixel_values.to(clip.dtype)).pooler_output
-    text_embeds = clip.get_text_features(
-        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask
-    ).pooler_output
+    text_embeds = clip.get_text_features(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).pooler_output
     cosine = torch.nn.functional.cosine_similarity(image_embeds.float(), text_embeds.float())
     return [100 * max(value, 0.0) for value in cosine.tolist()]

@@ -107,7 +107,8 @@ def main() -> None:
     arrays = {"color": torch.from_numpy(np.stack(color)), "line": torch.from_numpy(np.stack(line))}
     save_file(arrays, WORK / "corpus.safetensors")
     (WORK / "corpus.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
-    print(f"{len(rows)} drawings, {sum(r['subject'] for r in rows)} subjects, {sum(r['held_out'] for r in rows)} held out")
+    subjects, held_out = (sum(row[key] for row in rows) for key in ("subject", "held_out"))
+    print(f"{len(rows)} drawings, {subjects} of them subjects, {held_out} held out")
 
 
 if __name__ == "__main__":

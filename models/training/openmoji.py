@@ -63,7 +63,10 @@ def render_svg(svg: Path, size: int) -> Image.Image:
     return on_white.convert("RGB")
 
 
-def render_pair(package: Path, drawing: Drawing, size: int) -> tuple[Image.Image, Image.Image, tuple[int, int, int, int]]:
+Box = tuple[int, int, int, int]  # left, top, right, bottom in px
+
+
+def render_pair(package: Path, drawing: Drawing, size: int) -> tuple[Image.Image, Image.Image, Box]:
     """The drawing in colour and as line art, both RGB (size, size), and the box around both in pixels."""
     color = render_svg(package / f"color/svg/{drawing.hexcode}.svg", size)
     black = render_svg(package / f"black/svg/{drawing.hexcode}.svg", size)

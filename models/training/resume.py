@@ -22,7 +22,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, p
 
 
 class Ema:
-    """Exponential moving average of parameters, warmed up as in diffusers' EMAModel (decay (1 + n)/(10 + n) at first)."""
+    """Exponential moving average of parameters; its decay starts low, (1 + n) / (10 + n), as in diffusers' EMAModel."""
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
         self.decay = decay

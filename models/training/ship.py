@@ -1,6 +1,6 @@
 """Write models/embedded/ from what was trained: the same folders as on the hub, weights in float16.
 
-    python models/training/ship.py
+python models/training/ship.py
 """
 
 import shutil

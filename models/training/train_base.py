@@ -98,7 +98,7 @@ def contact_sheet(pictures: list[Image.Image], columns: int, size: int = 96) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -114,8 +114,9 @@ def main() -> None:
     latents = encode_subjects(vae, corpus, subjects)
     tokenizer = AutoTokenizer.from_pretrained(WORK / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(WORK / "clip").to(args.device)
-    unet = build_unet(vae.config.latent_channels, latents.shape[-1]).to(args.device, memory_format=torch.channels_last)
-    # Fused attention's backward is a quarter of a step on the CPU; at 64 positions plain matrices win.
+    unet = build_unet(vae.config.latent_channels, latents.shape[-1]).to(args.device)
+    # On a CPU in bfloat16, plain attention over 64 positions and the default memory layout take 0.37 s
+    # a step of 64, fused attention 0.69, channels_last 0.63 (two cores).
     unet.set_attn_processor(AttnProcessor())
     noise_scheduler = DDPMScheduler(**NOISE)
     snr = noise_scheduler.alphas_cumprod / (1 - noise_scheduler.alphas_cumprod)
@@ -129,6 +130,7 @@ def main() -> None:
         lr=args.lr,
         betas=(0.9, 0.99),
         weight_decay=0.01,
+        fused=True,
     )
     ema = Ema(parameters, decay=0.998)
     checkpoint = WORK / "base.checkpoint.safetensors"
@@ -152,12 +154,10 @@ def main() -> None:
         noise = torch.randn(x.shape, generator=generator)
         noisy_latents = noise_scheduler.add_noise(x, noise, timesteps).to(args.device)
 
-        encoder_hidden_states = text_encoder(tokens.input_ids).last_hidden_state
         with torch.autocast(args.device, torch.bfloat16):
+            encoder_hidden_states = text_encoder(tokens.input_ids).last_hidden_state
             noise_pred = unet(
-                noisy_latents.contiguous(memory_format=torch.channels_last),
-                timesteps.to(args.device),
-                encoder_hidden_states=encoder_hidden_states,
+                noisy_latents, timesteps.to(args.device), encoder_hidden_states=encoder_hidden_states
             ).sample
         mse = (noise_pred.float() - noise.to(args.device)).square().mean(dim=(1, 2, 3))
         # Min-SNR weighting (https://arxiv.org/abs/2303.09556).

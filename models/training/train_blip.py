@@ -105,9 +105,8 @@ def main() -> None:
         drawn = subjects[torch.randint(len(subjects), (args.batch_size,), generator=generator)].tolist()
         as_line = (torch.rand(args.batch_size, generator=generator) < 0.6).tolist()
         pictures = [draw_picture(corpus, i, line, generator) for i, line in zip(drawn, as_line, strict=True)]
-        captions = [
-            fill(LINE_CAPTION if line else COLOR_CAPTION, corpus.names[i]) for i, line in zip(drawn, as_line, strict=True)
-        ]
+        forms = [LINE_CAPTION if line else COLOR_CAPTION for line in as_line]
+        captions = [fill(form, corpus.names[i]) for form, i in zip(forms, drawn, strict=True)]
         input_ids, attention_mask, labels = (t.to(args.device) for t in tokenize(tokenizer, captions, bos_token_id))
         with torch.autocast(args.device, torch.bfloat16):
             loss = model(

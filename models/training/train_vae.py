@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from corpus import RESOLUTION, WORK, Corpus, load_corpus, pixel_values
 from diffusers import AutoencoderKL
 from resume import load_checkpoint, save_checkpoint, set_learning_rate, step_generator
