@@ -16,6 +16,7 @@ from tattoo_lora.params import load_params, load_profile
 
 CountTokens = Callable[[str], int]
 LONGEST_PHRASE = 6  # words; what BLIP repeats is rarely longer
+NO_LAST_WORD = {"a", "an", "the", "of", "with", "and", "in", "on"}  # what a shortened caption must not end in
 
 
 def tidy(caption: str) -> str:
@@ -64,8 +65,10 @@ def enrich_caption(caption: str, suffix: str, count_tokens: CountTokens, max_tok
     suffix = drop_repeats(tidy(suffix))
     words = strip_suffix(drop_repeats(tidy(caption)), suffix).split()
     while words:
-        enriched = f"{tidy(' '.join(words))}, {suffix}" if suffix else tidy(" ".join(words))
-        if drop_repeats(enriched) == enriched and count_tokens(enriched) <= max_tokens:
+        shortened = tidy(" ".join(words))
+        enriched = f"{shortened}, {suffix}" if suffix and shortened else shortened or suffix
+        ends_well = shortened.rpartition(" ")[2].casefold() not in NO_LAST_WORD
+        if ends_well and drop_repeats(enriched) == enriched and count_tokens(enriched) <= max_tokens:
             return enriched
         words.pop()
     return suffix

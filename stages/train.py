@@ -57,7 +57,7 @@ MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """N drawings. moments: (N, views, 2C, h, w). caption_index: (N,), rows of embeds (U, T, D); row 0 is the empty one."""
+    """N drawings: moments (N, views, 2C, h, w), caption_index (N,) into embeds (U, T, D), whose row 0 has no words."""
 
     moments: Tensor
     caption_index: Tensor

@@ -174,7 +174,7 @@ def _section(path: Path, prefix: str, raw: Any, schema: type) -> Any:
     return schema(**values)
 
 
-def _value(path: Path, key: str, raw: Any, hint: Any) -> Any:
+def _value(path: Path, key: str, raw: Any, hint: Any, also: str = "") -> Any:
     if is_dataclass(hint):
         return _section(path, key + ".", raw, hint)
     if get_origin(hint) is dict:
@@ -185,7 +185,7 @@ def _value(path: Path, key: str, raw: Any, hint: Any) -> Any:
         if raw is None:
             return None
         plain = next(option for option in get_args(hint) if option is not NoneType)
-        return _value(path, key, raw, plain)
+        return _value(path, key, raw, plain, also=" or null")
     kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if kind == list[str]:
         fits = isinstance(raw, list) and len(raw) > 0 and all(isinstance(item, str) for item in raw)
@@ -194,7 +194,7 @@ def _value(path: Path, key: str, raw: Any, hint: Any) -> Any:
     else:
         fits = type(raw) is kind  # a bool is no int here
     if not fits or any(raw not in rule for rule in rules):
-        raise UserError(f"{path}: {key}: found {_show(raw)}, allowed: {_describe(hint)}{_hint(raw, kind)}")
+        raise UserError(f"{path}: {key}: found {_show(raw)}, allowed: {_describe(hint)}{also}{_hint(raw, kind)}")
     return float(raw) if kind is float else raw
 
 

@@ -1,0 +1,88 @@
+"""A small project: a copy of this one with a dozen drawings and a few training steps, its DAG run once with real DVC."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DRAWINGS = ("owl", "skull", "anchor", "wolf", "brain", "bug", "key", "crown", "rose", "snail", "fox", "bat")
+FAST = {"steps": 4, "eval_every": 2, "warmup_steps": 1, "sampler_steps": 2, "batch_size": 4}
+
+# Nothing may ask for a network; a test that needs one to fail fails here.
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    "HF_HUB_OFFLINE": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GIT_AUTHOR_NAME": "t",
+    "GIT_AUTHOR_EMAIL": "t@localhost",
+    "GIT_COMMITTER_NAME": "t",
+    "GIT_COMMITTER_EMAIL": "t@localhost",
+}
+
+
+def run(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+    """Run a command in the test environment; `python` and `dvc` are this environment's."""
+    result = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+    if check and result.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+def set_value(path: Path, key: str, value: object) -> None:
+    """Set `key: value` where the key stands first on its line, at any depth; the rest of the file stays."""
+    text = path.read_text(encoding="utf-8")
+    changed, count = re.subn(rf"(?m)^(\s*){key}:[^\n]*", lambda m: f"{m[1]}{key}: {value}", text, count=1)
+    assert count == 1, f"no {key} in {path}"
+    path.write_text(changed, encoding="utf-8")
+
+
+def make_project(target: Path) -> Path:
+    """Copy what Git would carry, with a dozen drawings and a fast profile, and commit it there."""
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.decode()
+    kept = {f"data/raw/flash/{name}.png" for name in DRAWINGS}
+    for name in filter(None, files.split("\0")):
+        if name.startswith("data/raw/") and name not in kept or not (ROOT / name).is_file() or name == "dvc.lock":
+            continue
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
+    shutil.rmtree(target / "metrics", ignore_errors=True)
+    shutil.rmtree(target / "plots", ignore_errors=True)
+    for key, value in FAST.items():
+        set_value(target / "profiles/embedded.yaml", key, value)
+    run("git", "init", "-q", cwd=target)
+    commit(target)
+    return target
+
+
+def commit(project: Path) -> None:
+    run("git", "add", "-A", cwd=project)
+    run("git", "commit", "-qm", "state", cwd=project)
+
+
+def copy_project(project: Path, target: Path) -> Path:
+    """A copy with its cache, for a test to change."""
+    shutil.copytree(project, target, symlinks=True)
+    return target
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    """The small project before any run. Copy it before changing it."""
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def finished(project, tmp_path_factory) -> Path:
+    """The small project after `dvc repro`, committed. Copy it before changing it."""
+    target = copy_project(project, tmp_path_factory.mktemp("finished") / "p")
+    run("dvc", "repro", cwd=target)
+    commit(target)
+    return target

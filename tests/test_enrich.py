@@ -1,0 +1,84 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.enrich import LONGEST_PHRASE, drop_repeats, enrich_caption, tidy
+
+SUFFIX = "clean line tattoo, high contrast, stencil, no shading"
+words = st.sampled_from("a rose skull clean line tattoo high contrast stencil no shading of , Rose ,, übung".split())
+captions = st.lists(words, max_size=30).map(" ".join) | st.text(max_size=60)
+
+
+def count_words(text):
+    return len(re.findall(r"\w+|,", text))
+
+
+def enrich(caption, suffix=SUFFIX, limit=24):
+    return enrich_caption(caption, suffix, count_words, limit)
+
+
+def repeats(text):
+    keys = [word.strip(",").casefold() for word in text.split()]
+    return [
+        keys[i : i + n]
+        for n in range(1, LONGEST_PHRASE + 1)
+        for i in range(len(keys) - 2 * n + 1)
+        if keys[i : i + n] == keys[i + n : i + 2 * n]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a drawing of a rose", f"a drawing of a rose, {SUFFIX}"),
+        ("a rose a rose,  rose ,", f"a rose, {SUFFIX}"),
+        ("a drawing of a drawing of a skull", f"a drawing of a skull, {SUFFIX}"),
+        ("an owl, clean line tattoo", f"an owl, {SUFFIX}"),
+        ("", SUFFIX),
+        (f"a key, {SUFFIX}", f"a key, {SUFFIX}"),
+        (f"a key, {SUFFIX}, {SUFFIX}", f"a key, {SUFFIX}"),
+    ],
+)
+def test_examples(caption, expected):
+    assert enrich(caption) == expected
+
+
+def test_a_long_caption_is_shortened_and_the_suffix_is_not():
+    enriched = enrich(" ".join(f"word{i}" for i in range(60)))
+    assert enriched.endswith(f", {SUFFIX}")
+    assert enriched.startswith("word0 word1")
+    assert count_words(enriched) <= 24
+
+
+@given(captions)
+def test_enriching_twice_is_enriching_once(caption):
+    assert enrich(enrich(caption)) == enrich(caption)
+
+
+@given(captions)
+def test_the_suffix_is_never_lost(caption):
+    assert enrich(caption).endswith(SUFFIX)
+
+
+@given(captions)
+def test_no_word_or_phrase_stands_next_to_itself(caption):
+    assert not repeats(enrich(caption))
+    assert not repeats(drop_repeats(tidy(caption)))
+
+
+@given(captions)
+def test_the_token_limit_holds(caption):
+    assert count_words(enrich(caption)) <= 24
+
+
+@given(captions)
+def test_no_blank_is_doubled_or_left_at_an_end(caption):
+    enriched = enrich(caption)
+    assert enriched == " ".join(enriched.split())
+    assert " ," not in enriched and ",," not in enriched
+
+
+def test_without_a_suffix_the_caption_is_only_tidied():
+    assert enrich("a rose ,a rose", suffix="") == "a rose"

@@ -1,0 +1,103 @@
+import shutil
+import time
+
+import pytest
+from conftest import ROOT, run, set_value
+
+from tattoo_lora.errors import UserError
+from tattoo_lora.params import load_params, load_profile
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    return tmp_path
+
+
+def test_the_shipped_files_are_valid():
+    assert load_params(ROOT).train.rank == 8
+    for profile in (ROOT / "profiles").glob("*.yaml"):
+        assert load_profile(profile.stem, ROOT).steps >= 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rank", "8.0", "train.rank: found 8.0, allowed: a whole number 1 to 1024"),
+        ("rank", "true", "train.rank: found True, allowed: a whole number"),
+        ("rank", "0", "train.rank: found 0, allowed: a whole number 1 to 1024"),
+        ("weight_decay", "1e-4", "found '1e-4', allowed: a number 0 to 1 (write 0.0001 as 1.0e-04)"),
+        ("weight_decay", "soon", "found 'soon', allowed: a number 0 to 1"),
+        ("val_share", ".nan", "preprocess.val_share: found nan, allowed: a number 0.01 to 0.9"),
+        ("fit", "stretch", "preprocess.fit: found 'stretch', allowed: one of pad, crop"),
+        ("flip", "1", "encode.flip: found 1, allowed: true or false"),
+        ("suffix", "[a]", "enrich.suffix: found ['a'], allowed: a text"),
+        ("max_grad_norm", "-1", "train.max_grad_norm: found -1, allowed: a number at least 1e-06 or null"),
+        ("target_modules", "[]", "train.target_modules: found [], allowed: some texts"),
+        ("variants", "{}", "variants: found {}, allowed is a section of keys"),
+        ("dataset", "", "dataset: found None, allowed: a text"),
+    ],
+)
+def test_a_wrong_value_is_named_with_file_key_found_and_allowed(folder, key, value, message):
+    if key == "variants":
+        text = (folder / "params.yaml").read_text()
+        (folder / "params.yaml").write_text(text[: text.index("variants:")] + "variants: {}\n")
+    else:
+        set_value(folder / "params.yaml", key, value)
+    with pytest.raises(UserError) as error:
+        load_params(folder)
+    assert "params.yaml: " in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(folder):
+    set_value(folder / "params.yaml", "rank", "8\n  ranks: 9")
+    with pytest.raises(UserError, match=r"params.yaml: train.ranks: unknown key; allowed: .*rank"):
+        load_params(folder)
+
+
+def test_a_missing_key_is_named(folder):
+    text = (folder / "params.yaml").read_text().replace("  num_beams: 1", "")
+    (folder / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"caption_blip.num_beams: missing; allowed: a whole number 1 to 32"):
+        load_params(folder)
+
+
+def test_broken_yaml_is_named_with_its_line(folder):
+    (folder / "params.yaml").write_text("dataset: [flash\nprofile: x\n")
+    with pytest.raises(UserError, match=r"params.yaml: no YAML in line \d"):
+        load_params(folder)
+
+
+def test_a_file_that_is_no_section_is_refused(folder):
+    (folder / "params.yaml").write_text("hello\n")
+    with pytest.raises(UserError, match="the file: found 'hello', allowed is a section of keys"):
+        load_params(folder)
+
+
+def test_no_params_file_is_said_so(tmp_path):
+    with pytest.raises(UserError, match="params.yaml: not found; run this in the project's top folder"):
+        load_params(tmp_path)
+
+
+def test_an_unknown_profile_lists_those_there_are(folder):
+    with pytest.raises(UserError, match="there is no .*turbo.yaml; profiles here: embedded, sd15"):
+        load_profile("turbo", folder)
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "caption_blip", "enrich", "encode", "train", "evaluate"])
+def test_every_stage_stops_at_a_typo_before_heavy_imports(folder, stage):
+    set_value(folder / "params.yaml", "rank", "eight")
+    shutil.copytree(ROOT / "stages", folder / "stages")
+    shutil.copytree(ROOT / "tattoo_lora", folder / "tattoo_lora")
+    arguments = {"preprocess": ["x", "--out", "y"], "enrich": ["x", "--out", "y"]}.get(stage, [])
+    started = time.monotonic()
+    result = run("python", "-X", "importtime", "-m", f"stages.{stage}", *arguments, cwd=folder, check=False)
+    assert result.returncode == 1
+    assert "error: params.yaml: train.rank: found 'eight', allowed: a whole number 1 to 1024" in result.stderr
+    assert "Traceback" not in result.stderr
+    imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines() if "|" in line}
+    assert not imported & {"torch", "diffusers", "transformers"}
+    assert time.monotonic() - started < 5  # about a quarter of a second; this catches an import of torch only
