@@ -42,7 +42,7 @@ from tattoo_lora.validation import validation_loss
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="what is measured: base or a key under `variants` in params.yaml")
+    parser.add_argument("variant", help="a key under `variants` in params.yaml: whose captions and trigger")
     parser.add_argument("--latents", type=Path, required=True, help="what encode wrote")
     parser.add_argument("--manifest", type=Path, required=True, help="what preprocess wrote")
     parser.add_argument("--captions", type=Path, required=True, help="folder with one <stem>.txt a drawing")
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     held_out = [drawing for drawing in read_manifest(args.manifest) if drawing.split == "val"]
     moments = read_latents(args.latents, [drawing.file for drawing in held_out])
     by_stem = read_captions(args.captions, [drawing.stem for drawing in held_out])
-    trigger = all_params.variants[args.name].trigger if args.name in all_params.variants else ""
+    trigger = all_params.variant(args.variant).trigger
     captions = [with_trigger(trigger, by_stem[drawing.stem]) for drawing in held_out]
 
     device, weight_dtype = pick_device(), pick_dtype(profile.dtype)
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
         image.save(args.out / f"prompt{i:02d}.png")
     metrics = {"val_loss": round(val_loss, 6), "clip_score": round(sum(scores) / len(scores), 4)}
     (args.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    print(f"{args.name}: val_loss {metrics['val_loss']:.4f}, clip_score {metrics['clip_score']:.2f}")
+    print(f"{args.out.name}: val_loss {metrics['val_loss']:.4f}, clip_score {metrics['clip_score']:.2f}")
 
 
 if __name__ == "__main__":

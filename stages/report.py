@@ -2,7 +2,8 @@
 
 Reads runs/evaluation/<name>/ and runs/logs/<variant>.csv; writes metrics/<name>.json and plots/.
 
-    python -m stages.report --evaluations runs/evaluation --logs runs/logs --metrics metrics --plots plots
+    python -m stages.report base vanilla blip blip_plus \\
+        --evaluations runs/evaluation --logs runs/logs --metrics metrics --plots plots
 """
 
 import argparse
@@ -120,17 +121,18 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", help="what was evaluated, the base first, then the variants")
     parser.add_argument("--evaluations", type=Path, required=True, help="folder with one folder an evaluation")
     parser.add_argument("--logs", type=Path, required=True, help="folder with one CSV a variant")
     parser.add_argument("--metrics", type=Path, required=True, help="folder for <name>.json")
     parser.add_argument("--plots", type=Path, required=True, help="folder for pictures and the table")
     args = parser.parse_args()
     with one_line_errors():
-        params = load_params()
-        evaluations = {name: read_evaluation(args.evaluations / name) for name in ("base", *params.variants)}
+        prompts = load_params().evaluate.prompts
+        evaluations = {name: read_evaluation(args.evaluations / name) for name in args.names}
         metrics = {name: values for name, (values, _) in evaluations.items()}
         images = {name: pictures for name, (_, pictures) in evaluations.items()}
-        logs = {name: pd.read_csv(args.logs / f"{name}.csv") for name in params.variants}
+        logs = {name: pd.read_csv(args.logs / f"{name}.csv") for name in args.names[1:]}
 
         for folder in (args.metrics, args.plots, args.plots / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,7 @@ def main() -> None:
             shutil.copyfile(args.evaluations / name / "metrics.json", args.metrics / f"{name}.json")
             sample_grid(images[name]).save(args.plots / "samples" / f"{name}.png")
             print(f"{name:10} val_loss {values['val_loss']:.4f}  clip_score {values['clip_score']:.2f}")
-        save_figure(comparison(params.evaluate.prompts, images), args.plots / "comparison.png")
+        save_figure(comparison(prompts, images), args.plots / "comparison.png")
         save_figure(training_curves(logs, metrics), args.plots / "training_curves.png")
         (args.plots / "comparison.md").write_text(table(metrics), encoding="utf-8")
 

@@ -20,7 +20,7 @@ from typing import TextIO
 from tattoo_lora.captions import read_captions, with_trigger
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.manifest import Drawing, read_manifest
-from tattoo_lora.params import Profile, TrainParams, VariantParams, load_params, load_profile
+from tattoo_lora.params import Profile, TrainParams, load_params, load_profile
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
     with one_line_errors():
@@ -224,9 +224,7 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     all_params = load_params()
     params, profile = all_params.train, load_profile(all_params.profile)
-    variant: VariantParams | None = all_params.variants.get(args.variant)
-    if variant is None:
-        raise UserError(f"params.yaml: variants: no {args.variant}; there are {', '.join(all_params.variants)}")
+    variant = all_params.variant(args.variant)
     drawings = read_manifest(args.manifest)
     moments = read_latents(args.latents, [drawing.file for drawing in drawings])
     by_stem = read_captions(args.captions, [drawing.stem for drawing in drawings])

@@ -119,7 +119,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Params:
-    """params.yaml; `models` is the profile that it names."""
+    """params.yaml."""
 
     dataset: str
     profile: str
@@ -130,6 +130,12 @@ class Params:
     train: TrainParams
     evaluate: EvaluateParams
     variants: dict[str, VariantParams]
+
+    def variant(self, name: str) -> VariantParams:
+        """The knobs of one variant; UserError where there is none of that name."""
+        if name not in self.variants:
+            raise UserError(f"params.yaml: variants: there is no {name}; there are {', '.join(self.variants)}")
+        return self.variants[name]
 
 
 def load_params(root: Path = Path()) -> Params:

@@ -1,4 +1,4 @@
-"""A small project: a copy of this one with a dozen drawings and a few training steps, its DAG run once with real DVC."""
+"""A small project: a copy of this one with a dozen drawings and a few training steps, its DAG run with real DVC."""
 
 import os
 import re
