@@ -26,6 +26,7 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
     with one_line_errors():
         load_profile(load_params().profile)
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -81,6 +82,12 @@ def shuffled(seed: int, epoch: int, n: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
+def sample_generator(seed: int, number: int) -> torch.Generator:
+    """The random draws of sample `number`. Both are mixed into the 32 bits that torch's CPU generator takes."""
+    mixed = np.random.SeedSequence([seed, number]).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
 def draw_batch(data: TrainingSet, seed: int, first: int, batch_size: int, caption_dropout: float) -> Batch:
     """Samples first, first + 1, … of the endless stream that `seed` defines.
 
@@ -90,7 +97,7 @@ def draw_batch(data: TrainingSet, seed: int, first: int, batch_size: int, captio
     drawn: list[tuple[Tensor, Tensor, int, int]] = []
     n, views = data.moments.shape[:2]
     for number in range(first, first + batch_size):
-        generator = torch.Generator().manual_seed((seed << 32) + number)
+        generator = sample_generator(seed, number)
         epoch, position = divmod(number, n)
         i = shuffled(seed, epoch, n)[position]
         view = int(torch.randint(views, (), generator=generator))

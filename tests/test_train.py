@@ -100,7 +100,7 @@ def test_each_drawing_keeps_its_own_caption(data):
     moments[:, :, 4:] = -30  # no posterior noise
     batch = draw_batch(dataclasses.replace(data, moments=moments), 0, 0, 5, 0.0)
     for latents, hidden in zip(batch.latents, batch.encoder_hidden_states, strict=True):
-        assert torch.equal(hidden, data.embeds[int(latents[0, 0, 0].round() / 0.5) + 1])
+        assert torch.equal(hidden, data.embeds[round(latents[0, 0, 0].item() / 0.5) + 1])
 
 
 def test_the_log_has_exactly_the_columns_and_a_row_for_each_evaluation(unet, data, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from captions import COLOR_CAPTION, LINE_CAPTION, fill
 from corpus import RESOLUTION, WORK, load_corpus
+from precision import autocast
 from resume import Ema, load_checkpoint, save_checkpoint, set_learning_rate, step_generator
 from torch import Tensor
 from tqdm import tqdm
@@ -43,10 +44,10 @@ def build_blip(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
         "pad_token_id": tokenizer.pad_token_id,
     }
     vision = {
-        "hidden_size": 192,
-        "intermediate_size": 768,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 6,
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
         "image_size": RESOLUTION,
         "patch_size": 8,
     }
@@ -108,7 +109,7 @@ def main() -> None:
         forms = [LINE_CAPTION if line else COLOR_CAPTION for line in as_line]
         captions = [fill(form, corpus.names[i]) for form, i in zip(forms, drawn, strict=True)]
         input_ids, attention_mask, labels = (t.to(args.device) for t in tokenize(tokenizer, captions, bos_token_id))
-        with torch.autocast(args.device, torch.bfloat16):
+        with autocast(args.device):
             loss = model(
                 pixel_values=clip_pixel_values(torch.stack(pictures)).to(args.device),
                 input_ids=input_ids,

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from captions import COLOR_TEMPLATES, LINE_CAPTION, LINE_TEMPLATES, PLAIN_TEMPLATES, draw_caption, fill
 from corpus import RESOLUTION, WORK, Corpus, load_corpus
+from precision import autocast
 from resume import Ema, load_checkpoint, save_checkpoint, set_learning_rate, step_generator
 from torch import Tensor
 from tqdm import tqdm
@@ -38,10 +39,10 @@ def build_clip() -> CLIPModel:
         "pad_token_id": 1,
     }
     vision = {
-        "hidden_size": 192,
-        "intermediate_size": 768,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 6,
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
         "image_size": RESOLUTION,
         "patch_size": 8,
         "projection_dim": 128,
@@ -138,8 +139,8 @@ def top1(clip: CLIPModel, tokenizer, pictures: Tensor, names: list[str], all_nam
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -166,7 +167,7 @@ def main() -> None:
         set_learning_rate(optimizer, step, args.steps, args.lr)
         pictures, captions = draw_pairs(corpus, args.batch_size, generator)
         tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(args.device)
-        with torch.autocast(args.device, torch.bfloat16):
+        with autocast(args.device):
             logits = clip(pixel_values=clip_pixel_values(pictures).to(args.device), **tokens).logits_per_image.float()
         labels = torch.arange(len(logits), device=args.device)
         loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from corpus import RESOLUTION, WORK, Corpus, load_corpus, pixel_values
 from diffusers import AutoencoderKL
+from precision import autocast
 from resume import load_checkpoint, save_checkpoint, set_learning_rate, step_generator
 from torch import Tensor
 from tqdm import tqdm
@@ -112,7 +113,7 @@ def main() -> None:
         generator = step_generator(args.seed, step)
         set_learning_rate(optimizer, step, args.steps, args.lr)
         x = draw_batch(corpus, train, subjects, args.batch_size, generator).to(args.device)
-        with torch.autocast(args.device, torch.bfloat16):
+        with autocast(args.device):
             loss, mse = vae_loss(vae, x.contiguous(memory_format=torch.channels_last), generator)
         optimizer.zero_grad()
         loss.backward()

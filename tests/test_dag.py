@@ -1,0 +1,191 @@
+"""What `dvc repro` runs after which change, asked of real DVC on a finished copy of the project."""
+
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, copy_project, run, set_value
+
+TRAIN = {f"train@{variant}" for variant in ("vanilla", "blip", "blip_plus")}
+EVALUATE = {f"evaluate@{name}" for name in ("base", "vanilla", "blip", "blip_plus")}
+
+
+def stale(project):
+    """Stages whose own dependencies, params or outputs changed; what follows runs if its inputs change."""
+    return set(json.loads(run("dvc", "status", "--json", cwd=project).stdout))
+
+
+def ran(repro):
+    """Stages that a `dvc repro` ran, by its own words."""
+    return {line.split("'")[1] for line in repro.stdout.splitlines() if line.startswith("Running stage '")}
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    return copy_project(finished, tmp_path / "p")
+
+
+def set_variant(project, variant, key, value):
+    path = project / "params.yaml"
+    head, _, tail = path.read_text(encoding="utf-8").partition(f"  {variant}:\n")
+    line = next(line for line in tail.splitlines() if line.strip().startswith(f"{key}:"))
+    path.write_text(f"{head}  {variant}:\n" + tail.replace(line, f"    {key}: {value}", 1), encoding="utf-8")
+
+
+def append(path, text):
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+CHANGES = {
+    "nothing": (lambda p: None, set()),
+    "train.rank": (lambda p: set_value(p / "params.yaml", "rank", 4), TRAIN),
+    "variants.blip_plus.caption_dropout": (
+        lambda p: set_variant(p, "blip_plus", "caption_dropout", 0.2),
+        {"train@blip_plus", "evaluate@blip_plus"},
+    ),
+    "variants.vanilla.trigger": (
+        lambda p: set_variant(p, "vanilla", "trigger", "inkflash"),
+        {"train@vanilla", "evaluate@vanilla"},
+    ),
+    "enrich.suffix": (lambda p: set_value(p / "params.yaml", "suffix", "fine line tattoo"), {"enrich"}),
+    "one raw drawing added": (
+        lambda p: shutil.copy(ROOT / "data/raw/flash/lion.png", p / "data/raw/flash"),
+        {"preprocess"},
+    ),
+    "a comment in stages/train.py": (lambda p: append(p / "stages/train.py", "# a comment\n"), TRAIN),
+    "the other profile's file": (lambda p: set_value(p / "profiles/sd15.yaml", "steps", 9), set()),
+    "this profile's steps": (lambda p: set_value(p / "profiles/embedded.yaml", "steps", 6), TRAIN),
+    "evaluate.prompts": (lambda p: append_prompt(p, "evaluate"), EVALUATE | {"report"}),
+    "train.prompts": (lambda p: append_prompt(p, "train"), TRAIN),
+    "a caption model": (
+        lambda p: set_value(p / "profiles/embedded.yaml", "caption_model", "models/embedded/blip2"),
+        {"caption_blip"},
+    ),
+    "a lost adapter": (lambda p: (p / "runs/lora/blip/best.safetensors").unlink(), {"train@blip", "evaluate@blip"}),
+}
+
+
+def append_prompt(project, section):
+    path = project / "params.yaml"
+    head, found, tail = path.read_text(encoding="utf-8").partition(f"\n{section}:\n")
+    before, prompts, rest = tail.partition("  prompts:")
+    line, _, rest = rest.partition("\n")
+    path.write_text(f"{head}{found}{before}{prompts}{line}\n    - a lion\n{rest}", encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_makes_exactly_these_stages_stale(finished, tmp_path, change):
+    project = copy_project(finished, tmp_path / "p")
+    apply, expected = CHANGES[change]
+    apply(project)
+    assert stale(project) == expected
+
+
+def test_a_second_repro_runs_nothing(project):
+    again = run("dvc", "repro", cwd=project)
+    assert ran(again) == set()
+    assert "Data and pipelines are up to date." in again.stdout
+
+
+def test_every_result_is_where_the_readme_says(finished):
+    for variant in ("vanilla", "blip", "blip_plus"):
+        assert (finished / f"runs/lora/{variant}/best.safetensors").is_file()
+        assert (finished / f"runs/lora/{variant}/final.safetensors").is_file()
+        log = (finished / f"runs/logs/{variant}.csv").read_text().splitlines()
+        assert log[0] == "step,train_loss,val_loss,clip_score"
+        for step in ("0000", "0002", "0004"):
+            pictures = list((finished / f"runs/samples/{variant}/eval_step{step}").glob("prompt*.png"))
+            assert len(pictures) == 4
+    for name in ("base", "vanilla", "blip", "blip_plus"):
+        assert set(json.loads((finished / f"metrics/{name}.json").read_text())) == {"val_loss", "clip_score"}
+        assert (finished / f"plots/samples/{name}.png").is_file()
+    for name in ("comparison.md", "comparison.png", "training_curves.png"):
+        assert (finished / "plots" / name).is_file()
+
+
+def test_a_new_suffix_retrains_one_variant_and_no_other(project):
+    before = {v: (project / f"runs/lora/{v}/final.safetensors").read_bytes() for v in ("vanilla", "blip", "blip_plus")}
+    set_value(project / "params.yaml", "suffix", "fine line tattoo")
+    assert ran(run("dvc", "repro", cwd=project)) == {"enrich", "train@blip_plus", "evaluate@blip_plus", "report"}
+    after = {v: (project / f"runs/lora/{v}/final.safetensors").read_bytes() for v in before}
+    assert {v for v in before if before[v] != after[v]} == {"blip_plus"}
+    for text in (project / "data/processed/flash/captions_blip_plus").glob("*.txt"):
+        assert text.read_text().endswith("fine line tattoo\n")
+
+
+def test_training_again_gives_the_same_bytes_so_nothing_below_it_runs(project):
+    """A comment in stages/train.py reruns the three trainings; their adapters are equal to the byte."""
+    lock = (project / "dvc.lock").read_text()
+    append(project / "stages/train.py", "# a comment\n")
+    repro = run("dvc", "repro", cwd=project)
+    assert ran(repro) == TRAIN
+    changed = [line for line in set((project / "dvc.lock").read_text().splitlines()) - set(lock.splitlines())]
+    assert all(line.strip().startswith(("md5:", "size:")) for line in changed)
+    assert len(changed) == 2  # stages/train.py's own hash and size, the same in all three
+
+
+def test_an_experiment_and_the_workspace_are_compared(project):
+    run("dvc", "exp", "run", "-q", "-n", "tiny", "-S", "train.rank=2", cwd=project)
+    shown = run("dvc", "exp", "show", "--csv", "--drop", "Created|Executor|State", cwd=project).stdout
+    assert "tiny" in shown and "metrics/blip.json:val_loss" in shown
+    diff = json.loads(run("dvc", "metrics", "diff", "--json", cwd=project).stdout)
+    assert set(diff["metrics/vanilla.json"]) <= {"val_loss", "clip_score"}
+    params = json.loads(run("dvc", "params", "diff", "--json", cwd=project).stdout)
+    assert params["params.yaml"]["train.rank"]["new"] == 2
+
+
+def test_metrics_show_has_a_row_for_the_base_and_each_variant(finished):
+    shown = run("dvc", "metrics", "show", "--md", cwd=finished).stdout
+    assert all(f"metrics/{name}.json" in shown for name in ("base", "vanilla", "blip", "blip_plus"))
+    assert "val_loss" in shown and "clip_score" in shown
+
+
+def test_plots_show_overlays_the_variants_and_holds_the_pictures(project):
+    shown = json.loads(run("dvc", "plots", "show", "--json", cwd=project).stdout)["data"]
+    for name in ("val_loss", "clip_score"):
+        plot = json.dumps(shown[f"dvc.yaml::{name}"])
+        assert all(f"{variant}.csv" in plot for variant in ("vanilla", "blip", "blip_plus")), name
+    for picture in ("comparison.png", "training_curves.png", "samples/base.png", "samples/blip_plus.png"):
+        assert any(key.endswith(picture) for key in shown), picture
+
+
+def test_plots_diff_compares_with_an_earlier_commit(project):
+    set_value(project / "params.yaml", "rank", 2)
+    run("dvc", "repro", cwd=project)
+    shown = json.loads(run("dvc", "plots", "diff", "HEAD", "--json", cwd=project).stdout)["data"]
+    plot = json.dumps(shown["dvc.yaml::val_loss"])
+    assert "workspace" in plot and "HEAD" in plot
+
+
+def test_a_stage_that_fails_leaves_git_tracked_results_and_says_one_line(project):
+    metrics = (project / "metrics/blip.json").read_bytes()
+    set_value(project / "profiles/embedded.yaml", "caption_model", "models/embedded/nowhere")
+    failed = run("dvc", "repro", cwd=project, check=False)
+    assert failed.returncode != 0
+    assert "error: models/embedded/nowhere: no such model folder; see the model ids" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert (project / "metrics/blip.json").read_bytes() == metrics
+    set_value(project / "profiles/embedded.yaml", "caption_model", "models/embedded/blip")
+    assert ran(run("dvc", "repro", cwd=project)) == set()
+
+
+def test_a_hub_model_without_a_network_says_how_to_fetch_it(project):
+    set_value(project / "params.yaml", "profile", "sd15")
+    failed = run("dvc", "repro", "encode", cwd=project, check=False)
+    assert failed.returncode != 0
+    line = next(line for line in failed.stderr.splitlines() if line.startswith("error: "))
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5: neither on the hub nor in its cache" in line
+    assert "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --revision 451f4fe" in line
+    assert "profile: embedded" in line
+
+
+def test_a_lost_caption_is_named(project):
+    (project / "data/processed/flash/captions_blip/owl.txt").unlink()
+    arguments = [
+        *("--latents", "data/processed/flash/latents.safetensors", "--manifest", "data/processed/flash/manifest.csv"),
+        *("--captions", "data/processed/flash/captions_blip", "--lora", "x", "--log", "x.csv", "--samples", "y"),
+    ]
+    failed = run("python", "-m", "stages.train", "blip", *arguments, cwd=project, check=False)
+    assert failed.returncode == 1
+    assert "captions_blip: no caption for owl (1 in all); run `dvc repro`" in failed.stderr
+    assert not (project / "x.csv").exists()
