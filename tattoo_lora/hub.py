@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from tattoo_lora.errors import UserError
 
 
@@ -19,7 +21,7 @@ def finding(model: str, revision: str | None) -> Iterator[None]:
         raise UserError(f"{model}: no such model folder; see the model ids in profiles/*.yaml")
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         if Path(model).is_dir():
             raise UserError(f"{model}: not a whole model folder ({first})") from error

@@ -3,6 +3,7 @@
 python models/training/ship.py
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def megabytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
+def forget_origin(config: Path) -> None:
+    """Drop the folder on this machine that the weights came from; diffusers writes it into each config."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    if values.pop("_name_or_path", None):
+        config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     for name in ("base", "blip", "clip"):
         shutil.rmtree(EMBEDDED / name, ignore_errors=True)
@@ -29,6 +37,8 @@ def main() -> None:
     ):
         model.from_pretrained(WORK / name, dtype=torch.float16).save_pretrained(EMBEDDED / name)
         processor.from_pretrained(WORK / name).save_pretrained(EMBEDDED / name)
+    for config in EMBEDDED.rglob("*.json"):
+        forget_origin(config)
     for folder in sorted(EMBEDDED.iterdir()):
         if folder.is_dir():
             print(f"{folder.name}: {megabytes(folder):.1f} MB")

@@ -1,0 +1,81 @@
+"""Loading: one clear line for whatever is not there, safetensors only, and no network."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import ROOT, run
+from transformers import BlipImageProcessorPil, CLIPImageProcessorPil
+
+from tattoo_lora.errors import UserError
+from tattoo_lora.models import load_captioner, load_clip, load_noise_scheduler, load_text_encoder, load_unet, load_vae
+from tattoo_lora.tokenizer import load_tokenizer
+
+EMBEDDED = ROOT / "models/embedded"
+LOADERS = {
+    "vae": lambda model: load_vae(model, None),
+    "unet": lambda model: load_unet(model, None, torch.float32),
+    "text_encoder": lambda model: load_text_encoder(model, None),
+    "noise_scheduler": lambda model: load_noise_scheduler(model, None),
+    "tokenizer": lambda model: load_tokenizer(model, None),
+    "captioner": lambda model: load_captioner(model, None),
+    "clip": lambda model: load_clip(model, None),
+}
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_a_model_folder_that_is_not_there_is_named(part, tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such model folder; see the model ids in profiles"):
+        LOADERS[part](str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_a_folder_that_holds_no_model_is_named(part, tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}: not a whole model folder") as error:
+        LOADERS[part](str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_weights_in_a_pickle_are_refused(tmp_path):
+    model = shutil.copytree(EMBEDDED / "clip", tmp_path / "clip")
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(UserError, match="not a whole model folder"):
+        load_clip(str(model), None)
+
+
+def test_a_broken_weights_file_is_one_clear_line(tmp_path):
+    model = shutil.copytree(EMBEDDED / "clip", tmp_path / "clip")
+    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(UserError, match="not a whole model folder"):
+        load_clip(str(model), None)
+
+
+def test_what_is_loaded_is_frozen_and_in_evaluation_mode():
+    for model in (load_vae(str(EMBEDDED / "base"), None), load_clip(str(EMBEDDED / "clip"), None)[0]):
+        assert not model.training
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_images_are_processed_with_pil_whatever_else_is_installed():
+    assert isinstance(load_clip(str(EMBEDDED / "clip"), None)[1].image_processor, CLIPImageProcessorPil)
+    assert isinstance(load_captioner(str(EMBEDDED / "blip"), None)[1].image_processor, BlipImageProcessorPil)
+
+
+def test_the_embedded_models_are_safetensors_of_at_most_48_mb_and_name_no_other_machine():
+    files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".png"}
+    assert sum(path.stat().st_size for path in files) <= 48e6
+    for path in files:
+        if path.suffix == ".json":
+            assert "_name_or_path" not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_hub_model_that_is_not_cached_says_where_it_was_looked_for(tmp_path):
+    code = "from tattoo_lora.errors import one_line_errors\nfrom tattoo_lora.models import load_clip\n"
+    code += "with one_line_errors():\n    load_clip('openai/clip-vit-base-patch32', 'c237dc4')\n"
+    result = run("env", f"HF_HOME={tmp_path}", "python", "-c", code, cwd=ROOT, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: openai/clip-vit-base-patch32: neither on the hub nor in its cache")
+    assert "`hf download openai/clip-vit-base-patch32 --revision c237dc4`" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

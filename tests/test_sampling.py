@@ -1,0 +1,137 @@
+"""Captions, latents, pictures and scores from the embedded models."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image, ImageOps
+
+from stages.caption_blip import caption_images
+from stages.encode import encode_moments, to_pixel_values
+from stages.preprocess import fit_square, open_rgb
+from tattoo_lora.errors import UserError
+from tattoo_lora.latents import read_latents, scaled_means, write_latents
+from tattoo_lora.lora import add_lora, load_lora, save_lora
+from tattoo_lora.models import (
+    assemble_pipeline,
+    load_captioner,
+    load_clip,
+    load_noise_scheduler,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+)
+from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.prompts import encode_prompts
+from tattoo_lora.sampling import clip_scores, sample_images
+from tattoo_lora.tokenizer import load_tokenizer
+
+BASE = (str(ROOT / "models/embedded/base"), None)
+PROFILE = dataclasses.replace(load_profile("embedded", ROOT), sampler_steps=2)
+
+
+def make_pipeline():
+    unet = load_unet(*BASE, torch.float32)
+    return assemble_pipeline(load_vae(*BASE), None, load_tokenizer(*BASE), unet, load_noise_scheduler(*BASE))
+
+
+@pytest.fixture(scope="module")
+def embeds():
+    return encode_prompts(load_tokenizer(*BASE), load_text_encoder(*BASE), ["", "an owl", "a skull", "a key"])
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return [fit_square(open_rgb(ROOT / f"data/raw/flash/{name}.png"), 64, "pad") for name in ("owl", "skull", "key")]
+
+
+def test_the_same_seed_draws_the_same_picture_whatever_the_batch(embeds):
+    pipeline = make_pipeline()
+    whole = sample_images(pipeline, embeds[1:], embeds[:1], 3, PROFILE)
+    single = sample_images(pipeline, embeds[1:], embeds[:1], 3, dataclasses.replace(PROFILE, inference_batch_size=1))
+    for one, other in zip(whole, single, strict=True):
+        assert one.size == (64, 64)
+        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2  # a batch may round otherwise
+
+
+def test_another_seed_draws_another_picture(embeds):
+    pipeline = make_pipeline()
+    one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], seed, PROFILE)[0] for seed in (3, 4))
+    assert one.tobytes() != other.tobytes()
+
+
+def test_a_saved_adapter_draws_what_the_live_one_drew(embeds, tmp_path):
+    live = make_pipeline()
+    lora_params = add_lora(live.unet, 4, 4, load_params(ROOT).train.target_modules, seed=0)
+    with torch.no_grad():
+        for parameter in lora_params:
+            parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+    save_lora(tmp_path / "best.safetensors", live.unet)
+    loaded, plain = make_pipeline(), make_pipeline()
+    load_lora(loaded, tmp_path / "best.safetensors")
+    pictures = [
+        np.asarray(sample_images(pipeline, embeds[1:2], embeds[:1], 3, PROFILE)[0], int)
+        for pipeline in (live, loaded, plain)
+    ]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    assert np.abs(pictures[0] - pictures[2]).max() > 10
+
+
+def test_a_missing_adapter_is_named(tmp_path):
+    with pytest.raises(UserError, match="best.safetensors: not found; run `dvc repro train`"):
+        load_lora(make_pipeline(), tmp_path / "best.safetensors")
+
+
+def test_captions_that_are_too_long_are_said_to_be_cut(capsys):
+    hidden = encode_prompts(load_tokenizer(*BASE), load_text_encoder(*BASE), ["an owl", "owl " * 80])
+    assert hidden.shape == (2, 32, 128)
+    assert "1 text(s) cut after 32 tokens, the first: owl owl" in capsys.readouterr().err
+
+
+def test_the_right_caption_scores_higher_than_a_wrong_one(drawings):
+    clip, processor = load_clip(str(ROOT / "models/embedded/clip"), None)
+    captions = [f"a line drawing of {what}" for what in ("an owl", "a skull", "a key")]
+    right = clip_scores(clip, processor, drawings, captions)
+    wrong = clip_scores(clip, processor, drawings, captions[1:] + captions[:1])
+    assert all(0 <= score <= 100 for score in right + wrong)
+    assert sum(right) > sum(wrong)
+
+
+def test_captions_name_what_is_drawn_and_do_not_depend_on_the_batch(drawings):
+    model, processor = load_captioner(str(ROOT / "models/embedded/blip"), None)
+    params = load_params(ROOT).caption_blip
+    captions = caption_images(model, processor, drawings, params)
+    assert captions == [caption_images(model, processor, [drawing], params)[0] for drawing in drawings]
+    assert sum(name in caption for name, caption in zip(("owl", "skull", "key"), captions, strict=True)) >= 2
+    beams = caption_images(model, processor, drawings, dataclasses.replace(params, num_beams=3))
+    assert all(beams)
+
+
+def test_the_vae_gives_back_what_it_encoded(drawings):
+    vae = load_vae(*BASE)
+    x = to_pixel_values(drawings)
+    with torch.inference_mode():
+        restored = vae.decode(encode_moments(vae, x).chunk(2, dim=1)[0]).sample
+    assert (restored - x).square().mean() < 0.02
+
+
+def test_latents_are_found_by_file_name_not_by_position(tmp_path):
+    moments = {f"{name}.png": torch.full((2, 8, 1, 1), float(i)) for i, name in enumerate("cab")}
+    write_latents(tmp_path / "l.safetensors", moments)
+    assert read_latents(tmp_path / "l.safetensors", ["a.png", "c.png"])[:, 0, 0, 0, 0].tolist() == [1.0, 0.0]
+    assert scaled_means(torch.ones(1, 8, 1, 1), 0.5).tolist() == torch.full((1, 4, 1, 1), 0.5).tolist()
+    with pytest.raises(UserError, match=r"no latents for z.png \(1 in all\); run `dvc repro encode`"):
+        read_latents(tmp_path / "l.safetensors", ["a.png", "z.png"])
+    with pytest.raises(UserError, match="none.safetensors: not found; run `dvc repro encode`"):
+        read_latents(tmp_path / "none.safetensors", ["a.png"])
+
+
+def test_the_second_view_is_the_mirror_image(finished):
+    vae = load_vae(*BASE)
+    moments = read_latents(finished / "data/processed/flash/latents.safetensors", ["key.png"])[0]
+    image = Image.open(finished / "data/processed/flash/images/key.png")
+    mirrored = encode_moments(vae, to_pixel_values([ImageOps.mirror(image)]))[0]
+    assert torch.allclose(moments[1], mirrored, atol=1e-4)
+    assert not torch.allclose(moments[0], mirrored, atol=1e-2)
