@@ -1,6 +1,7 @@
 """Caption every preprocessed drawing with BLIP.
 
-Reads images/ and the manifest; writes captions_blip/<stem>.txt, one line each.
+Reads images/ and the manifest; writes captions_blip/<stem>.txt, one line each. Under `accelerate launch`
+each process captions its share.
 
     python -m stages.caption_blip data/processed/flash --out data/processed/flash/captions_blip
 """
@@ -18,6 +19,7 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
         load_profile(load_params().profile)
 
 import torch
+from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 from transformers import BlipForConditionalGeneration, BlipProcessor
@@ -55,15 +57,18 @@ def main() -> None:
         model, processor = load_captioner(profile.caption_model, profile.caption_revision)
         model.to(pick_device(), pick_dtype(profile.dtype))
         args.out.mkdir(parents=True, exist_ok=True)
-        with tqdm(total=len(drawings), unit="drawing", desc="caption_blip") as progress:
-            for start in range(0, len(drawings), profile.inference_batch_size):
-                batch = drawings[start : start + profile.inference_batch_size]
+        state = PartialState()
+        with state.split_between_processes(drawings) as share:
+            progress = tqdm(total=len(share), unit="drawing", desc="caption_blip", disable=not state.is_main_process)
+            for start in range(0, len(share), profile.inference_batch_size):
+                batch = share[start : start + profile.inference_batch_size]
                 images = [Image.open(args.processed / "images" / drawing.file).convert("RGB") for drawing in batch]
                 for drawing, caption in zip(batch, caption_images(model, processor, images, params), strict=True):
                     if not caption:
                         raise UserError(f"{drawing.file}: empty caption; raise caption_blip.max_new_tokens")
                     write_caption(args.out, drawing.stem, caption)
                 progress.update(len(batch))
+            progress.close()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Reads images/ and the manifest; writes latents.safetensors: for each file name the moments (mean and
 log-variance) of the picture and, with `flip`, of its mirror image. Training and validation draw their
-latents from these and never load the VAE's encoder.
+latents from these and never load the VAE's encoder. Under `accelerate launch` each process encodes its
+share and the first one writes.
 
     python -m stages.encode data/processed/flash --out data/processed/flash/latents.safetensors
 """
@@ -20,6 +21,8 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
@@ -52,10 +55,12 @@ def main() -> None:
         drawings = read_manifest(args.processed / "manifest.csv")
         # float32 whatever the profile says: SD 1.5's VAE overflows in float16.
         vae = load_vae(profile.base_model, profile.base_revision).to(pick_device())
+        state = PartialState()
         moments: dict[str, Tensor] = {}
-        with tqdm(total=len(drawings), unit="drawing", desc="encode") as progress:
-            for start in range(0, len(drawings), profile.inference_batch_size):
-                batch = drawings[start : start + profile.inference_batch_size]
+        with state.split_between_processes(drawings) as share:
+            progress = tqdm(total=len(share), unit="drawing", desc="encode", disable=not state.is_main_process)
+            for start in range(0, len(share), profile.inference_batch_size):
+                batch = share[start : start + profile.inference_batch_size]
                 images = [Image.open(args.processed / "images" / drawing.file).convert("RGB") for drawing in batch]
                 pixel_values = to_pixel_values(images)
                 views = [encode_moments(vae, pixel_values)]
@@ -64,11 +69,15 @@ def main() -> None:
                 for drawing, *of_views in zip(batch, *views, strict=True):
                     moments[drawing.file] = torch.stack(of_views)
                 progress.update(len(batch))
+            progress.close()
+        for of_process in gather_object([moments]):
+            moments |= of_process
         bad = sorted(file for file, tensor in moments.items() if not tensor.isfinite().all())
         if bad:
             raise UserError(f"{args.processed}/images/{bad[0]}: the VAE gave no finite latents ({len(bad)} in all)")
-        write_latents(args.out, moments)
-        print(f"{len(moments)} drawings, {tuple(moments[drawings[0].file].shape)} each")
+        if state.is_main_process:
+            write_latents(args.out, moments)
+            print(f"{len(moments)} drawings, {tuple(moments[drawings[0].file].shape)} each")
 
 
 if __name__ == "__main__":

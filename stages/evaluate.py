@@ -33,6 +33,7 @@ from tattoo_lora.models import (
     load_vae,
     pick_device,
     pick_dtype,
+    place,
 )
 from tattoo_lora.prompts import encode_prompts
 from tattoo_lora.sampling import clip_scores, sample_images
@@ -65,15 +66,14 @@ def run(args: argparse.Namespace) -> None:
     device, weight_dtype = pick_device(), pick_dtype(profile.dtype)
     base = (profile.base_model, profile.base_revision)
     tokenizer, text_encoder = load_tokenizer(*base), load_text_encoder(*base).to(device)
-    embeds = encode_prompts(tokenizer, text_encoder, ["", *captions])
-    prompt_embeds = encode_prompts(tokenizer, text_encoder, params.prompts)
-    del text_encoder
-    vae = load_vae(*base).to(device)
-    unet = load_unet(*base, weight_dtype).to(device)
-    noise_scheduler = load_noise_scheduler(*base)
-    pipeline = assemble_pipeline(vae, None, tokenizer, unet, noise_scheduler)
+    vae, unet, noise_scheduler = load_vae(*base), load_unet(*base, weight_dtype), load_noise_scheduler(*base)
+    pipeline = assemble_pipeline(vae, text_encoder, tokenizer, unet, noise_scheduler)
     if args.lora is not None:
         load_lora(pipeline, args.lora)
+    embeds = encode_prompts(tokenizer, text_encoder, ["", *captions])
+    prompt_embeds = encode_prompts(tokenizer, text_encoder, params.prompts)
+    pipeline.text_encoder = None  # its memory is free for the UNet
+    place(pipeline, device, profile.low_memory)
 
     latents = scaled_means(moments[:, 0], vae.config.scaling_factor)
     val_loss = validation_loss(unet, noise_scheduler, latents, embeds[1:], profile.inference_batch_size)

@@ -1,8 +1,10 @@
-"""Train one LoRA adapter on the UNet's attention, everything else frozen.
+"""Train one LoRA adapter on the UNet, and on the text encoder if asked, everything else frozen.
 
 Reads the latents, the manifest and one folder of captions: a variant is nothing but another folder.
-Writes <lora>/best.safetensors (lowest val_loss) and final.safetensors, a CSV log, and pictures of the
-fixed prompts under <samples>/eval_stepXXXX/ every `eval_every` steps.
+Writes <lora>/best.safetensors (lowest val_loss) and final.safetensors, each for diffusers and, as
+*.kohya.safetensors, for ComfyUI and A1111; a CSV log; and pictures of the fixed prompts under
+<samples>/eval_stepXXXX/ every `eval_every` steps. Under `accelerate launch` each process takes its
+share of every batch and the first one writes.
 
     python -m stages.train blip --latents data/processed/flash/latents.safetensors \\
         --manifest data/processed/flash/manifest.csv --captions data/processed/flash/captions_blip \\
@@ -11,7 +13,9 @@ fixed prompts under <samples>/eval_stepXXXX/ every `eval_every` steps.
 
 import argparse
 import csv
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,15 +33,20 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from torch import Tensor
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from peft import LoraConfig
+from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import CLIPTextModel
 
 from tattoo_lora.latents import read_latents, scaled_means
-from tattoo_lora.lora import add_lora, save_lora
+from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, save_lora
+from tattoo_lora.lora_header import lora_header
 from tattoo_lora.models import (
     assemble_pipeline,
     load_clip,
@@ -45,59 +54,97 @@ from tattoo_lora.models import (
     load_text_encoder,
     load_unet,
     load_vae,
+    on_device,
     pick_dtype,
 )
-from tattoo_lora.prompts import encode_prompts
+from tattoo_lora.objective import min_snr_weights, prediction_target
+from tattoo_lora.prompts import encode_prompts, tokenize
 from tattoo_lora.sampling import clip_scores, sample_images
 from tattoo_lora.tokenizer import load_tokenizer
 from tattoo_lora.validation import validation_loss
 
 LOG_EVERY = 10  # steps a row: the loss stays on the device until a row is due
 MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # diffusers' names
+OPTIMIZERS = {  # module and class; all but the first are packages of their own
+    "adamw": ("torch.optim", "AdamW"),
+    "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit"),
+    "prodigy": ("prodigyopt", "Prodigy"),
+}
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """N drawings: moments (N, views, 2C, h, w), caption_index (N,) into embeds (U, T, D), whose row 0 has no words."""
+    """N drawings: moments (N, views, 2C, h, w), and captions (N,), each one's row among the denoiser's texts.
+
+    Row 0 of the texts is the empty one.
+    """
 
     moments: Tensor
-    caption_index: Tensor
-    embeds: Tensor
+    captions: Tensor
     scaling_factor: float
 
 
 @dataclass(frozen=True)
 class Batch:
-    """latents, noise: (B, C, h, w). timesteps: (B,). encoder_hidden_states: (B, T, D)."""
+    """latents, noise: (B, C, h, w). timesteps, captions: (B,)."""
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
-    encoder_hidden_states: Tensor
+    captions: Tensor
+
+
+class Denoiser(nn.Module):
+    """The UNet and what conditions it on the U texts: their embeddings (U, T, D), or an encoder that learns too."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        embeds: Tensor | None,
+        text_encoder: CLIPTextModel | None = None,
+        input_ids: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+        self.register_buffer("embeds", embeds, persistent=False)
+        self.register_buffer("input_ids", input_ids, persistent=False)
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, captions: Tensor) -> Tensor:
+        """The prediction (B, C, h, w) for noisy_latents (B, C, h, w), timesteps (B,) and rows of captions (B,)."""
+        if self.text_encoder is None:
+            encoder_hidden_states = self.embeds[captions]
+        else:
+            encoder_hidden_states = self.text_encoder(self.input_ids[captions]).last_hidden_state
+        dtype = self.unet.dtype
+        return self.unet(
+            noisy_latents.to(dtype), timesteps, encoder_hidden_states=encoder_hidden_states.to(dtype)
+        ).sample
 
 
 @lru_cache(maxsize=2)
 def shuffled(seed: int, epoch: int, n: int) -> Tensor:
     """The order of n drawings in an epoch, a pure function of its arguments."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, epoch)))
 
 
-def sample_generator(seed: int, number: int) -> torch.Generator:
-    """The random draws of sample `number`. Both are mixed into the 32 bits that torch's CPU generator takes."""
-    mixed = np.random.SeedSequence([seed, number]).generate_state(1)
-    return torch.Generator().manual_seed(int(mixed[0]))
+def mix(*numbers: int) -> int:
+    """The numbers as the 32 bits that torch's CPU generator takes of a seed; shifted into more they would be lost."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def draw_batch(data: TrainingSet, seed: int, first: int, batch_size: int, caption_dropout: float) -> Batch:
+def draw_batch(
+    data: TrainingSet, seed: int, first: int, batch_size: int, caption_dropout: float, noise_offset: float
+) -> Batch:
     """Samples first, first + 1, … of the endless stream that `seed` defines.
 
     What is drawn for a sample depends on (seed, its number) alone: the same for every variant, however
-    the stream is split into batches.
+    the stream is split into batches and processes.
     """
     drawn: list[tuple[Tensor, Tensor, int, int]] = []
     n, views = data.moments.shape[:2]
     for number in range(first, first + batch_size):
-        generator = sample_generator(seed, number)
+        generator = torch.Generator().manual_seed(mix(seed, 0, number))
         epoch, position = divmod(number, n)
         i = shuffled(seed, epoch, n)[position]
         view = int(torch.randint(views, (), generator=generator))
@@ -106,9 +153,11 @@ def draw_batch(data: TrainingSet, seed: int, first: int, batch_size: int, captio
         posterior = DiagonalGaussianDistribution(data.moments[i, view][None])
         latents = posterior.sample(generator=generator)[0] * data.scaling_factor
         noise = torch.randn(latents.shape, generator=generator)
-        drawn.append((latents, noise, timestep, 0 if dropped else int(data.caption_index[i])))
+        # https://www.crosslabs.org/blog/diffusion-with-offset-noise
+        noise += noise_offset * torch.randn((len(noise), 1, 1), generator=generator)
+        drawn.append((latents, noise, timestep, 0 if dropped else int(data.captions[i])))
     latents, noise, timesteps, captions = zip(*drawn, strict=True)
-    return Batch(torch.stack(latents), torch.stack(noise), torch.tensor(timesteps), data.embeds[list(captions)])
+    return Batch(torch.stack(latents), torch.stack(noise), torch.tensor(timesteps), torch.tensor(captions))
 
 
 class Log:
@@ -126,8 +175,47 @@ class Log:
         self.file.flush()
 
 
+def make_optimizer(groups: list[dict], name: str, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer called `name`; UserError where the package that has it is not installed."""
+    module, cls = OPTIMIZERS[name]
+    try:
+        return getattr(importlib.import_module(module), cls)(groups, weight_decay=weight_decay)
+    except ModuleNotFoundError:
+        package = module.partition(".")[0]
+        raise UserError(f"params.yaml: train.optimizer: {name} needs {package}: `pip install {package}`") from None
+
+
+def add_adapters(denoiser: Denoiser, params: TrainParams, learning_rate: float) -> list[dict]:
+    """Fresh adapters on the UNet and, with a text_encoder_lr, on the text encoder; the optimizer's groups."""
+    shared = {
+        "r": params.rank,
+        "lora_alpha": params.alpha,
+        "lora_dropout": params.lora_dropout,
+        "init_lora_weights": "gaussian",
+    }
+    of_unet = LoraConfig(target_modules=params.target_modules, use_dora=params.use_dora, **shared)
+    groups = [{"params": add_lora(denoiser.unet, of_unet, params.seed), "lr": learning_rate}]
+    if denoiser.text_encoder is not None:
+        of_text = LoraConfig(target_modules=TEXT_ENCODER_MODULES, **shared)
+        lora_params = add_lora(denoiser.text_encoder, of_text, params.seed)
+        groups.append({"params": lora_params, "lr": params.text_encoder_lr})
+    return groups
+
+
+@contextmanager
+def averaged(ema: EMAModel | None, lora_params: list[nn.Parameter]) -> Iterator[None]:
+    """The parameters' moving average in their place, where there is one."""
+    if ema is None:
+        yield
+        return
+    ema.store(lora_params)
+    ema.copy_to(lora_params)
+    yield
+    ema.restore(lora_params)
+
+
 def train(
-    unet: UNet2DConditionModel,
+    denoiser: Denoiser,
     noise_scheduler: DDPMScheduler,
     data: TrainingSet,
     params: TrainParams,
@@ -135,78 +223,145 @@ def train(
     caption_dropout: float,
     accelerator: Accelerator,
     evaluate: Callable[[int], tuple[float, float]],
-    log: Log,
-    lora_dir: Path,
+    log: Log | None,
+    save: Callable[[str, int, float | None], None],
 ) -> None:
-    """Fit an adapter to the noise that was added (DDPM's objective), AdamW with warm-up and a cosine.
+    """Fit the adapters to what was added (DDPM's objective), with warm-up and a schedule.
 
-    `evaluate(step)` gives val_loss and clip_score of the live UNet. UserError where the loss is no
-    longer finite; the last good weights are in final.safetensors then.
+    `evaluate(step)` gives val_loss and clip_score of the live model, `save(name, step, val_loss)` keeps it; both are
+    called in the first process only, which alone has a log. UserError where the loss is no longer finite: the last
+    good weights are saved as final then.
     """
-    lora_params = add_lora(unet, params.rank, params.alpha, params.target_modules, params.seed)
-    optimizer = torch.optim.AdamW(lora_params, lr=profile.learning_rate, weight_decay=params.weight_decay)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, profile.warmup_steps, profile.steps)
-    model, optimizer, lr_scheduler = accelerator.prepare(unet, optimizer, lr_scheduler)
+    device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
+    groups = add_adapters(denoiser, params, profile.learning_rate)
+    lora_params = [parameter for group in groups for parameter in group["params"]]
+    optimizer = make_optimizer(groups, params.optimizer, params.weight_decay)
+    lr_scheduler = get_scheduler(
+        SCHEDULES[params.schedule],
+        optimizer,
+        num_warmup_steps=profile.warmup_steps,
+        num_training_steps=profile.steps,
+    )
+    ema = None if params.ema_decay is None else EMAModel(lora_params, decay=params.ema_decay)
+    if params.gradient_checkpointing:
+        denoiser.unet.enable_gradient_checkpointing()
+    model, optimizer = accelerator.prepare(denoiser, optimizer)
+    denoiser.train(params.lora_dropout > 0)  # nothing else in it has a dropout
+
+    def micro_batch_loss(first: int) -> Tensor:
+        batch = draw_batch(data, params.seed, first, profile.batch_size, caption_dropout, params.noise_offset)
+        latents, noise = batch.latents.to(device), batch.noise.to(device)
+        timesteps, captions = batch.timesteps.to(device), batch.captions.to(device)
+        noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
+        target = prediction_target(noise_scheduler, latents, noise, timesteps)
+        with seeded_dropout(params, first):
+            prediction = model(noisy_latents, timesteps, captions)
+        loss = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
+        if params.min_snr_gamma is not None:
+            loss = loss * min_snr_weights(noise_scheduler, timesteps, params.min_snr_gamma)
+        return loss.mean()
+
+    def accumulate_gradients(step: int) -> Tensor:
+        """Gradients of the whole effective batch; its mean loss on the device, of this process's share."""
+        losses = []
+        for micro in range(profile.gradient_accumulation_steps):
+            last = micro == profile.gradient_accumulation_steps - 1
+            first = (((step - 1) * profile.gradient_accumulation_steps + micro) * world + rank) * profile.batch_size
+            with nullcontext() if last else accelerator.no_sync(model):
+                loss = micro_batch_loss(first)
+                accelerator.backward(loss / profile.gradient_accumulation_steps)
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def evaluate_in_first_process(step: int) -> tuple[float, float]:
+        result = [None]
+        if accelerator.is_main_process:
+            denoiser.eval()
+            with averaged(ema, lora_params):
+                result = [evaluate(step)]
+            denoiser.train(params.lora_dropout > 0)
+        return broadcast_object_list(result)[0]
+
+    def save_in_first_process(name: str, step: int, val_loss: float | None) -> None:
+        if accelerator.is_main_process:
+            with averaged(ema, lora_params):
+                save(name, step, val_loss)
 
     best_loss, evals_since_best = float("inf"), 0
-    val_loss, clip_score = evaluate(0)
-    log.row(0, None, val_loss, clip_score)
+    val_loss, clip_score = evaluate_in_first_process(0)
+    if log:
+        log.row(0, None, val_loss, clip_score)
     last_good = [parameter.detach().clone() for parameter in lora_params]
     losses: list[Tensor] = []
-    sample_number = 0
-    progress = tqdm(range(1, profile.steps + 1), unit="step", desc=f"train {lora_dir.name}")
+    progress = tqdm(
+        range(1, profile.steps + 1), unit="step", desc="train", disable=not accelerator.is_main_process, smoothing=0.1
+    )
     for step in progress:
-        for _ in range(profile.gradient_accumulation_steps):
-            batch = draw_batch(data, params.seed, sample_number, profile.batch_size, caption_dropout)
-            sample_number += profile.batch_size
-            with accelerator.accumulate(model):
-                noise = batch.noise.to(accelerator.device)
-                timesteps = batch.timesteps.to(accelerator.device)
-                noisy_latents = noise_scheduler.add_noise(batch.latents.to(accelerator.device), noise, timesteps)
-                noise_pred = model(
-                    noisy_latents.to(unet.dtype),
-                    timesteps,
-                    encoder_hidden_states=batch.encoder_hidden_states.to(accelerator.device, unet.dtype),
-                ).sample
-                loss = F.mse_loss(noise_pred.float(), noise)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients and params.max_grad_norm is not None:
-                    accelerator.clip_grad_norm_(lora_params, params.max_grad_norm)
-                optimizer.step()
-                lr_scheduler.step()
-                optimizer.zero_grad()
-            losses.append(loss.detach())
+        try:
+            loss = accumulate_gradients(step)
+        except torch.OutOfMemoryError as error:
+            if denoiser.unet.is_gradient_checkpointing:
+                raise UserError(
+                    f"out of memory at step {step} in spite of gradient checkpointing; lower the profile's batch_size "
+                    f"({profile.batch_size}), with more gradient_accumulation_steps for the same effective batch"
+                ) from error
+            tqdm.write(f"out of memory at step {step}: going on with gradient checkpointing, about a third slower")
+            denoiser.unet.enable_gradient_checkpointing()
+            optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            loss = accumulate_gradients(step)
+        losses.append(loss)
+        if params.max_grad_norm is not None:
+            accelerator.clip_grad_norm_(lora_params, params.max_grad_norm)
+        optimizer.step()
+        lr_scheduler.step()
+        optimizer.zero_grad()
+        if ema is not None:
+            ema.step(lora_params)
 
         due = step % profile.eval_every == 0 or step == profile.steps
         if due or step % LOG_EVERY == 0:
-            train_loss = torch.stack(losses).mean().item()
+            train_loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
             losses.clear()
-            if not torch.isfinite(torch.tensor(train_loss)):
+            if not np.isfinite(train_loss):
                 with torch.no_grad():
                     for parameter, good in zip(lora_params, last_good, strict=True):
                         parameter.copy_(good)
-                save_lora(lora_dir / "final.safetensors", unet)
+                if accelerator.is_main_process:
+                    save("final", step, None)
                 raise UserError(
                     f"train_loss is {train_loss} at step {step}; lower learning_rate ({profile.learning_rate:g}); "
-                    f"the last good weights are in {lora_dir / 'final.safetensors'}"
+                    "the last good weights are saved as final"
                 )
-            val_loss, clip_score = evaluate(step) if due else (None, None)
-            log.row(step, train_loss, val_loss, clip_score)
+            val_loss, clip_score = evaluate_in_first_process(step) if due else (None, None)
+            if log:
+                log.row(step, train_loss, val_loss, clip_score)
             progress.set_postfix(loss=f"{train_loss:.4f}", refresh=False)
             last_good = [parameter.detach().clone() for parameter in lora_params]
             if val_loss is not None:
                 evals_since_best += 1
                 if val_loss < best_loss:
                     best_loss, evals_since_best = val_loss, 0
-                    save_lora(lora_dir / "best.safetensors", unet)
+                    save_in_first_process("best", step, val_loss)
         if params.save_every is not None and step % params.save_every == 0:
-            save_lora(lora_dir / f"step{step:04d}.safetensors", unet)
+            save_in_first_process(f"step{step:04d}", step, None)
         if params.early_stop_evals is not None and evals_since_best >= params.early_stop_evals:
             tqdm.write(
                 f"early stop at step {step}: val_loss {best_loss:.4f} not bettered in {evals_since_best} evaluations"
             )
             break
-    save_lora(lora_dir / "final.safetensors", unet)
+    save_in_first_process("final", step, val_loss)
+
+
+@contextmanager
+def seeded_dropout(params: TrainParams, first: int) -> Iterator[None]:
+    """The LoRA dropout's draws, from torch's global generator, as a function of (seed, first sample) too."""
+    if params.lora_dropout == 0:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(params.seed, 1, first))
+        yield
 
 
 def split_indices(drawings: list[Drawing], split: str) -> Tensor:
@@ -240,44 +395,61 @@ def run(args: argparse.Namespace) -> None:
     weight_dtype = pick_dtype(profile.dtype)
     accelerator = Accelerator(
         mixed_precision=MIXED_PRECISION[weight_dtype],
-        gradient_accumulation_steps=profile.gradient_accumulation_steps,
+        # The buffers are the same in all processes: sending them with every step would be for nothing.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    device = accelerator.device
     base = (profile.base_model, profile.base_revision)
-    tokenizer, text_encoder = load_tokenizer(*base), load_text_encoder(*base).to(accelerator.device)
+    tokenizer, text_encoder = load_tokenizer(*base), load_text_encoder(*base).to(device)
     texts = ["", *sorted(set(captions))]
-    embeds = encode_prompts(tokenizer, text_encoder, texts)
-    prompt_embeds = encode_prompts(tokenizer, text_encoder, params.prompts)
-    del text_encoder
     row = {text: i for i, text in enumerate(texts)}
-    caption_index = torch.tensor([row[caption] for caption in captions])
+    caption_rows = torch.tensor([row[caption] for caption in captions])
+    unet = load_unet(*base, weight_dtype)
+    if params.text_encoder_lr is None:
+        embeds = encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
+        denoiser = Denoiser(unet, embeds[: len(texts)])
+        text_encoder = None  # its memory is free for the UNet
+    else:
+        denoiser = Denoiser(unet, None, text_encoder, tokenize(tokenizer, texts))
+    denoiser.to(device)
 
-    vae = load_vae(*base).to(accelerator.device)
-    unet = load_unet(*base, weight_dtype).to(accelerator.device)
-    noise_scheduler = load_noise_scheduler(*base)
+    vae, noise_scheduler = load_vae(*base), load_noise_scheduler(*base)
     clip, processor = load_clip(profile.clip_model, profile.clip_revision)
-    clip.to(accelerator.device)
     pipeline = assemble_pipeline(vae, None, tokenizer, unet, noise_scheduler)
-
     train_rows, val_rows = split_indices(drawings, "train"), split_indices(drawings, "val")
-    data = TrainingSet(moments[train_rows], caption_index[train_rows], embeds, vae.config.scaling_factor)
+    data = TrainingSet(moments[train_rows], caption_rows[train_rows], vae.config.scaling_factor)
     val_latents = scaled_means(moments[val_rows, 0], vae.config.scaling_factor)
-    val_embeds = embeds[caption_index[val_rows]]
 
     def evaluate(step: int) -> tuple[float, float]:
+        live = embeds if text_encoder is None else encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
+        val_embeds = live[caption_rows[val_rows]]
         val_loss = validation_loss(unet, noise_scheduler, val_latents, val_embeds, profile.inference_batch_size)
-        images = sample_images(pipeline, prompt_embeds, embeds[:1], params.seed, profile)
+        with on_device(device, vae, clip):
+            images = sample_images(pipeline, live[len(texts) :], live[:1], params.seed, profile)
+            scores = clip_scores(clip, processor, images, params.prompts)
         folder = args.samples / f"eval_step{step:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             image.save(folder / f"prompt{i:02d}.png")
-        scores = clip_scores(clip, processor, images, params.prompts)
         return val_loss, sum(scores) / len(scores)
 
+    prediction_type = noise_scheduler.config.prediction_type
+    header = lora_header(args.variant, variant.trigger, captions, drawings, params, profile, prediction_type)
+
+    def save(name: str, step: int, val_loss: float | None) -> None:
+        reached = {"ss_steps": str(step)} | ({} if val_loss is None else {"ss_val_loss": f"{val_loss:.6f}"})
+        save_lora(args.lora / f"{name}.safetensors", unet, text_encoder, header | reached)
+
+    if not accelerator.is_main_process:
+        train(
+            denoiser, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator, evaluate, None, save
+        )  # fmt: skip
+        return
     args.log.parent.mkdir(parents=True, exist_ok=True)
     with args.log.open("w", newline="", encoding="utf-8") as file:
         train(
-            unet, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator,
-            evaluate, Log(file), args.lora,
+            denoiser, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator,
+            evaluate, Log(file), save,
         )  # fmt: skip
 
 

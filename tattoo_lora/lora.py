@@ -1,55 +1,95 @@
-"""LoRA adapters of the UNet: added, saved and loaded in diffusers' safetensors format."""
+"""LoRA adapters: added, saved in the two formats that others load, and loaded."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from tattoo_lora.errors import UserError
+from tattoo_lora.kohya import to_kohya
+
+TEXT_ENCODER_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
-def add_lora(
-    unet: UNet2DConditionModel, rank: int, alpha: float, target_modules: list[str], seed: int
-) -> list[torch.nn.Parameter]:
-    """Add a fresh adapter to the frozen UNet; its float32 parameters.
+def add_lora(model: UNet2DConditionModel | CLIPTextModel, config: LoraConfig, seed: int) -> list[nn.Parameter]:
+    """Add a fresh adapter to the frozen model; its float32 parameters. UserError where no module has a target's name.
 
     LoRA (https://arxiv.org/abs/2106.09685): B starts at zero, so the untrained adapter changes nothing.
     """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    for target in sorted(config.target_modules):
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise UserError(f"params.yaml: train.target_modules: no layer of the model is called {target}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # peft draws A from the global generator
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules, init_lora_weights="gaussian")
-        unet.add_adapter(config)
-    lora_params = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+        model.add_adapter(config)
+    lora_params = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in lora_params:
         parameter.data = parameter.data.float()  # in half precision small steps would round to nothing
     return lora_params
 
 
-def save_lora(path: Path, unet: UNet2DConditionModel) -> None:
-    """Write the UNet's adapter, atomically, readable by `load_lora_weights`."""
+def kohya_path(path: Path) -> Path:
+    """Where the same adapter lies in kohya's format: best.kohya.safetensors beside best.safetensors."""
+    return path.with_suffix(".kohya.safetensors")
+
+
+def save_lora(
+    path: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None, header: dict[str, str]
+) -> None:
+    """Write the adapter twice, atomically: PEFT's keys at `path` for diffusers, kohya's at `kohya_path(path)`.
+
+    `text_encoder` where it has an adapter too. DoRA's magnitudes have no place in kohya's format that its readers
+    agree on, so such an adapter is written for diffusers only.
+    """
     config = unet.peft_config["default"]
-    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    tensors = {f"unet.{key}": tensor.detach().float().cpu().contiguous() for key, tensor in state.items()}
-    # Only what every peft version knows. One metadata key: safetensors writes several in random order.
-    metadata = {
-        "unet.r": config.r,
-        "unet.lora_alpha": config.lora_alpha,
-        "unet.target_modules": sorted(config.target_modules),
-    }
+    tensors = {f"unet.{key}": tensor for key, tensor in get_peft_model_state_dict(unet).items()}
+    # Only what every peft version knows: diffusers hands it to LoraConfig as it is.
+    adapter = {"unet.r": config.r, "unet.lora_alpha": config.lora_alpha}
+    adapter["unet.target_modules"] = sorted(config.target_modules)
+    if text_encoder is not None:
+        for key, tensor in get_peft_model_state_dict(text_encoder).items():
+            # The name that files have; newer transformers dropped the middle part.
+            tensors[f"text_encoder.text_model.{key.removeprefix('text_model.')}"] = tensor
+        of_text = text_encoder.peft_config["default"]
+        adapter |= {"text_encoder.r": of_text.r, "text_encoder.lora_alpha": of_text.lora_alpha}
+        adapter["text_encoder.target_modules"] = sorted(of_text.target_modules)
+    if config.use_dora:
+        adapter["unet.use_dora"] = True
+    tensors = {key: tensor.detach().float().cpu().contiguous() for key, tensor in sorted(tensors.items())}
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not config.use_dora:
+        write_safetensors(kohya_path(path), to_kohya(tensors, config.lora_alpha), header)
+    write_safetensors(path, tensors, header | {"lora_adapter_metadata": json.dumps(adapter, sort_keys=True)})
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write the file atomically, with the metadata sorted: safetensors orders it differently from run to run.
+
+    Adds `sshs_model_hash`, the SHA-256 of what follows the header, by which A1111 knows a file again.
+    """
+    raw = safetensors.torch.save(tensors)
+    length = int.from_bytes(raw[:8], "little")
+    body = raw[8 + length :]
+    metadata = metadata | {"sshs_model_hash": hashlib.sha256(body).hexdigest()}
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(raw[8 : 8 + length])}
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"lora_adapter_metadata": json.dumps(metadata, sort_keys=True)})
+    partial.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
     os.replace(partial, path)
 
 
 def load_lora(pipeline: StableDiffusionPipeline, path: Path) -> None:
-    """Load the adapter into the pipeline's UNet; UserError where there is none."""
+    """Load the adapter into the pipeline's UNet and text encoder; UserError where there is none."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro train`")
     pipeline.load_lora_weights(path.parent, weight_name=path.name)

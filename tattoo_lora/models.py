@@ -1,6 +1,10 @@
 """Loading the models a profile names, safetensors only: a folder in the hub's layout or a hub id with its commit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from accelerate import PartialState
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
@@ -8,6 +12,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from torch import nn
 from transformers import (
     BlipForConditionalGeneration,
     BlipImageProcessorPil,
@@ -25,15 +30,38 @@ logging.disable_progress_bar()  # loading takes a moment; the stages show the pr
 
 
 def pick_device() -> torch.device:
-    """CUDA or Apple's GPU where torch has one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """CUDA or Apple's GPU where torch has one, else the CPU; under `accelerate launch` this process's share of it."""
+    return PartialState().device
 
 
 def pick_dtype(name: str) -> torch.dtype:
-    """The profile's dtype for frozen weights; half precision is for GPUs, so the CPU gets float32."""
-    return torch.float32 if pick_device().type == "cpu" else getattr(torch, name)
+    """The dtype of frozen weights: what the profile says on a GPU, float32 on the CPU, where half precision is slow.
+
+    `auto` is bfloat16 where the card computes in it, else float16 on CUDA (a GTX 1060 has no bfloat16) and
+    float32 on Apple's GPU.
+    """
+    device = pick_device()
+    if device.type == "cpu":
+        return torch.float32
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.float32
+
+
+@contextmanager
+def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
+    """The models on the device for as long as they are used, then back on the CPU: training has its memory again."""
+    for model in models:
+        model.to(device)
+    try:
+        yield
+    finally:
+        for model in models:
+            model.to("cpu")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _load(cls: type, model: str, revision: str | None, **options):
@@ -82,6 +110,17 @@ def assemble_pipeline(
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def place(pipeline: StableDiffusionPipeline, device: torch.device, low_memory: bool) -> None:
+    """Put the pipeline's parts on the device, or with `low_memory` each only while it works, in slices."""
+    if not low_memory:
+        pipeline.to(device)
+        return
+    pipeline.vae.enable_slicing()
+    pipeline.enable_attention_slicing()
+    if device.type != "cpu":
+        pipeline.enable_model_cpu_offload(device=device)
 
 
 def load_captioner(model: str, revision: str | None) -> tuple[BlipForConditionalGeneration, BlipProcessor]:

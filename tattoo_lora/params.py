@@ -75,7 +75,16 @@ class TrainParams:
     rank: Annotated[int, Range(1, 1024)]
     alpha: Annotated[float, Range(0.001)]
     target_modules: list[str]
+    lora_dropout: Annotated[float, Range(0, 0.95)]
+    use_dora: bool
+    text_encoder_lr: Annotated[float, Range(1e-8, 1)] | None
+    optimizer: Annotated[str, OneOf(("adamw", "adamw_8bit", "prodigy"))]
+    schedule: Annotated[str, OneOf(("cosine", "linear", "constant"))]
     weight_decay: Share
+    min_snr_gamma: Annotated[float, Range(0.1, 100)] | None
+    noise_offset: Share
+    ema_decay: Annotated[float, Range(0, 0.99999)] | None
+    gradient_checkpointing: bool
     max_grad_norm: Annotated[float, Range(1e-6)] | None
     save_every: Count | None
     early_stop_evals: Count | None
@@ -105,7 +114,8 @@ class Profile:
     clip_model: str
     clip_revision: str | None
     resolution: Annotated[int, Range(16, 4096)]
-    dtype: Annotated[str, OneOf(("float32", "bfloat16", "float16"))]
+    dtype: Annotated[str, OneOf(("auto", "float32", "bfloat16", "float16"))]
+    low_memory: bool
     steps: Count
     batch_size: Count
     gradient_accumulation_steps: Count
@@ -123,6 +133,7 @@ class Params:
 
     dataset: str
     profile: str
+    launch: str
     preprocess: PreprocessParams
     caption_blip: CaptionBlipParams
     enrich: EnrichParams

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from tattoo_lora.objective import prediction_target
+
 TIMESTEPS = tuple(range(50, 1000, 100))
 NOISE_SEED = 20_240_501  # any number; the same for every variant, step and run
 
@@ -17,7 +19,7 @@ def validation_loss(
     encoder_hidden_states: Tensor,
     batch_size: int,
 ) -> float:
-    """Unweighted mean squared error of the predicted noise, a mean over drawings and ten timesteps.
+    """Unweighted mean squared error of the prediction, a mean over drawings and ten timesteps.
 
     latents (N, C, h, w), scaled; encoder_hidden_states (N, T, D). The noise of a (drawing, timestep)
     pair is fixed, so that two evaluations differ by the model alone.
@@ -29,8 +31,9 @@ def validation_loss(
     for start in range(0, len(grid), batch_size):
         index = torch.tensor([n for n, _ in grid[start : start + batch_size]])
         timesteps = torch.tensor([t for _, t in grid[start : start + batch_size]])
-        target = noise[start : start + batch_size]
-        noisy_latents = noise_scheduler.add_noise(latents[index], target, timesteps)
+        added = noise[start : start + batch_size]
+        noisy_latents = noise_scheduler.add_noise(latents[index], added, timesteps)
+        target = prediction_target(noise_scheduler, latents[index], added, timesteps)
         noise_pred = unet(
             noisy_latents.to(unet.device, unet.dtype),
             timesteps.to(unet.device),

@@ -42,9 +42,8 @@ def test_the_code_that_a_stage_imports_is_declared_and_no_other(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_profile_keys_that_a_stage_reads_are_declared_and_no_other(stage):
-    sources = [f"stages/{stage}.py", "tattoo_lora/sampling.py"]
     used = set()
-    for source in set(sources) & (imported_files(sources[0]) | {sources[0]}):
+    for source in {f"stages/{stage}.py"} | imported_files(f"stages/{stage}.py"):
         used |= set(re.findall(r"\bprofile\.([a-z_]+)", (ROOT / source).read_text(encoding="utf-8")))
     declared = set()
     for params in definition(stage).get("params", []):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from peft import LoraConfig
 from PIL import Image, ImageOps
 
 from stages.caption_blip import caption_images
@@ -64,11 +65,11 @@ def test_another_seed_draws_another_picture(embeds):
 
 def test_a_saved_adapter_draws_what_the_live_one_drew(embeds, tmp_path):
     live = make_pipeline()
-    lora_params = add_lora(live.unet, 4, 4, load_params(ROOT).train.target_modules, seed=0)
+    lora_params = add_lora(live.unet, LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_v"]), seed=0)
     with torch.no_grad():
         for parameter in lora_params:
             parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
-    save_lora(tmp_path / "best.safetensors", live.unet)
+    save_lora(tmp_path / "best.safetensors", live.unet, None, {})
     loaded, plain = make_pipeline(), make_pipeline()
     load_lora(loaded, tmp_path / "best.safetensors")
     pictures = [

@@ -1,17 +1,21 @@
 import csv
 import dataclasses
 import io
+import sys
 
 import pytest
 import torch
 from accelerate import Accelerator
 from conftest import ROOT
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from peft import LoraConfig
 from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from stages.train import Log, TrainingSet, draw_batch, shuffled, train
+from stages.train import Denoiser, Log, TrainingSet, draw_batch, make_optimizer, shuffled, train
 from tattoo_lora.errors import UserError
 from tattoo_lora.lora import add_lora, save_lora
+from tattoo_lora.objective import min_snr_weights, prediction_target
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.validation import validation_loss
 
@@ -41,46 +45,68 @@ def unet():
     return make_unet()
 
 
+EMBEDS = torch.randn(6, 7, 12, generator=torch.Generator().manual_seed(2))
+NOISE_SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+
+
 @pytest.fixture
 def data():
     generator = torch.Generator().manual_seed(1)
-    return TrainingSet(
-        moments=torch.randn(5, 2, 8, 8, 8, generator=generator),
-        caption_index=torch.tensor([1, 2, 3, 4, 5]),
-        embeds=torch.randn(6, 7, 12, generator=generator),
-        scaling_factor=0.5,
-    )
+    return TrainingSet(torch.randn(5, 2, 8, 8, 8, generator=generator), torch.tensor([1, 2, 3, 4, 5]), 0.5)
 
 
-def fit(unet, data, folder, params=PARAMS, profile=PROFILE, val_losses=None):
+def make_text_encoder():
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=20, hidden_size=12, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=7, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    return CLIPTextModel(config).eval().requires_grad_(False)
+
+
+def fit(unet, data, folder, params=PARAMS, profile=PROFILE, val_losses=None, text_encoder=None, scheduler=None):
     """Train with a stand-in for evaluation that gives the val_losses in turn; the log's rows."""
     remaining = iter(val_losses or [1.0] * 100)
     file = io.StringIO()
+    if text_encoder is None:
+        denoiser = Denoiser(unet, EMBEDS)
+    else:
+        input_ids = torch.randint(2, 20, (6, 7), generator=torch.Generator().manual_seed(3))
+        denoiser = Denoiser(unet, None, text_encoder, input_ids)
     train(
-        unet,
-        DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        denoiser,
+        scheduler or NOISE_SCHEDULER,
         data,
         params,
         profile,
         0.1,
-        Accelerator(gradient_accumulation_steps=profile.gradient_accumulation_steps, cpu=True),
+        Accelerator(cpu=True),
         lambda step: (next(remaining), 20.0),
         Log(file),
-        folder,
+        lambda name, step, val_loss: save_lora(folder / f"{name}.safetensors", unet, text_encoder, {}),
     )
     return list(csv.DictReader(io.StringIO(file.getvalue())))
 
 
+def final(folder):
+    return load_file(folder / "final.safetensors")
+
+
+def moved(folder):
+    """How far the adapter went from where it started, at zero."""
+    return sum(tensor.square().sum().item() for key, tensor in final(folder).items() if "lora_B" in key) ** 0.5
+
+
 def test_what_is_drawn_does_not_depend_on_how_the_stream_is_split(data):
-    whole = draw_batch(data, 3, 0, 8, 0.5)
-    parts = [draw_batch(data, 3, first, size, 0.5) for first, size in ((0, 3), (3, 5))]
+    whole = draw_batch(data, 3, 0, 8, 0.5, 0.1)
+    parts = [draw_batch(data, 3, first, size, 0.5, 0.1) for first, size in ((0, 3), (3, 5))]
     for field in dataclasses.fields(whole):
         joined = torch.cat([getattr(part, field.name) for part in parts])
         assert torch.equal(getattr(whole, field.name), joined)
 
 
 def test_another_seed_draws_something_else(data):
-    assert not torch.equal(draw_batch(data, 3, 0, 4, 0).noise, draw_batch(data, 4, 0, 4, 0).noise)
+    assert not torch.equal(draw_batch(data, 3, 0, 4, 0, 0).noise, draw_batch(data, 4, 0, 4, 0, 0).noise)
 
 
 def test_an_epoch_visits_every_drawing_once():
@@ -89,18 +115,19 @@ def test_an_epoch_visits_every_drawing_once():
 
 
 def test_caption_dropout_replaces_captions_by_the_empty_one(data):
-    assert torch.equal(draw_batch(data, 0, 0, 4, 1.0).encoder_hidden_states, data.embeds[[0, 0, 0, 0]])
-    kept = draw_batch(data, 0, 0, 4, 0.0).encoder_hidden_states
-    assert not any(torch.equal(row, data.embeds[0]) for row in kept)
+    assert draw_batch(data, 0, 0, 4, 1.0, 0).captions.tolist() == [0, 0, 0, 0]
+    assert 0 not in draw_batch(data, 0, 0, 4, 0.0, 0).captions
+    some = draw_batch(data, 0, 0, 400, 0.25, 0).captions
+    assert (some == 0).float().mean() == pytest.approx(0.25, abs=0.06)
 
 
 def test_each_drawing_keeps_its_own_caption(data):
     moments = torch.zeros_like(data.moments)
     moments[:, :, :4] = torch.arange(5.0)[:, None, None, None, None]
     moments[:, :, 4:] = -30  # no posterior noise
-    batch = draw_batch(dataclasses.replace(data, moments=moments), 0, 0, 5, 0.0)
-    for latents, hidden in zip(batch.latents, batch.encoder_hidden_states, strict=True):
-        assert torch.equal(hidden, data.embeds[round(latents[0, 0, 0].item() / 0.5) + 1])
+    batch = draw_batch(dataclasses.replace(data, moments=moments), 0, 0, 5, 0.0, 0)
+    drawn = (batch.latents[:, 0, 0, 0] / 0.5).round()
+    assert (drawn + 1).tolist() == batch.captions.tolist()
 
 
 def test_the_log_has_exactly_the_columns_and_a_row_for_each_evaluation(unet, data, tmp_path):
@@ -142,13 +169,10 @@ def test_accumulation_gives_the_loss_of_the_whole_batch(data, tmp_path):
 
 def test_clipping_bounds_the_step(data, tmp_path):
     # AdamW divides a gradient by its own size unless it is lost beside epsilon, so clip that far down.
-    moved = {}
     for name, norm in (("free", None), ("clipped", 1e-14)):
-        unet = make_unet()
-        fit(unet, data, tmp_path / name, dataclasses.replace(PARAMS, max_grad_norm=norm, weight_decay=0.0))
-        tensors = load_file(tmp_path / name / "final.safetensors")
-        moved[name] = max(tensor.abs().max().item() for key, tensor in tensors.items() if ".up." in key)
-    assert moved["clipped"] < moved["free"] / 100
+        params = dataclasses.replace(PARAMS, max_grad_norm=norm, weight_decay=0.0)
+        fit(make_unet(), data, tmp_path / name, params)
+    assert moved(tmp_path / "clipped") < moved(tmp_path / "free") / 100
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights(unet, data, tmp_path):
@@ -168,40 +192,180 @@ def test_early_stop_ends_the_run(unet, data, tmp_path):
     assert [row["step"] for row in rows if row["val_loss"]] == ["0", "2", "4", "6"]
 
 
+CONFIG = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_v"], init_lora_weights="gaussian")
+
+
 def test_adapters_of_a_half_precision_model_are_float32(unet):
-    lora_params = add_lora(unet.to(torch.bfloat16), 4, 4, ["to_q"], seed=0)
+    lora_params = add_lora(unet.to(torch.bfloat16), CONFIG, seed=0)
     assert {parameter.dtype for parameter in lora_params} == {torch.float32}
 
 
 def test_adding_an_adapter_leaves_the_global_random_state_alone(unet):
     before = torch.get_rng_state()
-    add_lora(unet, 4, 4, ["to_q"], seed=0)
+    add_lora(unet, CONFIG, seed=0)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_an_untrained_adapter_changes_nothing(unet, data):
-    noise_scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    latents, hidden = data.moments[:, 0, :4], data.embeds[1:]
-    before = validation_loss(unet, noise_scheduler, latents, hidden, 16)
-    add_lora(unet, 4, 4, ["to_q", "to_v"], seed=0)
-    assert validation_loss(unet, noise_scheduler, latents, hidden, 16) == before
+    latents, hidden = data.moments[:, 0, :4], EMBEDS[1:]
+    before = validation_loss(unet, NOISE_SCHEDULER, latents, hidden, 16)
+    add_lora(unet, CONFIG, seed=0)
+    assert validation_loss(unet, NOISE_SCHEDULER, latents, hidden, 16) == before
 
 
 def test_val_loss_does_not_depend_on_the_batch_size(unet, data):
-    noise_scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    losses = [
-        validation_loss(unet, noise_scheduler, data.moments[:, 0, :4], data.embeds[1:], size) for size in (1, 7, 64)
-    ]
+    losses = [validation_loss(unet, NOISE_SCHEDULER, data.moments[:, 0, :4], EMBEDS[1:], size) for size in (1, 7, 64)]
     assert losses == pytest.approx([losses[0]] * 3, abs=1e-6)
 
 
-def test_the_file_has_one_metadata_key_and_names_rank_and_alpha(unet, tmp_path):
-    import json
+def fit_with(folder, data, profile=PROFILE, text_encoder=None, scheduler=None, **knobs):
+    return fit(
+        make_unet(), data, folder, dataclasses.replace(PARAMS, **knobs), profile,
+        text_encoder=text_encoder, scheduler=scheduler,
+    )  # fmt: skip
 
-    from safetensors import safe_open
 
-    add_lora(unet, 4, 2, ["to_q"], seed=0)
-    save_lora(tmp_path / "a.safetensors", unet)
-    with safe_open(tmp_path / "a.safetensors", "pt") as file:
-        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
-    assert metadata == {"unet.r": 4, "unet.lora_alpha": 2, "unet.target_modules": ["to_q"]}
+def test_rank_is_the_size_of_the_adapter_and_alpha_scales_it(data, tmp_path):
+    fit_with(tmp_path / "a", data, rank=2, alpha=2.0)
+    fit_with(tmp_path / "b", data, rank=2, alpha=200.0)
+    assert {tensor.shape[0] for key, tensor in final(tmp_path / "a").items() if "lora_A" in key} == {2}
+    # The same weights count a hundred times as much, so their gradients differ after the first step.
+    assert moved(tmp_path / "a") != moved(tmp_path / "b")
+
+
+def test_convolutions_are_adapted_when_named(data, tmp_path):
+    fit_with(tmp_path, data, target_modules=["conv1", "proj_in", "to_q"])
+    shapes = {key: tuple(tensor.shape) for key, tensor in final(tmp_path).items()}
+    assert shapes["unet.down_blocks.0.resnets.0.conv1.lora_A.weight"] == (8, 16, 3, 3)
+    assert shapes["unet.down_blocks.0.resnets.0.conv1.lora_B.weight"] == (16, 8, 1, 1)
+    kohya = load_file(tmp_path / "final.kohya.safetensors")
+    assert kohya["lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight"].shape == (8, 16, 3, 3)
+    assert any("proj_in" in key and tensor.abs().max() > 0 for key, tensor in kohya.items() if "lora_up" in key)
+
+
+def test_a_target_that_no_layer_is_called_is_named(data, tmp_path):
+    with pytest.raises(UserError, match="train.target_modules: no layer of the model is called to_z"):
+        fit_with(tmp_path, data, target_modules=["to_q", "to_z"])
+
+
+def test_lora_dropout_changes_training_the_same_way_twice(data, tmp_path):
+    rows = [fit_with(tmp_path / name, data, lora_dropout=p) for name, p in (("a", 0.5), ("b", 0.5), ("c", 0.0))]
+    assert (tmp_path / "a/final.safetensors").read_bytes() == (tmp_path / "b/final.safetensors").read_bytes()
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_dora_trains_magnitudes_and_is_written_for_diffusers_only(data, tmp_path):
+    fit_with(tmp_path, data, use_dora=True)
+    assert any("lora_magnitude_vector" in key for key in final(tmp_path))
+    assert not (tmp_path / "final.kohya.safetensors").exists()
+
+
+def test_the_text_encoder_learns_when_it_has_a_learning_rate(data, tmp_path):
+    for name, lr in (("a", 1e-2), ("b", 1e-4)):
+        fit_with(tmp_path / name, data, text_encoder=make_text_encoder(), text_encoder_lr=lr)
+    sizes = {}
+    for name in ("a", "b"):
+        of_text = {key: tensor for key, tensor in final(tmp_path / name).items() if key.startswith("text_encoder.")}
+        assert len(of_text) == 2 * 4 * 2
+        sizes[name] = max(tensor.abs().max().item() for key, tensor in of_text.items() if "lora_B" in key)
+    assert 0 < sizes["b"] < sizes["a"] / 10
+    kohya = load_file(tmp_path / "a/final.kohya.safetensors")
+    assert "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight" in kohya
+
+
+def test_min_snr_caps_the_weight_of_clean_timesteps():
+    timesteps = torch.tensor([10, 500, 990])
+    snr = NOISE_SCHEDULER.alphas_cumprod[timesteps] / (1 - NOISE_SCHEDULER.alphas_cumprod[timesteps])
+    assert snr[0] > 5 > snr[1]
+    weights = min_snr_weights(NOISE_SCHEDULER, timesteps, 5.0)
+    assert weights.tolist() == pytest.approx([5 / snr[0].item(), 1.0, 1.0])
+    velocity = DDPMScheduler.from_config(NOISE_SCHEDULER.config, prediction_type="v_prediction")
+    assert min_snr_weights(velocity, timesteps, 5.0)[0] == pytest.approx(5 / (snr[0].item() + 1))
+
+
+def test_min_snr_lowers_the_training_loss(data, tmp_path):
+    plain, weighted = (fit_with(tmp_path / str(gamma), data, min_snr_gamma=gamma) for gamma in (None, 0.1))
+    assert float(weighted[1]["train_loss"]) < float(plain[1]["train_loss"])
+
+
+def test_noise_offset_shifts_whole_channels(data):
+    plain, offset = (draw_batch(data, 0, 0, 200, 0, share).noise.mean(dim=(2, 3)) for share in (0.0, 0.5))
+    assert plain.std() == pytest.approx(1 / 8, rel=0.1)  # the mean of 64 values
+    assert offset.std() == pytest.approx((1 / 64 + 0.25) ** 0.5, rel=0.1)
+
+
+def test_the_target_is_what_the_models_scheduler_says(data, tmp_path):
+    velocity = DDPMScheduler.from_config(NOISE_SCHEDULER.config, prediction_type="v_prediction")
+    x, noise, timesteps = torch.ones(1, 4, 8, 8), torch.full((1, 4, 8, 8), 2.0), torch.tensor([400])
+    alpha = NOISE_SCHEDULER.alphas_cumprod[400]
+    expected = alpha.sqrt() * 2 - (1 - alpha).sqrt() * 1
+    assert prediction_target(NOISE_SCHEDULER, x, noise, timesteps) is noise
+    assert prediction_target(velocity, x, noise, timesteps)[0, 0, 0, 0] == pytest.approx(expected.item())
+    rows = [fit_with(tmp_path / str(i), data, scheduler=s) for i, s in enumerate((NOISE_SCHEDULER, velocity))]
+    assert rows[0][1]["train_loss"] != rows[1][1]["train_loss"]
+    other = DDPMScheduler.from_config(NOISE_SCHEDULER.config, prediction_type="sample")
+    with pytest.raises(UserError, match="the base model predicts 'sample'; known are epsilon and v_prediction"):
+        prediction_target(other, x, noise, timesteps)
+
+
+def test_prodigy_finds_its_own_step_size(data, tmp_path):
+    profile = dataclasses.replace(PROFILE, learning_rate=1.0)
+    fit_with(tmp_path / "prodigy", data, profile, optimizer="prodigy")
+    fit_with(tmp_path / "adamw", data, profile, optimizer="adamw")
+    assert 0 < moved(tmp_path / "prodigy") < moved(tmp_path / "adamw") / 10
+
+
+def test_an_optimizer_that_is_not_installed_names_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UserError, match="train.optimizer: adamw_8bit needs bitsandbytes: `pip install bitsandbytes`"):
+        make_optimizer([], "adamw_8bit", 0.0)
+
+
+def test_schedules_end_as_they_are_called(data, tmp_path):
+    last_step = {}
+    for schedule in ("cosine", "linear", "constant"):
+        fit_with(tmp_path / schedule, data, schedule=schedule, save_every=1)
+        before, after = (load_file(tmp_path / schedule / f"step000{step}.safetensors") for step in (5, 6))
+        last_step[schedule] = sum((after[key] - before[key]).abs().sum().item() for key in after)
+    assert last_step["cosine"] < last_step["linear"] < last_step["constant"]
+
+
+def test_the_moving_average_lags_behind_the_last_step(data, tmp_path):
+    fit_with(tmp_path / "plain", data, schedule="constant")
+    fit_with(tmp_path / "ema", data, schedule="constant", ema_decay=0.9)
+    assert 0 < moved(tmp_path / "ema") < moved(tmp_path / "plain")
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(data, tmp_path):
+    rows = [fit_with(tmp_path / str(on), data, gradient_checkpointing=on) for on in (False, True)]
+    for plain, checkpointed in zip(*rows, strict=True):
+        assert plain["train_loss"] == checkpointed["train_loss"]
+
+
+def run_out_of_memory(unet, times):
+    """Make the UNet's forward fail as a full card does, `times` times from its second call on."""
+    forward, calls = unet.forward, iter([False] + [True] * times)
+
+    def full(*args, **kwargs):
+        if next(calls, False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*args, **kwargs)
+
+    unet.forward = full
+
+
+def test_out_of_memory_goes_on_with_checkpointing_and_the_same_result(data, tmp_path, capsys):
+    profile = dataclasses.replace(PROFILE, gradient_accumulation_steps=2)
+    unet = make_unet()
+    run_out_of_memory(unet, 1)  # in the middle of an effective batch
+    rows = fit(unet, data, tmp_path / "full", profile=profile)
+    assert "out of memory at step 1: going on with gradient checkpointing" in capsys.readouterr().out
+    assert unet.is_gradient_checkpointing
+    assert rows == fit(make_unet(), data, tmp_path / "roomy", profile=profile)
+    assert (tmp_path / "full/final.safetensors").read_bytes() == (tmp_path / "roomy/final.safetensors").read_bytes()
+
+
+def test_out_of_memory_in_spite_of_checkpointing_says_what_to_lower(unet, data, tmp_path):
+    run_out_of_memory(unet, 1)
+    with pytest.raises(UserError, match=r"out of memory at step 2 in spite .* lower the profile's batch_size \(2\)"):
+        fit(unet, data, tmp_path, dataclasses.replace(PARAMS, gradient_checkpointing=True))

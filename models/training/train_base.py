@@ -48,7 +48,7 @@ def build_unet(latent_channels: int, sample_size: int) -> UNet2DConditionModel:
         in_channels=latent_channels,
         out_channels=latent_channels,
         layers_per_block=1,
-        block_out_channels=(96, 160, 192),
+        block_out_channels=(64, 128, 192),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=128,

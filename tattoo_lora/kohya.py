@@ -1,0 +1,58 @@
+"""LoRA weights in kohya's key format, which ComfyUI and A1111 read, and back.
+
+PEFT: `unet.down_blocks.0.….attn1.to_q.lora_A.weight`. Kohya: `lora_unet_down_blocks_0_…_attn1_to_q.lora_down.weight`
+and a scalar `.alpha`, without which readers take a scale of 1. Dots become underscores, which alone cannot be
+undone: going back asks the model for its modules' names.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from tattoo_lora.errors import UserError
+
+UNET, TEXT_ENCODER = ("unet.", "lora_unet_"), ("text_encoder.", "lora_te_text_model_")
+PARTS = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
+
+
+def kohya_name(module: str) -> str:
+    """`lora_unet_down_blocks_0_…` for PEFT's `unet.down_blocks.0.…`."""
+    for prefix, kohya_prefix in (UNET, TEXT_ENCODER):
+        if module.startswith(prefix):
+            return kohya_prefix + module.removeprefix(prefix).removeprefix("text_model.").replace(".", "_")
+    raise UserError(f"{module}: neither of the UNet nor of the text encoder")
+
+
+def to_kohya(tensors: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """Kohya's keys for PEFT's, the tensors as they are; one alpha a module."""
+    converted = {}
+    for key, tensor in tensors.items():
+        part = next((part for part in PARTS if key.endswith(f".{part}")), None)
+        if part is None:
+            raise UserError(f"{key}: the kohya format has no place for it")
+        name = kohya_name(key.removesuffix(f".{part}"))
+        converted[f"{name}.{PARTS[part]}"] = tensor
+        converted[f"{name}.alpha"] = torch.tensor(float(alpha))
+    return converted
+
+
+def from_kohya(tensors: dict[str, Tensor], modules: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """PEFT's keys and each module's alpha, for kohya's; `modules` are `unet.…` and `text_encoder.…` module names.
+
+    UserError for a key that names none of them. Without an alpha the scale is 1: alpha is the rank.
+    """
+    by_name = {kohya_name(module): module for module in modules}
+    parts = {kohya: peft for peft, kohya in PARTS.items()}
+    converted, alphas = {}, {}
+    for key, tensor in tensors.items():
+        name, _, part = key.partition(".")
+        if name not in by_name or part not in (*parts, "alpha"):
+            raise UserError(f"{key}: no such module in the model")
+        if part == "alpha":
+            alphas[by_name[name]] = tensor.item()
+        else:
+            converted[f"{by_name[name]}.{parts[part]}"] = tensor
+            if part == "lora_down.weight":
+                alphas.setdefault(by_name[name], float(tensor.shape[0]))
+    return converted, alphas

@@ -1,0 +1,84 @@
+"""What a LoRA file says about itself, in the header fields that A1111, ComfyUI and model sites read.
+
+`ss_*`: kohya's, https://github.com/kohya-ss/sd-scripts. `modelspec.*`: https://github.com/Stability-AI/ModelSpec 1.0.1.
+No time of day among them: the same run must give the same bytes.
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+from collections import Counter
+
+from tattoo_lora.manifest import Drawing
+from tattoo_lora.params import Profile, TrainParams
+
+MOST_WORDS = 100
+
+
+def dataset_hash(drawings: list[Drawing]) -> str:
+    """SHA-256 over the contents of all drawings, whatever their names and order."""
+    return hashlib.sha256("".join(sorted(drawing.sha256 for drawing in drawings)).encode()).hexdigest()
+
+
+def git_commit() -> str:
+    """The commit that is checked out; empty outside of a repository."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def word_frequency(captions: list[str]) -> dict[str, int]:
+    """How often each word stands in the captions, the most frequent first."""
+    words = Counter(word for caption in captions for word in re.findall(r"[\w'-]+", caption.casefold()))
+    return dict(sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS])
+
+
+def lora_header(
+    variant: str,
+    trigger: str,
+    captions: list[str],
+    drawings: list[Drawing],
+    params: TrainParams,
+    profile: Profile,
+    prediction_type: str,
+) -> dict[str, str]:
+    """The fields that are known before training, all texts; captions are the drawings' own, in their order.
+
+    `prediction_type` is the noise scheduler's, epsilon or v_prediction; the specification calls the latter v.
+    """
+    trained_on = [caption for caption, drawing in zip(captions, drawings, strict=True) if drawing.split == "train"]
+    model = f"{profile.base_model}@{profile.base_revision}" if profile.base_revision else profile.base_model
+    size = f"{profile.resolution}x{profile.resolution}"
+    frequency = word_frequency(trained_on)
+    convolutional = any(target.startswith(("conv", "proj_")) for target in params.target_modules)
+    return {
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.prediction_type": prediction_type.removesuffix("_prediction"),
+        "modelspec.resolution": size,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.tags": ", ".join(list(frequency)[:10]),
+        "modelspec.title": f"tattoo-lora {variant}",
+        "modelspec.trigger_phrase": trigger,
+        "ss_base_model_version": "sd_v1",
+        "ss_batch_size_per_device": str(profile.batch_size),
+        "ss_dataset_hash": dataset_hash(drawings),
+        "ss_git_commit": git_commit(),
+        "ss_gradient_accumulation_steps": str(profile.gradient_accumulation_steps),
+        "ss_learning_rate": str(profile.learning_rate),
+        "ss_network_alpha": str(params.alpha),
+        "ss_network_args": json.dumps({"conv_dim": str(params.rank)} if convolutional else {}),
+        "ss_network_dim": str(params.rank),
+        "ss_network_module": "networks.lora",
+        "ss_num_train_images": str(len(trained_on)),
+        "ss_optimizer": params.optimizer,
+        "ss_output_name": f"tattoo-lora-{variant}",
+        "ss_resolution": f"({profile.resolution}, {profile.resolution})",
+        "ss_sd_model_name": model,
+        "ss_seed": str(params.seed),
+        "ss_tag_frequency": json.dumps({variant: frequency}, ensure_ascii=False),
+        "ss_v2": "False",
+    }
