@@ -19,12 +19,11 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
         load_profile(load_params().profile)
 
 import torch
-from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
-from tattoo_lora.models import load_captioner, pick_device, pick_dtype
+from tattoo_lora.models import load_captioner, pick_device, pick_dtype, process_state
 
 
 @torch.inference_mode()
@@ -57,7 +56,7 @@ def main() -> None:
         model, processor = load_captioner(profile.caption_model, profile.caption_revision)
         model.to(pick_device(), pick_dtype(profile.dtype))
         args.out.mkdir(parents=True, exist_ok=True)
-        state = PartialState()
+        state = process_state()
         with state.split_between_processes(drawings) as share:
             progress = tqdm(total=len(share), unit="drawing", desc="caption_blip", disable=not state.is_main_process)
             for start in range(0, len(share), profile.inference_batch_size):

@@ -21,7 +21,6 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from diffusers import AutoencoderKL
 from PIL import Image
@@ -29,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tattoo_lora.latents import write_latents
-from tattoo_lora.models import load_vae, pick_device
+from tattoo_lora.models import load_vae, pick_device, process_state
 
 
 def to_pixel_values(images: list[Image.Image]) -> Tensor:
@@ -55,7 +54,7 @@ def main() -> None:
         drawings = read_manifest(args.processed / "manifest.csv")
         # float32 whatever the profile says: SD 1.5's VAE overflows in float16.
         vae = load_vae(profile.base_model, profile.base_revision).to(pick_device())
-        state = PartialState()
+        state = process_state()
         moments: dict[str, Tensor] = {}
         with state.split_between_processes(drawings) as share:
             progress = tqdm(total=len(share), unit="drawing", desc="encode", disable=not state.is_main_process)

@@ -8,7 +8,7 @@ share of every batch and the first one writes.
 
     python -m stages.train blip --latents data/processed/flash/latents.safetensors \\
         --manifest data/processed/flash/manifest.csv --captions data/processed/flash/captions_blip \\
-        --lora runs/lora/blip --log runs/logs/blip.csv --samples runs/samples/blip
+        --lora runs/lora/blip --log-csv runs/logs/blip.csv --samples runs/samples/blip
 """
 
 import argparse
@@ -55,6 +55,7 @@ from tattoo_lora.models import (
     load_unet,
     load_vae,
     on_device,
+    pick_device,
     pick_dtype,
 )
 from tattoo_lora.objective import min_snr_weights, prediction_target
@@ -376,7 +377,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True, help="what preprocess wrote")
     parser.add_argument("--captions", type=Path, required=True, help="folder with one <stem>.txt a drawing")
     parser.add_argument("--lora", type=Path, required=True, help="folder for the adapter")
-    parser.add_argument("--log", type=Path, required=True, help="CSV file to write")
+    parser.add_argument("--log-csv", type=Path, required=True, help="CSV file to write")
     parser.add_argument("--samples", type=Path, required=True, help="folder for pictures made on the way")
     args = parser.parse_args()
     with one_line_errors():
@@ -394,6 +395,7 @@ def run(args: argparse.Namespace) -> None:
 
     weight_dtype = pick_dtype(profile.dtype)
     accelerator = Accelerator(
+        cpu=pick_device().type == "cpu",
         mixed_precision=MIXED_PRECISION[weight_dtype],
         # The buffers are the same in all processes: sending them with every step would be for nothing.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -445,8 +447,8 @@ def run(args: argparse.Namespace) -> None:
             denoiser, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator, evaluate, None, save
         )  # fmt: skip
         return
-    args.log.parent.mkdir(parents=True, exist_ok=True)
-    with args.log.open("w", newline="", encoding="utf-8") as file:
+    args.log_csv.parent.mkdir(parents=True, exist_ok=True)
+    with args.log_csv.open("w", newline="", encoding="utf-8") as file:
         train(
             denoiser, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator,
             evaluate, Log(file), save,

@@ -29,9 +29,17 @@ from tattoo_lora.hub import finding
 logging.disable_progress_bar()  # loading takes a moment; the stages show the progress of their own work
 
 
+def process_state() -> PartialState:
+    """This process among those that `accelerate launch` or torchrun started; the only one otherwise.
+
+    accelerate has to be told that there is no accelerator, or several processes would not find each other.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def pick_device() -> torch.device:
-    """CUDA or Apple's GPU where torch has one, else the CPU; under `accelerate launch` this process's share of it."""
-    return PartialState().device
+    """This process's GPU, CUDA or Apple's, where torch has one, else the CPU."""
+    return process_state().device
 
 
 def pick_dtype(name: str) -> torch.dtype:

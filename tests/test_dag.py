@@ -180,7 +180,7 @@ def test_a_lost_caption_is_named(copy):
     (copy / "data/processed/flash/captions_blip/owl.txt").unlink()
     arguments = [
         *("--latents", "data/processed/flash/latents.safetensors", "--manifest", "data/processed/flash/manifest.csv"),
-        *("--captions", "data/processed/flash/captions_blip", "--lora", "x", "--log", "x.csv", "--samples", "y"),
+        *("--captions", "data/processed/flash/captions_blip", "--lora", "x", "--log-csv", "x.csv", "--samples", "y"),
     ]
     failed = run("python", "-m", "stages.train", "blip", *arguments, cwd=copy, check=False)
     assert failed.returncode == 1
