@@ -1,1 +1,4 @@
 """Speed and memory, measured: each module prints a table and says how it was taken."""
+
+# Folders of the full-size models; here, so that a parent process without torch does not count as a stage's memory.
+BASE, BLIP, CLIP = "stable-diffusion-v1-5", "blip-image-captioning-large", "clip-vit-base-patch32"

@@ -27,7 +27,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
-BASE, BLIP, CLIP = "stable-diffusion-v1-5", "blip-image-captioning-large", "clip-vit-base-patch32"
+from bench import BASE, BLIP, CLIP
+
 TEXT_768 = {
     "vocab_size": 49408,
     "hidden_size": 768,

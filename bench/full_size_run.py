@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.full_size_models import BASE, BLIP, CLIP
+from bench import BASE, BLIP, CLIP
 
 ROOT = Path(__file__).parents[1]
 

@@ -69,3 +69,10 @@ def test_the_params_sections_that_a_stage_reads_are_declared_and_no_other(stage)
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_says_what_it_does(stage):
     assert definition(stage)["desc"].endswith(".")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_shows_an_example_of_itself_in_its_help(stage):
+    source = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
+    assert f"    python -m stages.{stage} " in ast.get_docstring(ast.parse(source))
+    assert "ArgumentParser(description=__doc__" in source

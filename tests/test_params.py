@@ -101,3 +101,12 @@ def test_every_stage_stops_at_a_typo_before_heavy_imports(folder, stage):
     imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines() if "|" in line}
     assert not imported & {"torch", "diffusers", "transformers"}
     assert time.monotonic() - started < 5  # about a quarter of a second; this catches an import of torch only
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "enrich"])
+def test_a_stage_without_a_model_shows_its_usage_without_torch(stage):
+    started = time.monotonic()
+    result = run("python", "-X", "importtime", "-m", f"stages.{stage}", "--help", cwd=ROOT)
+    assert time.monotonic() - started < 3  # about half a second on a free machine
+    assert f"python -m stages.{stage} data/" in result.stdout
+    assert " torch\n" not in result.stderr
