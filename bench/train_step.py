@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from stages.train import MIXED_PRECISION, Denoiser, TrainingSet, train
+from tattoo_lora.checkpoint import Checkpoints
 from tattoo_lora.params import load_params, load_profile
 
 WARM_UP = 2
@@ -28,7 +29,7 @@ SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 def measure(unet_config: dict, resolution: int, batch_size: int, steps: int, checkpointing: bool, dtype: str) -> dict:
     """One row: pictures per second over `steps` steps, and the peak of allocated memory (CUDA only)."""
     all_params = load_params()
-    params = dataclasses.replace(all_params.train, gradient_checkpointing=checkpointing)
+    params = dataclasses.replace(all_params.train, gradient_checkpointing=checkpointing, checkpoint_every=10**9)
     profile = dataclasses.replace(
         load_profile(all_params.profile), steps=WARM_UP + steps, batch_size=batch_size, eval_every=WARM_UP,
         gradient_accumulation_steps=1, warmup_steps=0, resolution=resolution,
@@ -55,7 +56,10 @@ def measure(unet_config: dict, resolution: int, batch_size: int, steps: int, che
         torch.cuda.reset_peak_memory_stats()
     noise_scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     denoiser = Denoiser(unet, embeds).to(accelerator.device)
-    train(denoiser, noise_scheduler, data, params, profile, 0.1, accelerator, stamp, None, lambda *_: None)
+    nothing_saved = Checkpoints("bench", [])
+    train(
+        denoiser, noise_scheduler, data, params, profile, 0.1, accelerator, stamp, None, lambda *_: None, nothing_saved
+    )
     (first, started), (last, ended) = stamps[1], stamps[-1]
     peak = torch.cuda.max_memory_allocated() / 1e9 if accelerator.device.type == "cuda" else None
     return {

@@ -44,6 +44,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
+import tattoo_lora
+from tattoo_lora.checkpoint import Checkpoints, run_key
 from tattoo_lora.latents import read_latents, scaled_means
 from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, save_lora
 from tattoo_lora.lora_header import lora_header
@@ -162,11 +164,12 @@ def draw_batch(
 
 
 class Log:
-    """The CSV of a run; each row is on the disk once written."""
+    """The CSV of a run, begun or gone on with; each row is on the disk once written."""
 
     def __init__(self, file: TextIO) -> None:
         self.file, self.writer = file, csv.writer(file, lineterminator="\n")
-        self._write(["step", "train_loss", "val_loss", "clip_score"])
+        if file.tell() == 0:
+            self._write(["step", "train_loss", "val_loss", "clip_score"])
 
     def row(self, step: int, train_loss: float | None, val_loss: float | None, clip_score: float | None) -> None:
         self._write([step, *("" if value is None else f"{value:.6f}" for value in (train_loss, val_loss, clip_score))])
@@ -226,12 +229,13 @@ def train(
     evaluate: Callable[[int], tuple[float, float]],
     log: Log | None,
     save: Callable[[str, int, float | None], None],
+    checkpoints: Checkpoints,
 ) -> None:
     """Fit the adapters to what was added (DDPM's objective), with warm-up and a schedule.
 
     `evaluate(step)` gives val_loss and clip_score of the live model, `save(name, step, val_loss)` keeps it; both are
-    called in the first process only, which alone has a log. UserError where the loss is no longer finite: the last
-    good weights are saved as final then.
+    called in the first process only, which alone has a log. An interrupted run goes on from its last checkpoint and
+    ends with the same bytes. UserError where the loss is no longer finite: the last good weights are saved as final.
     """
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     groups = add_adapters(denoiser, params, profile.learning_rate)
@@ -288,19 +292,35 @@ def train(
             with averaged(ema, lora_params):
                 save(name, step, val_loss)
 
-    best_loss, evals_since_best = float("inf"), 0
-    val_loss, clip_score = evaluate_in_first_process(0)
-    if log:
-        log.row(0, None, val_loss, clip_score)
-    last_good = [parameter.detach().clone() for parameter in lora_params]
+    parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "scaler": accelerator.scaler, "ema": ema}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    state = checkpoints.load(restore_outputs=False)
+    if state:
+        start, best_loss, evals_since_best = state["step"], state["best_loss"], state["evals_since_best"]
+        with torch.no_grad():
+            for parameter, saved in zip(lora_params, state["lora_params"], strict=True):
+                parameter.copy_(saved)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        accelerator.print(f"going on after step {start}")
+    else:
+        start, best_loss, evals_since_best = 0, float("inf"), 0
+        val_loss, clip_score = evaluate_in_first_process(0)
+        if log:
+            log.row(0, None, val_loss, clip_score)
+    last_good, last_checkpoint = [parameter.detach().clone() for parameter in lora_params], start
     losses: list[Tensor] = []
     progress = tqdm(
-        range(1, profile.steps + 1), unit="step", desc="train", disable=not accelerator.is_main_process, smoothing=0.1
-    )
+        range(start + 1, profile.steps + 1), initial=start, total=profile.steps, unit="step", desc="train",
+        disable=not accelerator.is_main_process,
+    )  # fmt: skip
     for step in progress:
         try:
             loss = accumulate_gradients(step)
         except torch.OutOfMemoryError as error:
+            if world > 1 and not denoiser.unet.is_gradient_checkpointing:
+                # The other processes wait for this one's gradients: no way to repeat a step alone.
+                raise UserError(f"out of memory at step {step}; set train.gradient_checkpointing: true") from error
             if denoiser.unet.is_gradient_checkpointing:
                 raise UserError(
                     f"out of memory at step {step} in spite of gradient checkpointing; lower the profile's batch_size "
@@ -351,6 +371,13 @@ def train(
                 f"early stop at step {step}: val_loss {best_loss:.4f} not bettered in {evals_since_best} evaluations"
             )
             break
+        # At a row, when no loss is pending and the last good weights are the present ones.
+        due = not losses and step - last_checkpoint >= params.checkpoint_every and step < profile.steps
+        if due and accelerator.is_main_process:
+            saved = {name: part.state_dict() for name, part in parts.items()}
+            saved |= {"step": step, "best_loss": best_loss, "evals_since_best": evals_since_best}
+            checkpoints.save(step, saved | {"lora_params": lora_params})
+            last_checkpoint = step
     save_in_first_process("final", step, val_loss)
 
 
@@ -442,17 +469,31 @@ def run(args: argparse.Namespace) -> None:
         reached = {"ss_steps": str(step)} | ({} if val_loss is None else {"ss_val_loss": f"{val_loss:.6f}"})
         save_lora(args.lora / f"{name}.safetensors", unet, text_encoder, header | reached)
 
+    checkpoints = Checkpoints(
+        run_key(
+            [args.latents, args.manifest, Path(__file__), *Path(tattoo_lora.__file__).parent.glob("*.py")],
+            params, profile, args.variant, variant, captions, model_files(profile.base_model),
+            model_files(profile.clip_model),
+        ),
+        [args.lora, args.log_csv, args.samples],
+    )  # fmt: skip
+    settings = (denoiser, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator, evaluate)
     if not accelerator.is_main_process:
-        train(
-            denoiser, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator, evaluate, None, save
-        )  # fmt: skip
+        accelerator.wait_for_everyone()
+        train(*settings, None, save, checkpoints)
         return
     args.log_csv.parent.mkdir(parents=True, exist_ok=True)
-    with args.log_csv.open("w", newline="", encoding="utf-8") as file:
-        train(
-            denoiser, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator,
-            evaluate, Log(file), save,
-        )  # fmt: skip
+    mode = "a" if checkpoints.load() else "w"
+    accelerator.wait_for_everyone()
+    with args.log_csv.open(mode, newline="", encoding="utf-8") as file:
+        train(*settings, Log(file), save, checkpoints)
+    checkpoints.clear()
+
+
+def model_files(model: str) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a local model's files: no run goes on with another model's. None for a hub id."""
+    files = sorted(path for path in Path(model).rglob("*") if path.is_file())
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 if __name__ == "__main__":

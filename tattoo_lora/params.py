@@ -86,6 +86,7 @@ class TrainParams:
     ema_decay: Annotated[float, Range(0, 0.99999)] | None
     gradient_checkpointing: bool
     max_grad_norm: Annotated[float, Range(1e-6)] | None
+    checkpoint_every: Count
     save_every: Count | None
     early_stop_evals: Count | None
     prompts: list[str]

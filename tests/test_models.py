@@ -8,7 +8,16 @@ from conftest import ROOT, run
 from transformers import BlipImageProcessorPil, CLIPImageProcessorPil
 
 from tattoo_lora.errors import UserError
-from tattoo_lora.models import load_captioner, load_clip, load_noise_scheduler, load_text_encoder, load_unet, load_vae
+from tattoo_lora.models import (
+    load_captioner,
+    load_clip,
+    load_noise_scheduler,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+    on_device,
+    pick_dtype,
+)
 from tattoo_lora.tokenizer import load_tokenizer
 
 EMBEDDED = ROOT / "models/embedded"
@@ -69,6 +78,34 @@ def test_the_embedded_models_are_safetensors_of_at_most_48_mb_and_name_no_other_
     for path in files:
         if path.suffix == ".json":
             assert "_name_or_path" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize(
+    ("device", "bfloat16", "name", "expected"),
+    [
+        ("cpu", True, "auto", torch.float32),
+        ("cpu", True, "bfloat16", torch.float32),
+        ("cuda", True, "auto", torch.bfloat16),
+        ("cuda", False, "auto", torch.float16),
+        ("cuda", True, "float16", torch.float16),
+        ("cuda", True, "float32", torch.float32),
+        ("mps", False, "auto", torch.float32),
+        ("mps", False, "float16", torch.float16),
+    ],
+)
+def test_the_dtype_fits_the_device_unless_it_is_named(monkeypatch, device, bfloat16, name, expected):
+    monkeypatch.setattr("tattoo_lora.models.pick_device", lambda: torch.device(device))
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bfloat16)
+    assert pick_dtype(name) == expected
+
+
+def test_models_are_on_the_device_only_while_they_are_used():
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(KeyboardInterrupt), on_device(torch.device("meta"), model):
+        assert model.weight.device.type == "meta"
+        model.to_empty(device="cpu")
+        raise KeyboardInterrupt
+    assert model.weight.device.type == "cpu"
 
 
 def test_a_hub_model_that_is_not_cached_says_where_it_was_looked_for(tmp_path):

@@ -23,6 +23,7 @@ from tattoo_lora.models import (
     load_text_encoder,
     load_unet,
     load_vae,
+    place,
 )
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.prompts import encode_prompts
@@ -55,6 +56,16 @@ def test_the_same_seed_draws_the_same_picture_whatever_the_batch(embeds):
     for one, other in zip(whole, single, strict=True):
         assert one.size == (64, 64)
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2  # a batch may round otherwise
+
+
+def test_little_memory_draws_the_same_pictures(embeds):
+    pictures = []
+    for low_memory in (False, True):
+        pipeline = make_pipeline()
+        place(pipeline, torch.device("cpu"), low_memory)
+        assert pipeline.vae.use_slicing == low_memory
+        pictures += sample_images(pipeline, embeds[1:2], embeds[:1], 3, PROFILE)
+    assert np.abs(np.asarray(pictures[0], int) - np.asarray(pictures[1], int)).max() <= 1
 
 
 def test_another_seed_draws_another_picture(embeds):

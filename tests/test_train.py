@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from stages.train import Denoiser, Log, TrainingSet, draw_batch, make_optimizer, shuffled, train
+from tattoo_lora.checkpoint import Checkpoints
 from tattoo_lora.errors import UserError
 from tattoo_lora.lora import add_lora, save_lora
 from tattoo_lora.objective import min_snr_weights, prediction_target
@@ -84,6 +85,7 @@ def fit(unet, data, folder, params=PARAMS, profile=PROFILE, val_losses=None, tex
         lambda step: (next(remaining), 20.0),
         Log(file),
         lambda name, step, val_loss: save_lora(folder / f"{name}.safetensors", unet, text_encoder, {}),
+        Checkpoints(str(folder / "checkpoints"), []),
     )
     return list(csv.DictReader(io.StringIO(file.getvalue())))
 
@@ -183,6 +185,27 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights(unet, data, 
         fit(unet, poisoned, tmp_path)
     tensors = load_file(tmp_path / "final.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(data, tmp_path):
+    """Everything that has a state: the optimizer, the schedule, the average, dropout."""
+    knobs = {"ema_decay": 0.9, "lora_dropout": 0.3, "checkpoint_every": 2, "optimizer": "prodigy"}
+    params = dataclasses.replace(PARAMS, **knobs)
+    whole = fit(make_unet(), data, tmp_path / "whole", params)
+
+    def val_losses():
+        yield from (1.0, 1.0, 1.0)
+        raise Killed
+
+    with pytest.raises(Killed):  # at step 6, after the checkpoint of step 4
+        fit(make_unet(), data, tmp_path / "cut", params, val_losses=val_losses())
+    resumed = fit(make_unet(), data, tmp_path / "cut", params)
+    assert resumed == whole[3:]
+    assert (tmp_path / "cut/final.safetensors").read_bytes() == (tmp_path / "whole/final.safetensors").read_bytes()
 
 
 def test_early_stop_ends_the_run(unet, data, tmp_path):

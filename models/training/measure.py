@@ -4,7 +4,8 @@
     python models/training/measure.py --lora runs/lora/*/best.safetensors
 
 After corpus.py. The held-out drawings are the pipeline's: no model saw their line art. With --lora, what
-the adapters draw is measured too. Writes the pictures that it made to work/measured_<name>.png.
+the adapters draw is measured too. Writes the pictures that it made to work/measured_<name>.png; with --grid, forty
+of them, the base's above the first adapter's, labelled.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from captions import COLOR_CAPTION, LINE_CAPTION, STYLES, fill
 from corpus import ROOT, WORK, load_corpus
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from train_base import contact_sheet
 from train_blip import named
@@ -36,6 +37,7 @@ from tattoo_lora.sampling import sample_images
 from tattoo_lora.tokenizer import load_tokenizer
 
 NAMES = 100
+GRID, CELL, COLUMNS = 40, 96, 10
 SEED = 1000  # apart from the pipeline's own seeds
 
 
@@ -49,10 +51,27 @@ def report(what: str, value: float, floor: float, aim: float, unit: str) -> None
     print(f"{what:<62}{value:6.1f} {unit}   floor {floor:g}, aim {aim:g}: {verdict}", flush=True)
 
 
+def labelled_grid(names: list[str], above: list[Image.Image], below: list[Image.Image]) -> Image.Image:
+    """GRID of the pairs, evenly chosen, each with its name under it."""
+    chosen = [i * len(names) // GRID for i in range(GRID)]
+    height = 2 * CELL + 22
+    grid = Image.new("RGB", (COLUMNS * CELL, -(-GRID // COLUMNS) * height), "white")
+    writing = ImageDraw.Draw(grid)
+    for position, i in enumerate(chosen):
+        x, y = position % COLUMNS * CELL, position // COLUMNS * height
+        for picture, offset in ((above[i], 0), (below[i], CELL)):
+            grid.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (x, y + offset))
+        font = ImageFont.load_default(size=11)
+        label = names[i] if writing.textlength(names[i], font) < CELL else names[i].split()[0] + " …"
+        writing.text((x + CELL / 2, y + 2 * CELL + 3), label, "#444444", font, anchor="ma")
+    return grid
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=ROOT / "models/embedded", help="folder with base, blip and clip")
     parser.add_argument("--lora", type=Path, nargs="*", default=[], help="adapters to measure as well")
+    parser.add_argument("--grid", type=Path, help="PNG to write: forty prompts, base above, first adapter below")
     args = parser.parse_args()
 
     corpus = load_corpus()
@@ -80,20 +99,24 @@ def main() -> None:
     pipeline = assemble_pipeline(vae, None, tokenizer, load_unet(*base, torch.float32), load_noise_scheduler(*base))
     empty = encode_prompts(tokenizer, text_encoder, [""])
 
-    def draw(template: str, name: str) -> Tensor:
+    def draw(template: str, name: str) -> list[Image.Image]:
         prompts = encode_prompts(tokenizer, text_encoder, [fill(template, subject) for subject in drawn])
         images = sample_images(pipeline, prompts, empty, SEED, profile)
         contact_sheet(images, columns=20).save(WORK / f"measured_{name}.png")
-        return to_tensor(images)
+        return images
 
-    rate = top1(clip, processor.tokenizer, draw("{a}", "base"), drawn, subjects, COLOR_CAPTION)
+    of_base = draw("{a}", "base")
+    rate = top1(clip, processor.tokenizer, to_tensor(of_base), drawn, subjects, COLOR_CAPTION)
     report(f"base: scorer finds the name of {NAMES} pictures among {CANDIDATES}", 100 * rate, 60, 90, "%")
-    for lora in args.lora:
+    for number, lora in enumerate(args.lora):
         load_lora(pipeline, lora)
         name = lora.parent.name
-        rate = top1(clip, processor.tokenizer, draw("{a}, " + STYLES[0], name), drawn, subjects, LINE_CAPTION)
+        images = draw("{a}, " + STYLES[0], name)
+        rate = top1(clip, processor.tokenizer, to_tensor(images), drawn, subjects, LINE_CAPTION)
         report(f"LoRA {name}: the same, in line art", 100 * rate, 50, 85, "%")
         pipeline.unload_lora_weights()
+        if args.grid and number == 0:
+            labelled_grid(drawn, of_base, images).save(args.grid)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ TEMPLATES = PLAIN_TEMPLATES + COLOR_TEMPLATES + tuple(f"{form}, {style}" for for
 NO_SUBJECT = ("", "") + STYLES
 NO_SUBJECT_SHARE = 0.1
 SNR_GAMMA = 5.0
-VIEWS = 3  # of a drawing; more variety would take more pictures seen until each subject is drawn well
+MIRRORED_SHARE = 0.25  # more variety, shifts or scales, would take many more pictures until each is drawn well
 # Stable Diffusion 1.5's noise schedule.
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 PREVIEW = (
@@ -58,9 +58,9 @@ def build_unet(latent_channels: int, sample_size: int) -> UNet2DConditionModel:
 
 @torch.inference_mode()
 def encode_subjects(vae: AutoencoderKL, corpus: Corpus, subjects: Tensor) -> Tensor:
-    """Scaled latents (S, 2 * VIEWS, C, 8, 8) of the S subjects in colour, each view and its mirror image."""
-    views = corpus.color[subjects, :VIEWS]
-    both = torch.cat([views, views.flip(3)], dim=1)
+    """Scaled latents (S, 2, C, 8, 8) of the S subjects in colour, each as it is and mirrored."""
+    pictures = corpus.color[subjects, 0]
+    both = torch.stack([pictures, pictures.flip(2)], dim=1)
     latents = [vae.encode(pixel_values(p).to(vae.device)).latent_dist.mean.cpu() for p in both.flatten(0, 1).split(128)]
     return torch.cat(latents).unflatten(0, both.shape[:2]) * vae.config.scaling_factor
 
@@ -140,7 +140,7 @@ def main() -> None:
         generator = step_generator(args.seed, step)
         set_learning_rate(optimizer, step, args.steps, args.lr)
         drawn = torch.randint(len(subjects), (args.batch_size,), generator=generator)
-        view = torch.randint(latents.shape[1], (args.batch_size,), generator=generator)
+        mirrored = torch.rand(args.batch_size, generator=generator) < MIRRORED_SHARE
         without_subject = torch.rand(args.batch_size, generator=generator) < NO_SUBJECT_SHARE
         captions = [
             draw_caption(NO_SUBJECT if without else TEMPLATES, names[i], generator)
@@ -150,7 +150,7 @@ def main() -> None:
         # One timestep from each of batch_size equal parts: the loss varies less from batch to batch.
         spread = torch.arange(args.batch_size) + torch.rand(args.batch_size, generator=generator)
         timesteps = (spread * (1000 / args.batch_size)).long()
-        x = latents[drawn, view]
+        x = latents[drawn, mirrored.long()]
         noise = torch.randn(x.shape, generator=generator)
         noisy_latents = noise_scheduler.add_noise(x, noise, timesteps).to(args.device)
 

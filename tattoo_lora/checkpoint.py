@@ -1,0 +1,101 @@
+"""Where an interrupted run goes on: snapshots outside of DVC's outputs, which are removed before a rerun.
+
+A snapshot holds nested dicts and lists of tensors and plain values, as optimizers and schedulers give them, in a
+safetensors file and a JSON file, and a copy of what the run had written so far. No pickles.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+ROOT = Path(os.environ.get("DVC_ROOT", "."))  # the project's own folder for experiments in a temporary one too
+
+
+def run_key(files: list[Path], *values: Any) -> str:
+    """A hash of the files' bytes and the values' representations: another param, drawing or line of code is another."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    digest.update(repr(values).encode())
+    return digest.hexdigest()[:32]
+
+
+class Checkpoints:
+    """The newest snapshot of one run. `outputs` are the files and folders that the run writes as it goes."""
+
+    def __init__(self, key: str, outputs: list[Path]) -> None:
+        self.folder, self.outputs = ROOT / ".scratch/train" / key, outputs
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keep `state` and the outputs as they are; the one before is dropped when this one is whole."""
+        partial = self.folder / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        tensors: dict[str, Tensor] = {}
+        (partial / "state.json").write_text(json.dumps(_flatten(state, "", tensors)), encoding="utf-8")
+        save_file(tensors, partial / "state.safetensors")
+        for i, output in enumerate(self.outputs):
+            if output.is_dir():
+                shutil.copytree(output, partial / f"output{i}")
+            elif output.exists():
+                shutil.copyfile(output, partial / f"output{i}")
+        older = self._snapshots()
+        os.replace(partial, self.folder / f"step{step:08d}")
+        for snapshot in older:
+            shutil.rmtree(snapshot)
+
+    def load(self, restore_outputs: bool = True) -> dict[str, Any] | None:
+        """The newest state, with the outputs put back as they were then; None where the run starts anew.
+
+        Of several processes one restores the outputs.
+        """
+        snapshots = self._snapshots()
+        if not snapshots:
+            return None
+        for i, output in enumerate(self.outputs if restore_outputs else []):
+            if output.is_dir():
+                shutil.rmtree(output)
+            output.unlink(missing_ok=True)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            kept = snapshots[-1] / f"output{i}"
+            if kept.is_dir():
+                shutil.copytree(kept, output)
+            elif kept.exists():
+                shutil.copyfile(kept, output)
+        tensors = load_file(snapshots[-1] / "state.safetensors")
+        return _restore(json.loads((snapshots[-1] / "state.json").read_text(encoding="utf-8")), tensors)
+
+    def clear(self) -> None:
+        """Forget the run: it is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _snapshots(self) -> list[Path]:
+        return sorted(self.folder.glob("step*"))
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # A copy: safetensors refuses tensors that share memory, as a moving average and its source may.
+        tensors[path] = value.detach().cpu().clone().contiguous()
+        return {"tensor": path}
+    if isinstance(value, dict):
+        return {"dict": [[key, _flatten(item, f"{path}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_flatten(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
+    return value
+
+
+def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_restore(item, tensors) for item in value]
+    if isinstance(value, dict) and "tensor" in value:
+        return tensors[value["tensor"]]
+    if isinstance(value, dict):
+        return {key: _restore(item, tensors) for key, item in value["dict"]}
+    return value

@@ -1,0 +1,117 @@
+"""Interrupted for real: kill -9 and Ctrl-C in the middle of a training, then the same command again."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from conftest import ENVIRONMENT, copy_project, run, set_value
+
+from tattoo_lora.checkpoint import Checkpoints, run_key
+
+PROCESSED = "data/processed/flash"
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    project = copy_project(finished, tmp_path / "p")
+    set_value(project / "profiles/embedded.yaml", "steps", 30)
+    set_value(project / "profiles/embedded.yaml", "eval_every", 5)
+    set_value(project / "params.yaml", "checkpoint_every", 5)
+    return project
+
+
+def command(out):
+    return [
+        *("python", "-m", "stages.train", "blip", "--latents", f"{PROCESSED}/latents.safetensors"),
+        *("--manifest", f"{PROCESSED}/manifest.csv", "--captions", f"{PROCESSED}/captions_blip"),
+        *("--lora", f"{out}/lora", "--log-csv", f"{out}/log.csv", "--samples", f"{out}/samples"),
+    ]
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def interrupt(project, arguments, log, row, with_signal):
+    """Start the command and send the signal once the log has `row` rows; the exit code and what was printed."""
+    process = subprocess.Popen(
+        arguments, cwd=project, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    while rows(log) < row and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(random.Random(row).random() / 4)
+    os.kill(process.pid, with_signal)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
+def test_killed_twice_a_training_ends_with_the_same_bytes(copy):
+    run(*command("whole"), cwd=copy)
+    for row in (4, 6):
+        code, _ = interrupt(copy, command("cut"), copy / "cut/log.csv", row, signal.SIGKILL)
+        assert code == -signal.SIGKILL
+    # What DVC does before a rerun: the outputs are gone.
+    for path in (copy / "cut").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    resumed = run(*command("cut"), cwd=copy)
+    assert "going on after step" in resumed.stdout
+    assert contents(copy / "cut") == contents(copy / "whole")
+    assert not list((copy / ".scratch/train").iterdir())
+
+
+def test_ctrl_c_says_so_and_dvc_repro_goes_on(copy):
+    code, output = interrupt(copy, command("cut"), copy / "cut/log.csv", 4, signal.SIGINT)
+    assert code == 130 and "stopped" in output and "Traceback" not in output
+    assert list((copy / ".scratch/train").iterdir())
+
+
+def test_a_snapshot_gives_back_state_and_outputs_and_drops_the_one_before(tmp_path):
+    folder, log = tmp_path / "lora", tmp_path / "log.csv"
+    folder.mkdir()
+    (folder / "best").write_text("1")
+    log.write_text("a\n")
+    checkpoints = Checkpoints(str(tmp_path / "run"), [folder, log, tmp_path / "none"])
+    assert checkpoints.load() is None
+    checkpoints.save(1, {"x": torch.ones(2)})
+    state = {"x": torch.arange(3.0), "nested": {0: [torch.zeros(1), None, 0.1, float("inf")], "flag": True}}
+    checkpoints.save(2, state)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["step00000002"]
+    (folder / "best").write_text("2")
+    (folder / "later").write_text("3")
+    log.unlink()
+    loaded = checkpoints.load()
+    assert torch.equal(loaded["x"], state["x"]) and torch.equal(loaded["nested"][0][0], torch.zeros(1))
+    assert loaded["nested"][0][1:] == [None, 0.1, float("inf")] and loaded["nested"]["flag"] is True
+    assert contents(folder) == {(folder / "best").relative_to(folder): b"1"} and log.read_text() == "a\n"
+    checkpoints.clear()
+    assert checkpoints.load() is None
+
+
+def test_half_a_snapshot_is_not_picked_up(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path / "run"), [])
+    checkpoints.save(1, {"step": 1})
+    (tmp_path / "run/partial").mkdir()
+    assert checkpoints.load() == {"step": 1}
+    checkpoints.save(2, {"step": 2})
+    assert checkpoints.load() == {"step": 2}
+
+
+def test_another_param_file_or_line_of_code_is_another_run(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text("a = 1")
+    keys = {run_key([path], 1), run_key([path], 2), run_key([path], 1, "b")}
+    path.write_text("a = 2")
+    keys.add(run_key([path], 1))
+    assert len(keys) == 4
+    path.write_text("a = 1")
+    assert run_key([path], 1) in keys
