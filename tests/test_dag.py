@@ -132,13 +132,13 @@ def test_an_experiment_is_compared_with_the_commit_it_started_from(copy):
     shown = run("dvc", "exp", "show", "--csv", cwd=copy).stdout
     assert "tiny" in shown and "metrics/blip_plus.json:val_loss" in shown
     metrics = json.loads(run("dvc", "metrics", "diff", "--json", cwd=copy).stdout)
-    assert set(metrics["diff"]) == {"metrics/blip_plus.json"}
+    assert set(metrics) == {"metrics/blip_plus.json"}
     params = json.loads(run("dvc", "params", "diff", "--json", cwd=copy).stdout)
-    assert params["diff"]["params.yaml"]["enrich.suffix"]["new"] == "fine line tattoo"
+    assert params["params.yaml"]["enrich.suffix"]["new"] == "fine line tattoo"
     plots = json.loads(run("dvc", "plots", "diff", "HEAD", "--json", cwd=copy).stdout)["data"]
     curves, pictures = plots["val_loss"][0], plots["plots/samples/blip_plus.png"]
     assert set(curves["revisions"]) == {"HEAD", "workspace"}
-    assert [picture["revisions"] for picture in pictures] == [["HEAD"], ["workspace"]]
+    assert sorted(picture["revisions"][0] for picture in pictures) == ["HEAD", "workspace"]
 
 
 def test_metrics_show_has_a_row_for_the_base_and_each_variant(finished):
