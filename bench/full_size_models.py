@@ -96,7 +96,7 @@ def write_base(out: Path) -> None:
 
 
 def write_blip(out: Path) -> None:
-    """BLIP-large: a ViT-L/16 at 384 px and a decoder of BERT's size, 470 M parameters."""
+    """BLIP-large: a ViT-L/16 at 384 px and a decoder of BERT's size, 446 M parameters."""
     tokenizer = blip_tokenizer()
     text = {
         "vocab_size": 30524,

@@ -30,7 +30,7 @@ from transformers import (
 
 
 def build_blip(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
-    """2.2 M parameters: the scorer's ViT and a text decoder of three layers, in BLIP's own classes."""
+    """2.0 M parameters: the scorer's ViT and a text decoder of three layers, in BLIP's own classes."""
     text = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 128,
