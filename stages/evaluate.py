@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     pipeline.text_encoder = None  # its memory is free for the UNet
     place(pipeline, device, profile.low_memory)
 
-    latents = scaled_means(moments[:, 0], vae.config.scaling_factor)
+    latents = scaled_means(moments, vae.config.scaling_factor)
     val_loss = validation_loss(unet, noise_scheduler, latents, embeds[1:], profile.inference_batch_size)
     images = sample_images(pipeline, prompt_embeds, embeds[:1], params.seed, profile)
     clip, processor = load_clip(profile.clip_model, profile.clip_revision)

@@ -14,7 +14,7 @@ share of every batch and the first one writes.
 import argparse
 import csv
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,21 +69,21 @@ from tattoo_lora.validation import validation_loss
 LOG_EVERY = 10  # steps a row: the loss stays on the device until a row is due
 MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # diffusers' names
-OPTIMIZERS = {  # module and class; all but the first are packages of their own
-    "adamw": ("torch.optim", "AdamW"),
-    "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit"),
-    "prodigy": ("prodigyopt", "Prodigy"),
+OPTIMIZERS = {  # module, class and its options; all but the first are packages of their own
+    "adamw": ("torch.optim", "AdamW", {"fused": True}),
+    "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit", {}),
+    "prodigy": ("prodigyopt", "Prodigy", {}),
 }
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """N drawings: moments (N, views, 2C, h, w), and captions (N,), each one's row among the denoiser's texts.
+    """N drawings: moments (views, 2C, h, w) of each, and captions (N,), each one's row among the denoiser's texts.
 
     Row 0 of the texts is the empty one.
     """
 
-    moments: Tensor
+    moments: Sequence[Tensor]
     captions: Tensor
     scaling_factor: float
 
@@ -137,28 +137,36 @@ def mix(*numbers: int) -> int:
 
 
 def draw_batch(
-    data: TrainingSet, seed: int, first: int, batch_size: int, caption_dropout: float, noise_offset: float
+    data: TrainingSet,
+    params: TrainParams,
+    caption_dropout: float,
+    first: int,
+    batch_size: int,
+    effective_batch_size: int,
+    num_train_timesteps: int,
 ) -> Batch:
-    """Samples first, first + 1, … of the endless stream that `seed` defines.
+    """Samples first, first + 1, … of the endless stream that `params.seed` defines.
 
-    What is drawn for a sample depends on (seed, its number) alone: the same for every variant, however
-    the stream is split into batches and processes.
+    What is drawn for a sample depends on (seed, its number) alone, but that the timesteps of each effective batch
+    are stratified, one from each of as many equal parts: the same for every variant, however the stream is split
+    into batches and processes.
     """
     drawn: list[tuple[Tensor, Tensor, int, int]] = []
-    n, views = data.moments.shape[:2]
+    n, views = len(data.moments), len(data.moments[0])
+    strata = effective_batch_size if params.stratified_timesteps else 1
     for number in range(first, first + batch_size):
-        generator = torch.Generator().manual_seed(mix(seed, 0, number))
+        generator = torch.Generator().manual_seed(mix(params.seed, 0, number))
         epoch, position = divmod(number, n)
-        i = shuffled(seed, epoch, n)[position]
+        i = int(shuffled(params.seed, epoch, n)[position])
         view = int(torch.randint(views, (), generator=generator))
-        timestep = int(torch.randint(1000, (), generator=generator))
+        fraction = (number % strata + torch.rand((), generator=generator, dtype=torch.float64).item()) / strata
         dropped = torch.rand((), generator=generator).item() < caption_dropout
-        posterior = DiagonalGaussianDistribution(data.moments[i, view][None])
+        posterior = DiagonalGaussianDistribution(data.moments[i][view][None].float())
         latents = posterior.sample(generator=generator)[0] * data.scaling_factor
         noise = torch.randn(latents.shape, generator=generator)
         # https://www.crosslabs.org/blog/diffusion-with-offset-noise
-        noise += noise_offset * torch.randn((len(noise), 1, 1), generator=generator)
-        drawn.append((latents, noise, timestep, 0 if dropped else int(data.captions[i])))
+        noise += params.noise_offset * torch.randn((len(noise), 1, 1), generator=generator)
+        drawn.append((latents, noise, int(fraction * num_train_timesteps), 0 if dropped else int(data.captions[i])))
     latents, noise, timesteps, captions = zip(*drawn, strict=True)
     return Batch(torch.stack(latents), torch.stack(noise), torch.tensor(timesteps), torch.tensor(captions))
 
@@ -181,9 +189,9 @@ class Log:
 
 def make_optimizer(groups: list[dict], name: str, weight_decay: float) -> torch.optim.Optimizer:
     """The optimizer called `name`; UserError where the package that has it is not installed."""
-    module, cls = OPTIMIZERS[name]
+    module, cls, options = OPTIMIZERS[name]
     try:
-        return getattr(importlib.import_module(module), cls)(groups, weight_decay=weight_decay)
+        return getattr(importlib.import_module(module), cls)(groups, weight_decay=weight_decay, **options)
     except ModuleNotFoundError:
         package = module.partition(".")[0]
         raise UserError(f"params.yaml: train.optimizer: {name} needs {package}: `pip install {package}`") from None
@@ -238,6 +246,8 @@ def train(
     ends with the same bytes. UserError where the loss is no longer finite: the last good weights are saved as final.
     """
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
+    effective_batch_size = profile.batch_size * profile.gradient_accumulation_steps * world
+    num_train_timesteps = noise_scheduler.config.num_train_timesteps
     groups = add_adapters(denoiser, params, profile.learning_rate)
     lora_params = [parameter for group in groups for parameter in group["params"]]
     optimizer = make_optimizer(groups, params.optimizer, params.weight_decay)
@@ -254,7 +264,9 @@ def train(
     denoiser.train(params.lora_dropout > 0)  # nothing else in it has a dropout
 
     def micro_batch_loss(first: int) -> Tensor:
-        batch = draw_batch(data, params.seed, first, profile.batch_size, caption_dropout, params.noise_offset)
+        batch = draw_batch(
+            data, params, caption_dropout, first, profile.batch_size, effective_batch_size, num_train_timesteps
+        )
         latents, noise = batch.latents.to(device), batch.noise.to(device)
         timesteps, captions = batch.timesteps.to(device), batch.captions.to(device)
         noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
@@ -294,7 +306,7 @@ def train(
 
     parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "scaler": accelerator.scaler, "ema": ema}
     parts = {name: part for name, part in parts.items() if part is not None}
-    state = checkpoints.load(restore_outputs=False)
+    state = checkpoints.load()
     if state:
         start, best_loss, evals_since_best = state["step"], state["best_loss"], state["evals_since_best"]
         with torch.no_grad():
@@ -446,8 +458,8 @@ def run(args: argparse.Namespace) -> None:
     clip, processor = load_clip(profile.clip_model, profile.clip_revision)
     pipeline = assemble_pipeline(vae, None, tokenizer, unet, noise_scheduler)
     train_rows, val_rows = split_indices(drawings, "train"), split_indices(drawings, "val")
-    data = TrainingSet(moments[train_rows], caption_rows[train_rows], vae.config.scaling_factor)
-    val_latents = scaled_means(moments[val_rows, 0], vae.config.scaling_factor)
+    data = TrainingSet([moments[i] for i in train_rows], caption_rows[train_rows], vae.config.scaling_factor)
+    val_latents = scaled_means([moments[i] for i in val_rows], vae.config.scaling_factor)
 
     def evaluate(step: int) -> tuple[float, float]:
         live = embeds if text_encoder is None else encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
@@ -483,7 +495,7 @@ def run(args: argparse.Namespace) -> None:
         train(*settings, None, save, checkpoints)
         return
     args.log_csv.parent.mkdir(parents=True, exist_ok=True)
-    mode = "a" if checkpoints.load() else "w"
+    mode = "a" if checkpoints.restore_outputs() else "w"
     accelerator.wait_for_everyone()
     with args.log_csv.open(mode, newline="", encoding="utf-8") as file:
         train(*settings, Log(file), save, checkpoints)

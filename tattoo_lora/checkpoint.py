@@ -50,15 +50,13 @@ class Checkpoints:
         for snapshot in older:
             shutil.rmtree(snapshot)
 
-    def load(self, restore_outputs: bool = True) -> dict[str, Any] | None:
-        """The newest state, with the outputs put back as they were then; None where the run starts anew.
+    def restore_outputs(self) -> bool:
+        """Put the outputs back as they were in the newest snapshot; False where there is none.
 
-        Of several processes one restores the outputs.
+        Of several processes one does it.
         """
         snapshots = self._snapshots()
-        if not snapshots:
-            return None
-        for i, output in enumerate(self.outputs if restore_outputs else []):
+        for i, output in enumerate(self.outputs if snapshots else []):
             if output.is_dir():
                 shutil.rmtree(output)
             output.unlink(missing_ok=True)
@@ -68,6 +66,13 @@ class Checkpoints:
                 shutil.copytree(kept, output)
             elif kept.exists():
                 shutil.copyfile(kept, output)
+        return bool(snapshots)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state; None where the run starts anew."""
+        snapshots = self._snapshots()
+        if not snapshots:
+            return None
         tensors = load_file(snapshots[-1] / "state.safetensors")
         return _restore(json.loads((snapshots[-1] / "state.json").read_text(encoding="utf-8")), tensors)
 

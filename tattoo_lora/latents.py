@@ -1,10 +1,10 @@
 """The file of VAE moments: one safetensors, one key a drawing."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tattoo_lora.errors import UserError
@@ -15,18 +15,21 @@ def write_latents(path: Path, moments: dict[str, Tensor]) -> None:
     save_file({file: tensor.contiguous() for file, tensor in moments.items()}, path)
 
 
-def read_latents(path: Path, files: list[str]) -> Tensor:
-    """Moments (N, views, 2C, h, w) float32 of the named files, in their order; UserError for one that is not there."""
+def read_latents(path: Path, files: list[str]) -> list[Tensor]:
+    """Moments (views, 2C, h, w) of each of the named files, in their order; UserError for one that is not there.
+
+    Memory-mapped: a tensor costs memory once it is looked at, and the system may take that back.
+    """
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro encode`")
-    with safe_open(path, framework="pt") as stored:
-        missing = sorted(set(files) - set(stored.keys()))
-        if missing:
-            names = ", ".join(missing[:3])
-            raise UserError(f"{path}: no latents for {names} ({len(missing)} in all); run `dvc repro encode`")
-        return torch.stack([stored.get_tensor(file) for file in files]).float()
+    stored = load_file(path)
+    missing = sorted(set(files) - set(stored))
+    if missing:
+        names = ", ".join(missing[:3])
+        raise UserError(f"{path}: no latents for {names} ({len(missing)} in all); run `dvc repro encode`")
+    return [stored[file] for file in files]
 
 
-def scaled_means(moments: Tensor, scaling_factor: float) -> Tensor:
-    """Latents (N, C, h, w) without the posterior's noise, for moments (N, 2C, h, w)."""
-    return moments.chunk(2, dim=1)[0] * scaling_factor
+def scaled_means(moments: Iterable[Tensor], scaling_factor: float) -> Tensor:
+    """Latents (N, C, h, w) of N drawings as they are, without the posterior's noise, for moments (views, 2C, h, w)."""
+    return torch.stack([of_views[0].chunk(2)[0] for of_views in moments]).float() * scaling_factor

@@ -82,6 +82,7 @@ class TrainParams:
     schedule: Annotated[str, OneOf(("cosine", "linear", "constant"))]
     weight_decay: Share
     min_snr_gamma: Annotated[float, Range(0.1, 100)] | None
+    stratified_timesteps: bool
     noise_offset: Share
     ema_decay: Annotated[float, Range(0, 0.99999)] | None
     gradient_checkpointing: bool

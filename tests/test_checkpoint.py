@@ -54,19 +54,42 @@ def interrupt(project, arguments, log, row, with_signal):
     return process.returncode, output
 
 
+def empty(folder):
+    """What DVC does before a rerun: the outputs are gone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
 def test_killed_twice_a_training_ends_with_the_same_bytes(copy):
     run(*command("whole"), cwd=copy)
     for row in (4, 6):
         code, _ = interrupt(copy, command("cut"), copy / "cut/log.csv", row, signal.SIGKILL)
         assert code == -signal.SIGKILL
-    # What DVC does before a rerun: the outputs are gone.
-    for path in (copy / "cut").rglob("*"):
-        if path.is_file():
-            path.unlink()
+    empty(copy / "cut")
     resumed = run(*command("cut"), cwd=copy)
     assert "going on after step" in resumed.stdout
     assert contents(copy / "cut") == contents(copy / "whole")
     assert not list((copy / ".scratch/train").iterdir())
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_random_a_training_ends_with_the_same_bytes(copy):
+    set_value(copy / "profiles/embedded.yaml", "steps", 100)
+    started = time.monotonic()
+    run(*command("whole"), cwd=copy)
+    whole_time = time.monotonic() - started
+    moments = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen(command("cut"), cwd=copy, env=ENVIRONMENT)
+        time.sleep(moments.uniform(0, 0.8) * whole_time)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        empty(copy / "cut")
+    resumed = run(*command("cut"), cwd=copy)
+    assert "going on after step" in resumed.stdout
+    assert contents(copy / "cut") == contents(copy / "whole")
 
 
 def test_ctrl_c_says_so_and_dvc_repro_goes_on(copy):
@@ -81,7 +104,7 @@ def test_a_snapshot_gives_back_state_and_outputs_and_drops_the_one_before(tmp_pa
     (folder / "best").write_text("1")
     log.write_text("a\n")
     checkpoints = Checkpoints(str(tmp_path / "run"), [folder, log, tmp_path / "none"])
-    assert checkpoints.load() is None
+    assert checkpoints.load() is None and not checkpoints.restore_outputs() and log.exists()
     checkpoints.save(1, {"x": torch.ones(2)})
     state = {"x": torch.arange(3.0), "nested": {0: [torch.zeros(1), None, 0.1, float("inf")], "flag": True}}
     checkpoints.save(2, state)
@@ -89,6 +112,7 @@ def test_a_snapshot_gives_back_state_and_outputs_and_drops_the_one_before(tmp_pa
     (folder / "best").write_text("2")
     (folder / "later").write_text("3")
     log.unlink()
+    assert checkpoints.restore_outputs()
     loaded = checkpoints.load()
     assert torch.equal(loaded["x"], state["x"]) and torch.equal(loaded["nested"][0][0], torch.zeros(1))
     assert loaded["nested"][0][1:] == [None, 0.1, float("inf")] and loaded["nested"]["flag"] is True

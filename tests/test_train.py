@@ -99,16 +99,21 @@ def moved(folder):
     return sum(tensor.square().sum().item() for key, tensor in final(folder).items() if "lora_B" in key) ** 0.5
 
 
+def draw(data, first, size, dropout=0.0, effective=1, timesteps=1000, **knobs):
+    return draw_batch(data, dataclasses.replace(PARAMS, **knobs), dropout, first, size, effective, timesteps)
+
+
 def test_what_is_drawn_does_not_depend_on_how_the_stream_is_split(data):
-    whole = draw_batch(data, 3, 0, 8, 0.5, 0.1)
-    parts = [draw_batch(data, 3, first, size, 0.5, 0.1) for first, size in ((0, 3), (3, 5))]
+    shared = {"dropout": 0.5, "effective": 4, "noise_offset": 0.1}
+    whole = draw(data, 0, 8, **shared)
+    parts = [draw(data, first, size, **shared) for first, size in ((0, 3), (3, 5))]
     for field in dataclasses.fields(whole):
         joined = torch.cat([getattr(part, field.name) for part in parts])
         assert torch.equal(getattr(whole, field.name), joined)
 
 
 def test_another_seed_draws_something_else(data):
-    assert not torch.equal(draw_batch(data, 3, 0, 4, 0, 0).noise, draw_batch(data, 4, 0, 4, 0, 0).noise)
+    assert not torch.equal(draw(data, 0, 4, seed=3).noise, draw(data, 0, 4, seed=4).noise)
 
 
 def test_an_epoch_visits_every_drawing_once():
@@ -116,10 +121,22 @@ def test_an_epoch_visits_every_drawing_once():
     assert shuffled(0, 0, 7).tolist() != shuffled(0, 1, 7).tolist()
 
 
+def test_timesteps_cover_an_effective_batch_evenly_however_it_is_split(data):
+    parts = [draw(data, first, 2, effective=8, timesteps=800).timesteps for first in range(8, 16, 2)]
+    assert (torch.cat(parts) // 100).tolist() == list(range(8))
+    free = draw(data, 0, 8, effective=8, timesteps=800, stratified_timesteps=False).timesteps
+    assert (free // 100).tolist() != list(range(8))
+
+
+def test_timesteps_are_drawn_from_all_that_the_scheduler_has(data):
+    timesteps = draw(data, 0, 400, timesteps=10).timesteps
+    assert sorted(set(timesteps.tolist())) == list(range(10))
+
+
 def test_caption_dropout_replaces_captions_by_the_empty_one(data):
-    assert draw_batch(data, 0, 0, 4, 1.0, 0).captions.tolist() == [0, 0, 0, 0]
-    assert 0 not in draw_batch(data, 0, 0, 4, 0.0, 0).captions
-    some = draw_batch(data, 0, 0, 400, 0.25, 0).captions
+    assert draw(data, 0, 4, dropout=1.0).captions.tolist() == [0, 0, 0, 0]
+    assert 0 not in draw(data, 0, 4).captions
+    some = draw(data, 0, 400, dropout=0.25).captions
     assert (some == 0).float().mean() == pytest.approx(0.25, abs=0.06)
 
 
@@ -127,7 +144,7 @@ def test_each_drawing_keeps_its_own_caption(data):
     moments = torch.zeros_like(data.moments)
     moments[:, :, :4] = torch.arange(5.0)[:, None, None, None, None]
     moments[:, :, 4:] = -30  # no posterior noise
-    batch = draw_batch(dataclasses.replace(data, moments=moments), 0, 0, 5, 0.0, 0)
+    batch = draw(dataclasses.replace(data, moments=moments), 0, 5)
     drawn = (batch.latents[:, 0, 0, 0] / 0.5).round()
     assert (drawn + 1).tolist() == batch.captions.tolist()
 
@@ -191,9 +208,10 @@ class Killed(Exception):
     pass
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes(data, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "prodigy"])
+def test_an_interrupted_run_ends_with_the_same_bytes(data, tmp_path, optimizer):
     """Everything that has a state: the optimizer, the schedule, the average, dropout."""
-    knobs = {"ema_decay": 0.9, "lora_dropout": 0.3, "checkpoint_every": 2, "optimizer": "prodigy"}
+    knobs = {"ema_decay": 0.9, "lora_dropout": 0.3, "checkpoint_every": 2, "optimizer": optimizer, "rank": 256}
     params = dataclasses.replace(PARAMS, **knobs)
     whole = fit(make_unet(), data, tmp_path / "whole", params)
 
@@ -312,7 +330,7 @@ def test_min_snr_lowers_the_training_loss(data, tmp_path):
 
 
 def test_noise_offset_shifts_whole_channels(data):
-    plain, offset = (draw_batch(data, 0, 0, 200, 0, share).noise.mean(dim=(2, 3)) for share in (0.0, 0.5))
+    plain, offset = (draw(data, 0, 200, noise_offset=share).noise.mean(dim=(2, 3)) for share in (0.0, 0.5))
     assert plain.std() == pytest.approx(1 / 8, rel=0.1)  # the mean of 64 values
     assert offset.std() == pytest.approx((1 / 64 + 0.25) ** 0.5, rel=0.1)
 
@@ -336,6 +354,19 @@ def test_prodigy_finds_its_own_step_size(data, tmp_path):
     fit_with(tmp_path / "prodigy", data, profile, optimizer="prodigy")
     fit_with(tmp_path / "adamw", data, profile, optimizer="adamw")
     assert 0 < moved(tmp_path / "prodigy") < moved(tmp_path / "adamw") / 10
+
+
+def test_adamw_8bit_keeps_its_state_in_eight_bits_and_goes_where_adamw_goes(data, tmp_path):
+    parameter = torch.nn.Parameter(torch.ones(64, 64))
+    optimizer = make_optimizer([{"params": [parameter], "lr": 1e-2}], "adamw_8bit", 0.0)
+    parameter.square().sum().backward()
+    optimizer.step()
+    assert optimizer.state[parameter]["state1"].dtype == optimizer.state[parameter]["state2"].dtype == torch.uint8
+    for name in ("adamw", "adamw_8bit"):
+        fit_with(tmp_path / name, data, optimizer=name, rank=256)
+    plain, eight_bit = final(tmp_path / "adamw"), final(tmp_path / "adamw_8bit")
+    difference = sum((eight_bit[key] - tensor).square().sum().item() for key, tensor in plain.items()) ** 0.5
+    assert 0 < difference < moved(tmp_path / "adamw") / 10
 
 
 def test_an_optimizer_that_is_not_installed_names_its_package(monkeypatch):

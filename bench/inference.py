@@ -1,0 +1,123 @@
+"""Pictures, latents and captions: in batches as the stages make them, and one at a time."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from diffusers import PNDMScheduler
+from PIL import Image
+
+from bench.timing import Case
+from stages.caption_blip import caption_images
+from stages.encode import encode_moments, to_pixel_values
+from tattoo_lora.models import (
+    assemble_pipeline,
+    load_captioner,
+    load_noise_scheduler,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+    pick_device,
+    pick_dtype,
+    place,
+)
+from tattoo_lora.params import Params, Profile
+from tattoo_lora.prompts import encode_prompts
+from tattoo_lora.sampling import sample_images
+from tattoo_lora.tokenizer import load_tokenizer
+
+
+def timed(work: Callable[[], object], items: int) -> Case:
+    """A case that does `work` and waits for the device."""
+
+    def case() -> tuple[int, float]:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return items, time.perf_counter() - started
+
+    return case
+
+
+def pictures(profile: Profile, count: int) -> list[Image.Image]:
+    """Noise, RGB at the profile's resolution."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, profile.resolution, profile.resolution, 3), np.uint8)
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def sample(profile: Profile, params: Params, count: int) -> dict[str, Case]:
+    """The example of every model card (one prompt at a time, PNDM, 50 steps), and ours."""
+    base = (profile.base_model, profile.base_revision)
+    tokenizer, text_encoder = load_tokenizer(*base), load_text_encoder(*base).to(pick_device())
+    unet, noise_scheduler = load_unet(*base, pick_dtype(profile.dtype)), load_noise_scheduler(*base)
+    pipeline = assemble_pipeline(load_vae(*base), None, tokenizer, unet, noise_scheduler)
+    prompts = [f"{prompt}, number {i}" for i, prompt in enumerate(params.evaluate.prompts * count)][:count]
+    embeds = encode_prompts(tokenizer, text_encoder, ["", *prompts])
+    place(pipeline, pick_device(), profile.low_memory)
+    ours, card = pipeline.scheduler, PNDMScheduler.from_config(noise_scheduler.config, skip_prk_steps=True)
+
+    def in_one_batch() -> None:
+        pipeline.scheduler = ours
+        sample_images(pipeline, embeds[1:], embeds[:1], 0, profile)
+
+    def one_at_a_time() -> None:
+        pipeline.scheduler = ours
+        for i in range(count):
+            sample_images(pipeline, embeds[1 + i : 2 + i], embeds[:1], i, profile)
+
+    def as_on_the_card() -> None:
+        pipeline.scheduler = card
+        for i in range(count):
+            pipeline(
+                prompt_embeds=embeds[1 + i : 2 + i].to(unet.device, unet.dtype),
+                negative_prompt_embeds=embeds[:1].to(unet.device, unet.dtype),
+                height=profile.resolution,
+                width=profile.resolution,
+            )
+
+    return {
+        "ours": timed(in_one_batch, count),
+        "one prompt at a time": timed(one_at_a_time, count),
+        "reference": timed(as_on_the_card, count),
+    }
+
+
+def encode(profile: Profile, params: Params, count: int) -> dict[str, Case]:
+    """Moments of pictures, in the profile's batches and one at a time."""
+    vae = load_vae(profile.base_model, profile.base_revision).to(pick_device())
+    images = pictures(profile, count)
+
+    def in_batches(size: int) -> Callable[[], None]:
+        def work() -> None:
+            for start in range(0, count, size):
+                encode_moments(vae, to_pixel_values(images[start : start + size]))
+
+        return work
+
+    return {
+        "ours": timed(in_batches(profile.inference_batch_size), count),
+        "reference": timed(in_batches(1), count),
+    }
+
+
+def caption(profile: Profile, params: Params, count: int) -> dict[str, Case]:
+    """Captions of pictures, in the profile's batches and one at a time."""
+    model, processor = load_captioner(profile.caption_model, profile.caption_revision)
+    model.to(pick_device(), pick_dtype(profile.dtype))
+    images = pictures(profile, count)
+
+    def in_batches(size: int) -> Callable[[], None]:
+        def work() -> None:
+            for start in range(0, count, size):
+                caption_images(model, processor, images[start : start + size], params.caption_blip)
+
+        return work
+
+    return {
+        "ours": timed(in_batches(profile.inference_batch_size), count),
+        "reference": timed(in_batches(1), count),
+    }

@@ -1,0 +1,179 @@
+"""The training loop against a plain one and against the least that a step can be.
+
+The plain loop does per step what the diffusers project's example script for LoRA does: VAE and text encoder on every
+picture, the eager UNet, accumulation, a loss read back each time. The least is the UNet forward and backward and
+AdamW on tensors that never change. All three share one UNet, rank and targets. Pictures, captions and latents are
+random numbers: they cost what real ones do.
+"""
+
+import dataclasses
+import time
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from peft import LoraConfig
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from stages.train import MIXED_PRECISION, Denoiser, TrainingSet, train
+from tattoo_lora.checkpoint import Checkpoints
+from tattoo_lora.lora import add_lora
+from tattoo_lora.models import load_noise_scheduler, load_text_encoder, load_unet, load_vae, pick_device, pick_dtype
+from tattoo_lora.params import TrainParams, load_params, load_profile
+
+WARM_UP = 1  # steps of a run that are not counted
+PICTURES = 16  # as many different ones as the plain loop goes through
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    noise_scheduler: DDPMScheduler
+
+
+def load(base_model: str, revision: str | None, dtype: str) -> Models:
+    """The parts of a base model on this machine's device, the plain loop's encoders in the weights' dtype too."""
+    device, weight_dtype = pick_device(), pick_dtype(dtype)
+    base = (base_model, revision)
+    return Models(
+        load_unet(*base, weight_dtype).to(device),
+        load_vae(*base).to(device),
+        load_text_encoder(*base).to(device, weight_dtype),
+        load_noise_scheduler(*base),
+    )
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def latent_shape(models: Models, resolution: int) -> tuple[int, int, int]:
+    side = resolution // 2 ** (len(models.vae.config.block_out_channels) - 1)
+    return models.vae.config.latent_channels, side, side
+
+
+def ours(
+    models: Models, params: TrainParams, resolution: int, batch: int, accumulation: int, steps: int, drawings: int
+) -> tuple[int, float]:
+    """`steps` counted steps of stages.train's own loop over `drawings` drawings."""
+    generator = torch.Generator().manual_seed(0)
+    channels, *side = latent_shape(models, resolution)
+    # One storage for all: what is measured is the choice of a drawing, not the memory for thousands.
+    moments = torch.randn(drawings + 2 * channels, *side, generator=generator)
+    views = [moments[i : i + 2 * channels].expand(2, -1, -1, -1) for i in range(drawings)]
+    config = models.text_encoder.config
+    embeds = torch.randn(PICTURES, config.max_position_embeddings, config.hidden_size, generator=generator)
+    data = TrainingSet(views, torch.arange(drawings) % PICTURES, models.vae.config.scaling_factor)
+    warm_up = max(1, steps // 2)
+    profile = dataclasses.replace(
+        load_profile(load_params().profile), steps=warm_up + steps, batch_size=batch, eval_every=warm_up,
+        gradient_accumulation_steps=accumulation, warmup_steps=0,
+    )  # fmt: skip
+    stamps: dict[int, float] = {}
+
+    def stamp(step: int) -> tuple[float, float]:
+        synchronize()
+        stamps[step] = time.perf_counter()
+        return 0.0, 0.0
+
+    denoiser = Denoiser(models.unet.to(memory_format=torch.channels_last), embeds).to(models.unet.device)
+    on_cpu = models.unet.device.type == "cpu"
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=MIXED_PRECISION[models.unet.dtype])
+    train(
+        denoiser, models.noise_scheduler, data, params, profile, 0.1, accelerator, stamp, None, lambda *_: None,
+        Checkpoints("bench", []),
+    )  # fmt: skip
+    models.unet.unload_lora()
+    models.unet.disable_gradient_checkpointing()
+    return steps * batch * accumulation, stamps[warm_up + steps] - stamps[warm_up]
+
+
+def adapted(models: Models, params: TrainParams) -> tuple[list[torch.nn.Parameter], torch.optim.AdamW]:
+    """The UNet with an adapter such as ours, and torch's AdamW as it is by default."""
+    config = LoraConfig(
+        r=params.rank, lora_alpha=params.alpha, target_modules=params.target_modules, init_lora_weights="gaussian"
+    )
+    lora_params = add_lora(models.unet, config, seed=0)
+    return lora_params, torch.optim.AdamW(lora_params, lr=1e-4)
+
+
+def autocast(models: Models) -> torch.autocast:
+    dtype = models.unet.dtype
+    return torch.autocast(models.unet.device.type, dtype, enabled=dtype != torch.float32)
+
+
+def plain(
+    models: Models, params: TrainParams, resolution: int, batch: int, accumulation: int, steps: int
+) -> tuple[int, float]:
+    """`steps` counted steps that encode every picture and caption again, as the example script's do."""
+    device, dtype = models.unet.device, models.unet.dtype
+    generator = torch.Generator().manual_seed(0)
+    config = models.text_encoder.config
+    pictures = torch.rand(PICTURES, 3, resolution, resolution, generator=generator) * 2 - 1
+    input_ids = torch.randint(config.vocab_size, (PICTURES, config.max_position_embeddings), generator=generator)
+    models.unet.to(memory_format=torch.contiguous_format)
+    models.vae.to(dtype)
+    lora_params, optimizer = adapted(models, params)
+    for step in range(WARM_UP + steps):
+        if step == WARM_UP:
+            synchronize()
+            started = time.perf_counter()
+        for micro in range(accumulation):
+            rows = (torch.arange(batch) + (step * accumulation + micro) * batch) % PICTURES
+            with torch.no_grad():
+                posterior = models.vae.encode(pictures[rows].to(device, dtype)).latent_dist
+                latents = posterior.sample() * models.vae.config.scaling_factor
+                encoder_hidden_states = models.text_encoder(input_ids[rows].to(device)).last_hidden_state
+            noise = torch.randn_like(latents)
+            timesteps = torch.randint(models.noise_scheduler.config.num_train_timesteps, (batch,), device=device)
+            noisy_latents = models.noise_scheduler.add_noise(latents, noise, timesteps)
+            with autocast(models):
+                noise_pred = models.unet(
+                    noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states.to(dtype)
+                ).sample
+            loss = F.mse_loss(noise_pred.float(), noise.float())
+            loss.item()
+            (loss / accumulation).backward()
+        torch.nn.utils.clip_grad_norm_(lora_params, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    synchronize()
+    seconds = time.perf_counter() - started
+    models.unet.unload_lora()
+    models.vae.float()
+    return steps * batch * accumulation, seconds
+
+
+def least(models: Models, params: TrainParams, resolution: int, batch: int, steps: int) -> tuple[int, float]:
+    """`steps` counted steps of UNet forward, backward and AdamW on fixed tensors, in our memory layout."""
+    device, dtype = models.unet.device, models.unet.dtype
+    generator = torch.Generator().manual_seed(0)
+    config = models.text_encoder.config
+
+    def fixed(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    shape = latent_shape(models, resolution)
+    noisy_latents, noise = fixed(batch, *shape).to(dtype), fixed(batch, *shape)
+    encoder_hidden_states = fixed(batch, config.max_position_embeddings, config.hidden_size).to(dtype)
+    timesteps = torch.full((batch,), 500, device=device)
+    models.unet.to(memory_format=torch.channels_last)
+    _, optimizer = adapted(models, params)
+    for step in range(WARM_UP + steps):
+        if step == WARM_UP:
+            synchronize()
+            started = time.perf_counter()
+        with autocast(models):
+            noise_pred = models.unet(noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states).sample
+        F.mse_loss(noise_pred.float(), noise).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    synchronize()
+    seconds = time.perf_counter() - started
+    models.unet.unload_lora()
+    return steps * batch, seconds
