@@ -6,15 +6,42 @@ import pytest
 from conftest import ROOT, run
 
 
-def test_the_training_loop_is_measured_on_whatever_device_there_is(tmp_path):
-    shown = run(
-        *("python", "-m", "bench.train_step", "--unet", "models/embedded/base/unet", "--resolution", "64"),
-        *("--batch-size", "2", "--steps", "2", "--json", str(tmp_path / "rows.json")),
-        cwd=ROOT,
-    ).stdout
-    assert "| 2 | off |" in shown and "| 2 | on |" in shown
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert all(row["pictures_per_second"] > 0 for row in rows)
+def measured(tmp_path, *arguments):
+    """The rows of one bench by case, after a look at the table it printed."""
+    shown = run(*("python", "-m", "bench", *arguments), "--json", str(tmp_path / "rows.json"), cwd=ROOT).stdout
+    rows = {row["case"]: row for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}
+    for name, row in rows.items():
+        assert f"| {name} |" in shown
+        assert 0 < row["min"] <= row["median"] <= row["max"]
+    assert rows["reference"]["ratio"] == 1
+    return rows
+
+
+def test_the_training_loop_is_measured_against_a_plain_one_and_the_least_there_is(tmp_path):
+    few = ("--batch", "2", "--accumulation", "2", "--steps", "2", "--repeats", "1")
+    rows = measured(tmp_path, "train", *few, "--checkpointing", "--more-drawings", "3000")
+    expected = {"ours", "reference", "UNet and AdamW alone", "ours, checkpointing", "ours, 3000 drawings"}
+    assert set(rows) == expected
+
+
+@pytest.mark.parametrize("part", ["sample", "encode", "caption"])
+def test_batches_are_measured_against_one_at_a_time(tmp_path, part):
+    assert {"ours", "reference"} <= set(measured(tmp_path, part, "--count", "2", "--repeats", "1"))
+
+
+def test_preprocess_is_measured_against_pillow_alone(tmp_path):
+    assert set(measured(tmp_path, "preprocess", "--repeats", "1")) == {"ours", "reference"}
+
+
+def test_a_bench_of_a_profile_that_is_not_there_says_so():
+    failed = run("python", "-m", "bench", "train", "--profile", "none", cwd=ROOT, check=False)
+    assert failed.returncode != 0 and "there is no profiles/none.yaml" in failed.stderr
+
+
+@pytest.mark.slow
+def test_repro_is_measured_against_its_own_commands(tmp_path):
+    rows = measured(tmp_path, "repro", "--steps", "2", "--repeats", "1")
+    assert set(rows) == {"from nothing", "nothing to do", "another enrich.suffix", "reference"}
 
 
 @pytest.mark.slow
