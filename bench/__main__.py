@@ -44,8 +44,6 @@ def bench_train(args: argparse.Namespace) -> None:
         )
     title = f"train, {resolution} px, batch {batch} x {accumulation}"
     report(title, "pictures", "reference", interleaved(cases, args.repeats), args.json)
-    if train.torch.cuda.is_available():
-        print(f"\npeak memory {train.torch.cuda.max_memory_allocated() / 1e9:.2f} GB, all cases in one process")
 
 
 def bench_inference(args: argparse.Namespace) -> None:
@@ -62,16 +60,16 @@ def bench_preprocess(args: argparse.Namespace) -> None:
 
     params, profile = load_params(), load_profile(args.profile)
     with tempfile.TemporaryDirectory() as folder:
-        rates = interleaved(preprocess_cases(profile, params, Path(folder)), args.repeats)
-    report(f"preprocess, {profile.resolution} px", "drawings", "reference", rates, args.json)
+        measured = interleaved(preprocess_cases(profile, params, Path(folder)), args.repeats)
+    report(f"preprocess, {profile.resolution} px", "drawings", "reference", measured, args.json)
 
 
 def bench_repro(args: argparse.Namespace) -> None:
     from bench.pipeline import repro_cases, small_project
 
     with small_project(args.steps) as project:
-        rates = interleaved(repro_cases(project), args.repeats)
-    report(f"repro, {args.steps} training steps a variant", "runs", "reference", rates, args.json)
+        measured = interleaved(repro_cases(project), args.repeats)
+    report(f"repro, {args.steps} training steps a variant", "runs", "reference", measured, args.json)
 
 
 def main() -> None:

@@ -5,48 +5,68 @@ import os
 import platform
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 Case = Callable[[], tuple[int, float]]  # one run: items done and the seconds they took
 
 
-def interleaved(cases: dict[str, Case], repeats: int) -> dict[str, list[float]]:
-    """Items per second of each case's runs, after one round that warms up and is not counted."""
-    rates: dict[str, list[float]] = {name: [] for name in cases}
+@dataclass
+class Measured:
+    """Items per second of each counted run, and the most GPU memory that any took, in GB (None on a CPU)."""
+
+    rates: list[float] = field(default_factory=list)
+    peak_gb: float | None = None
+
+
+def interleaved(cases: dict[str, Case], repeats: int) -> dict[str, Measured]:
+    """What each case's runs took, after one round that warms up and is not counted."""
+    import torch  # here, so that `--help` does not wait for it
+
+    measured = {name: Measured() for name in cases}
     for i in range(repeats + 1):
         for name, case in cases.items():
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
             items, seconds = case()
+            if torch.cuda.is_available():
+                peak_gb = torch.cuda.max_memory_allocated() / 1e9
+                measured[name].peak_gb = max(peak_gb, measured[name].peak_gb or 0)
             if i > 0:
-                rates[name].append(items / seconds)
-    return rates
+                measured[name].rates.append(items / seconds)
+    return measured
 
 
 def machine() -> str:
     """Device, cores and versions, in a line."""
-    import torch  # here, so that a bench of stages without torch does not wait for it
+    import torch
 
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
     return f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def report(title: str, unit: str, reference: str, rates: dict[str, list[float]], path: Path | None) -> None:
+def report(title: str, unit: str, reference: str, measured: dict[str, Measured], path: Path | None) -> None:
     """Print median, min and max of each case in `unit` per second and its ratio to `reference`; JSON at `path`."""
-    base = statistics.median(rates[reference])
+    base = statistics.median(measured[reference].rates)
     rows = [
         {
             "case": name,
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-            "ratio": statistics.median(values) / base,
+            "median": statistics.median(of_case.rates),
+            "min": min(of_case.rates),
+            "max": max(of_case.rates),
+            "ratio": statistics.median(of_case.rates) / base,
+            "peak_gb": of_case.peak_gb,
         }
-        for name, values in rates.items()
+        for name, of_case in measured.items()
     ]
-    print(f"{title}: {unit} per second, {len(rates[reference])} runs; {machine()}\n")
-    print(f"| case | median | min | max | against '{reference}' |\n|---|---:|---:|---:|---:|")
+    print(f"{title}: {unit} per second, {len(measured[reference].rates)} runs; {machine()}\n")
+    print(f"| case | median | min | max | against '{reference}' | GPU memory |\n|---|---:|---:|---:|---:|---:|")
     for row in rows:
-        print(f"| {row['case']} | {row['median']:.3f} | {row['min']:.3f} | {row['max']:.3f} | {row['ratio']:.2f} x |")
+        spread = f"{row['median']:.3f} | {row['min']:.3f} | {row['max']:.3f}"
+        peak = "" if row["peak_gb"] is None else f"{row['peak_gb']:.2f} GB"
+        print(f"| {row['case']} | {spread} | {row['ratio']:.2f} x | {peak} |")
     if path is not None:
         written = {"title": title, "unit": unit, "machine": machine(), "reference": reference, "rows": rows}
         path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
