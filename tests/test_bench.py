@@ -24,6 +24,7 @@ def test_the_training_loop_is_measured_against_a_plain_one_and_the_least_there_i
     assert set(rows) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["sample", "encode", "caption"])
 def test_batches_are_measured_against_one_at_a_time(tmp_path, part):
     assert {"ours", "reference"} <= set(measured(tmp_path, part, "--count", "2", "--repeats", "1"))
