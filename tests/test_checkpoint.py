@@ -82,7 +82,7 @@ def test_killed_ten_times_at_random_a_training_ends_with_the_same_bytes(copy):
     moments = random.Random(0)
     for _ in range(10):
         process = subprocess.Popen(command("cut"), cwd=copy, env=ENVIRONMENT)
-        time.sleep(moments.uniform(0, 0.8) * whole_time)
+        time.sleep(moments.uniform(0, 0.5) * whole_time)
         assert process.poll() is None
         process.kill()
         process.wait()
