@@ -1,14 +1,12 @@
 """Pictures, latents and captions: in batches as the stages make them, and one at a time."""
 
-import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from diffusers import PNDMScheduler
 from PIL import Image
 
-from bench.timing import Case
+from bench.timing import Case, timed
 from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
 from tattoo_lora.models import (
@@ -26,21 +24,6 @@ from tattoo_lora.params import Params, Profile
 from tattoo_lora.prompts import encode_prompts
 from tattoo_lora.sampling import sample_images
 from tattoo_lora.tokenizer import load_tokenizer
-
-
-def timed(work: Callable[[], object], items: int) -> Case:
-    """A case that does `work` and waits for the device."""
-
-    def case() -> tuple[int, float]:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return items, time.perf_counter() - started
-
-    return case
 
 
 def pictures(profile: Profile, count: int) -> list[Image.Image]:
@@ -86,38 +69,30 @@ def sample(profile: Profile, params: Params, count: int) -> dict[str, Case]:
     }
 
 
-def encode(profile: Profile, params: Params, count: int) -> dict[str, Case]:
-    """Moments of pictures, in the profile's batches and one at a time."""
-    vae = load_vae(profile.base_model, profile.base_revision).to(pick_device())
+def batched_and_single(profile: Profile, count: int, work: Callable[[list[Image.Image]], object]) -> dict[str, Case]:
+    """`work` on pictures, in the profile's batches and one at a time."""
     images = pictures(profile, count)
 
-    def in_batches(size: int) -> Callable[[], None]:
-        def work() -> None:
-            for start in range(0, count, size):
-                encode_moments(vae, to_pixel_values(images[start : start + size]))
-
-        return work
+    def in_batches(size: int) -> None:
+        for start in range(0, count, size):
+            work(images[start : start + size])
 
     return {
-        "ours": timed(in_batches(profile.inference_batch_size), count),
-        "reference": timed(in_batches(1), count),
+        "ours": timed(lambda: in_batches(profile.inference_batch_size), count),
+        "reference": timed(lambda: in_batches(1), count),
     }
+
+
+def encode(profile: Profile, params: Params, count: int) -> dict[str, Case]:
+    """Moments of pictures."""
+    vae = load_vae(profile.base_model, profile.base_revision).to(pick_device())
+    return batched_and_single(profile, count, lambda images: encode_moments(vae, to_pixel_values(images)))
 
 
 def caption(profile: Profile, params: Params, count: int) -> dict[str, Case]:
-    """Captions of pictures, in the profile's batches and one at a time."""
+    """Captions of pictures."""
     model, processor = load_captioner(profile.caption_model, profile.caption_revision)
     model.to(pick_device(), pick_dtype(profile.dtype))
-    images = pictures(profile, count)
-
-    def in_batches(size: int) -> Callable[[], None]:
-        def work() -> None:
-            for start in range(0, count, size):
-                caption_images(model, processor, images[start : start + size], params.caption_blip)
-
-        return work
-
-    return {
-        "ours": timed(in_batches(profile.inference_batch_size), count),
-        "reference": timed(in_batches(1), count),
-    }
+    return batched_and_single(
+        profile, count, lambda images: caption_images(model, processor, images, params.caption_blip)
+    )

@@ -4,16 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
 from PIL import Image, ImageOps
 
-from bench.timing import Case
+from bench.timing import Case, timed
 from stages.preprocess import preprocess
 from tattoo_lora.params import Params, Profile
 
@@ -31,23 +31,19 @@ def preprocess_cases(profile: Profile, params: Params, folder: Path) -> dict[str
     drawings = sorted(SAMPLE.glob("*.png"))
     size = (profile.resolution, profile.resolution)
 
-    def ours() -> tuple[int, float]:
-        started = time.perf_counter()
-        knobs = params.preprocess
-        preprocess(SAMPLE, folder / "ours", profile.resolution, knobs.fit, knobs.val_share, knobs.vanilla_caption)
-        return len(drawings), time.perf_counter() - started
+    knobs = params.preprocess
 
-    def pillow_alone() -> tuple[int, float]:
-        shutil.rmtree(folder / "plain", ignore_errors=True)
-        (folder / "plain").mkdir()
-        started = time.perf_counter()
+    def ours() -> None:
+        preprocess(SAMPLE, folder / "ours", profile.resolution, knobs.fit, knobs.val_share, knobs.vanilla_caption)
+
+    def pillow_alone() -> None:
         for path in drawings:
             with Image.open(path) as image:
                 padded = ImageOps.pad(image.convert("RGB"), size, Image.Resampling.LANCZOS, color="white")
             padded.save(folder / "plain" / path.name)
-        return len(drawings), time.perf_counter() - started
 
-    return {"ours": ours, "reference": pillow_alone}
+    (folder / "plain").mkdir()
+    return {"ours": timed(ours, len(drawings)), "reference": timed(pillow_alone, len(drawings))}
 
 
 @contextmanager
@@ -66,46 +62,38 @@ def small_project(steps: int) -> Iterator[Path]:
 
 def repro_cases(project: Path) -> dict[str, Case]:
     """`dvc repro` from nothing, with nothing to do and after a changed suffix; and the same commands without DVC."""
-    attempt = iter(range(1_000_000))
+    numbers = count()
 
-    def timed(arguments: list[str], prepare: Callable[[], None]) -> Case:
-        def case() -> tuple[int, float]:
-            prepare()
-            started = time.perf_counter()
-            subprocess.run(arguments, cwd=project, env=ENVIRONMENT, check=True, capture_output=True)
-            return 1, time.perf_counter() - started
+    def in_project(*command: str) -> Callable[[], object]:
+        return lambda: subprocess.run(command, cwd=project, env=ENVIRONMENT, check=True, capture_output=True)
 
-        return case
+    def forget_results() -> None:
+        for name in (".scratch", "data/processed", "runs", "metrics", "plots"):
+            shutil.rmtree(project / name, ignore_errors=True)
 
     def forget_everything() -> None:
-        for name in (".dvc/cache", ".scratch", "data/processed", "runs", "metrics", "plots"):
-            shutil.rmtree(project / name, ignore_errors=True)
+        forget_results()
+        shutil.rmtree(project / ".dvc/cache", ignore_errors=True)
         (project / "dvc.lock").unlink(missing_ok=True)
 
     def change_the_suffix() -> None:
         path = project / "params.yaml"
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
-        params["enrich"]["suffix"] = f"clean line tattoo, number {next(attempt)}"
+        params["enrich"]["suffix"] = f"clean line tattoo, number {next(numbers)}"
         path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
-    def commands() -> str:
+    def write_commands() -> None:
+        forget_results()
         stages = yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         order = ["preprocess", "caption_blip", "enrich", "encode", "train", "evaluate", "report"]
-        return "\n".join(
-            stages[name]["cmd"] for name in sorted(stages, key=lambda name: order.index(name.split("@")[0]))
-        )
+        in_order = sorted(stages, key=lambda name: order.index(name.split("@")[0]))
+        commands = "\n".join(stages[name]["cmd"] for name in in_order)
+        (project / "without_dvc.sh").write_text(commands, encoding="utf-8")
 
-    def without_dvc() -> tuple[int, float]:
-        script = f"set -e\n{commands()}"
-        for name in ("data/processed", "runs", "metrics", "plots"):
-            shutil.rmtree(project / name, ignore_errors=True)
-        started = time.perf_counter()
-        subprocess.run(["bash", "-c", script], cwd=project, env=ENVIRONMENT, check=True, capture_output=True)
-        return 1, time.perf_counter() - started
-
+    repro = in_project("dvc", "repro")
     return {
-        "from nothing": timed(["dvc", "repro"], forget_everything),
-        "nothing to do": timed(["dvc", "repro"], lambda: None),
-        "another enrich.suffix": timed(["dvc", "repro"], change_the_suffix),
-        "reference": without_dvc,
+        "from nothing": timed(repro, 1, forget_everything),
+        "nothing to do": timed(repro, 1),
+        "another enrich.suffix": timed(repro, 1, change_the_suffix),
+        "reference": timed(in_project("bash", "-e", "without_dvc.sh"), 1, write_commands),
     }

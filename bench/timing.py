@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,31 @@ class Measured:
     peak_gb: float | None = None
 
 
+def synchronize() -> None:
+    """Wait until the GPU, if there is one, has done what it was given."""
+    import torch  # here, so that `--help` does not wait for it
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def timed(work: Callable[[], object], items: int, prepare: Callable[[], object] = lambda: None) -> Case:
+    """A case that does `work` on `items` items, after `prepare`, which is not counted."""
+
+    def case() -> tuple[int, float]:
+        prepare()
+        synchronize()
+        started = time.perf_counter()
+        work()
+        synchronize()
+        return items, time.perf_counter() - started
+
+    return case
+
+
 def interleaved(cases: dict[str, Case], repeats: int) -> dict[str, Measured]:
     """What each case's runs took, after one round that warms up and is not counted."""
-    import torch  # here, so that `--help` does not wait for it
+    import torch
 
     measured = {name: Measured() for name in cases}
     for i in range(repeats + 1):

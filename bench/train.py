@@ -17,6 +17,7 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from bench.timing import synchronize
 from stages.train import MIXED_PRECISION, Denoiser, TrainingSet, train
 from tattoo_lora.checkpoint import Checkpoints
 from tattoo_lora.lora import add_lora
@@ -45,11 +46,6 @@ def load(base_model: str, revision: str | None, dtype: str) -> Models:
         load_text_encoder(*base),
         load_noise_scheduler(*base),
     )
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def latent_shape(models: Models, resolution: int) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ held-out drawings, and latents cost the UNet little at 8 x 8.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from corpus import RESOLUTION, WORK, Corpus, load_corpus, pixel_values
 from diffusers import AutoencoderKL
 from precision import autocast
 from resume import load_checkpoint, save_checkpoint, set_learning_rate, step_generator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 KL_WEIGHT = 1e-4
@@ -55,19 +56,19 @@ def draw_batch(corpus: Corpus, train: Tensor, subjects: Tensor, batch_size: int,
     return pixel_values(torch.where(mirrored[:, None, None, None], pictures.flip(2), pictures))
 
 
-def picture_loss(error: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of a reconstruction that is off by `error` (B, 3, H, W), and the MSE alone.
+def picture_loss(error: Tensor) -> Tensor:
+    """The loss of a reconstruction that is off by `error` (B, 3, H, W).
 
     L1, MSE, L1 of the gradients that keeps lines crisp, and MSE of the hue (each pixel's departure from its grey).
     """
     mse = error.square().mean()
     hue = (error - error.mean(dim=1, keepdim=True)).square().mean()
     gradients = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    return error.abs().mean() + 2 * mse + 8 * hue + 0.3 * gradients, mse
+    return error.abs().mean() + 2 * mse + 8 * hue + 0.3 * gradients
 
 
-def vae_loss(vae: AutoencoderKL, pixel_values: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The picture's loss, a trace of KL and the patches' colour; and the MSE alone.
+def vae_loss(vae: AutoencoderKL, pixel_values: Tensor, generator: torch.Generator) -> Tensor:
+    """The picture's loss, a trace of KL and the patches' colour.
 
     The first three channels are drawn to the mean colour of their 8 x 8 pixels. Without that the hues that few drawings
     have come last: after 5,400 steps green came out yellow and blue grey, at 28.8 dB.
@@ -75,10 +76,10 @@ def vae_loss(vae: AutoencoderKL, pixel_values: Tensor, generator: torch.Generato
     posterior = vae.encode(pixel_values).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
     reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-    loss, mse = picture_loss(reconstruction - pixel_values)
+    loss = picture_loss(reconstruction - pixel_values)
     color = (posterior.mean[:, :3] - F.avg_pool2d(pixel_values, 8)).square().mean()
     kl = posterior.kl().mean() / pixel_values[0].numel()
-    return loss + 2 * color + KL_WEIGHT * kl, mse
+    return loss + 2 * color + KL_WEIGHT * kl
 
 
 @torch.inference_mode()
@@ -118,38 +119,52 @@ def level_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     vae.register_to_config(scaling_factor=round((variance**LEVEL).mean().item() ** -0.5, 5))
 
 
-def steady_decoder(
-    vae: AutoencoderKL, corpus: Corpus, subjects: Tensor, steps: int, args: argparse.Namespace, checkpoint: Path
-) -> None:
-    """Train the decoder alone to draw clean pictures from latents that are a little off, as a sampler's are.
+def steadying_loss(vae: AutoencoderKL, pixel_values: Tensor, generator: torch.Generator) -> Tensor:
+    """The picture's loss of a decoder that is given latents a little off, as a sampler's are.
 
     The encoder and with it the latents stay what they are. The noise's standard deviation is uniform between 0 and
     LATENT_NOISE of the latents' own.
     """
-    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    start = load_checkpoint(checkpoint, parameters, optimizer)
+    with torch.no_grad():
+        latents = vae.encode(pixel_values).latent_dist.mean
+    spread = LATENT_NOISE / vae.config.scaling_factor * torch.rand((len(latents), 1, 1, 1), generator=generator)
+    noise = spread * torch.randn(latents.shape, generator=generator)
+    return picture_loss(vae.decode(latents + noise.to(latents)).sample.float() - pixel_values)
+
+
+def fit(
+    name: str,
+    vae: AutoencoderKL,
+    parameters: list[nn.Parameter],
+    loss_of: Callable[[AutoencoderKL, Tensor, torch.Generator], Tensor],
+    corpus: Corpus,
+    steps: int,
+    lr: float,
+    seed: int,
+    args: argparse.Namespace,
+) -> None:
+    """Lower `loss_of` over `parameters`, from work/<name>.checkpoint.safetensors on where there is one."""
     train = (~corpus.held_out).nonzero()[:, 0]
-    progress = tqdm(range(start, steps), initial=start, total=steps, desc="decoder", mininterval=5)
+    subjects = (corpus.subject & ~corpus.held_out).nonzero()[:, 0]
+    held_out = torch.cat([corpus.color[corpus.held_out, 0], corpus.line[corpus.held_out, 0]])
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    checkpoint = WORK / f"{name}.checkpoint.safetensors"
+    start = load_checkpoint(checkpoint, parameters, optimizer)
+    progress = tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=5)
     for step in progress:
-        generator = step_generator(args.seed + 1, step)
-        set_learning_rate(optimizer, step, steps, args.lr / 2)
+        generator = step_generator(seed, step)
+        set_learning_rate(optimizer, step, steps, lr)
         x = draw_batch(corpus, train, subjects, args.batch_size, generator).to(args.device)
-        x = x.contiguous(memory_format=torch.channels_last)
         with autocast(args.device):
-            with torch.no_grad():
-                latents = vae.encode(x).latent_dist.mean
-            spread = LATENT_NOISE / vae.config.scaling_factor * torch.rand((len(x), 1, 1, 1), generator=generator)
-            noise = spread * torch.randn(latents.shape, generator=generator)
-            error = vae.decode(latents + noise.to(latents)).sample.float() - x
-        loss, _ = picture_loss(error)
+            loss = loss_of(vae, x.contiguous(memory_format=torch.channels_last), generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        if (step + 1) % 250 == 0:
+        if (step + 1) % 500 == 0:
             save_checkpoint(checkpoint, step + 1, parameters, optimizer)
-            tqdm.write(f"decoder step {step + 1}: loss {loss.item():.4f}")
+            tqdm.write(f"step {step + 1}: loss {loss.item():.4f}, held-out PSNR {psnr(vae, held_out):.2f} dB")
+    print(f"{name}: held-out PSNR {psnr(vae, held_out):.2f} dB")
 
 
 def main() -> None:
@@ -165,34 +180,11 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     corpus = load_corpus()
-    train = (~corpus.held_out).nonzero()[:, 0]
-    subjects = (corpus.subject & ~corpus.held_out).nonzero()[:, 0]
-    held_out = torch.cat([corpus.color[corpus.held_out, 0], corpus.line[corpus.held_out, 0]])
-
     vae = build_vae().to(args.device, memory_format=torch.channels_last)
-    parameters = list(vae.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    checkpoint = WORK / "vae.checkpoint.safetensors"
-    start = load_checkpoint(checkpoint, parameters, optimizer)
-
-    progress = tqdm(range(start, args.steps), initial=start, total=args.steps, desc="vae", mininterval=5)
-    for step in progress:
-        generator = step_generator(args.seed, step)
-        set_learning_rate(optimizer, step, args.steps, args.lr)
-        x = draw_batch(corpus, train, subjects, args.batch_size, generator).to(args.device)
-        with autocast(args.device):
-            loss, mse = vae_loss(vae, x.contiguous(memory_format=torch.channels_last), generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if (step + 1) % 500 == 0:
-            save_checkpoint(checkpoint, step + 1, parameters, optimizer)
-            tqdm.write(f"step {step + 1}: loss {loss.item():.4f}, held-out PSNR {psnr(vae, held_out):.2f} dB")
-
+    fit("vae", vae, list(vae.parameters()), vae_loss, corpus, args.steps, args.lr, args.seed, args)
     level_latents(vae, corpus.color[corpus.subject][:, 0])
-    steady_decoder(vae, corpus, subjects, args.decoder_steps, args, WORK / "vae_decoder.checkpoint.safetensors")
-    print(f"held-out PSNR {psnr(vae, held_out):.2f} dB, scaling factor {vae.config.scaling_factor}")
+    of_decoder = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    fit("decoder", vae, of_decoder, steadying_loss, corpus, args.decoder_steps, args.lr / 2, args.seed + 1, args)
     vae.save_pretrained(args.out)
 
 
