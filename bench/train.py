@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from bench.timing import synchronize
-from stages.train import MIXED_PRECISION, Denoiser, TrainingSet, train
+from stages.train import MIXED_PRECISION, Denoiser, train
 from tattoo_lora.checkpoint import Checkpoints
+from tattoo_lora.draws import TrainingSet
 from tattoo_lora.lora import add_lora
 from tattoo_lora.models import load_noise_scheduler, load_text_encoder, load_unet, load_vae, pick_device, pick_dtype
 from tattoo_lora.params import TrainParams, load_params, load_profile

@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
+from tattoo_lora.images import decoded_batches
 from tattoo_lora.models import load_captioner, pick_device, pick_dtype, process_state
 
 
@@ -59,9 +60,7 @@ def main() -> None:
         state = process_state()
         with state.split_between_processes(drawings) as share:
             progress = tqdm(total=len(share), unit="drawing", desc="caption_blip", disable=not state.is_main_process)
-            for start in range(0, len(share), profile.inference_batch_size):
-                batch = share[start : start + profile.inference_batch_size]
-                images = [Image.open(args.processed / "images" / drawing.file).convert("RGB") for drawing in batch]
+            for batch, images in decoded_batches(args.processed / "images", share, profile.inference_batch_size):
                 for drawing, caption in zip(batch, caption_images(model, processor, images, params), strict=True):
                     if not caption:
                         raise UserError(f"{drawing.file}: empty caption; raise caption_blip.max_new_tokens")

@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from tattoo_lora.images import decoded_batches
 from tattoo_lora.latents import write_latents
 from tattoo_lora.models import load_vae, pick_device, process_state
 
@@ -58,9 +59,7 @@ def main() -> None:
         moments: dict[str, Tensor] = {}
         with state.split_between_processes(drawings) as share:
             progress = tqdm(total=len(share), unit="drawing", desc="encode", disable=not state.is_main_process)
-            for start in range(0, len(share), profile.inference_batch_size):
-                batch = share[start : start + profile.inference_batch_size]
-                images = [Image.open(args.processed / "images" / drawing.file).convert("RGB") for drawing in batch]
+            for batch, images in decoded_batches(args.processed / "images", share, profile.inference_batch_size):
                 pixel_values = to_pixel_values(images)
                 views = [encode_moments(vae, pixel_values)]
                 if params.flip:

@@ -11,13 +11,17 @@ share of every batch and the first one writes.
         --lora runs/lora/blip --log-csv runs/logs/blip.csv --samples runs/samples/blip
 """
 
+import time
+
+STARTED = time.monotonic()
+
 import argparse
 import csv
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
@@ -34,9 +38,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
@@ -46,6 +49,7 @@ from transformers import CLIPTextModel
 
 import tattoo_lora
 from tattoo_lora.checkpoint import Checkpoints, run_key
+from tattoo_lora.draws import TrainingSet, draw_batch, mix
 from tattoo_lora.latents import read_latents, scaled_means
 from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, save_lora
 from tattoo_lora.lora_header import lora_header
@@ -69,33 +73,12 @@ from tattoo_lora.validation import validation_loss
 LOG_EVERY = 10  # steps a row: the loss stays on the device until a row is due
 MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # diffusers' names
+COMPILE_MODES = {"default": "default", "graphs": "reduce-overhead"}  # torch.compile's names
 OPTIMIZERS = {  # module, class and its options; all but the first are packages of their own
     "adamw": ("torch.optim", "AdamW", {"fused": True}),
     "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit", {}),
     "prodigy": ("prodigyopt", "Prodigy", {}),
 }
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """N drawings: moments (views, 2C, h, w) of each, and captions (N,), each one's row among the denoiser's texts.
-
-    Row 0 of the texts is the empty one.
-    """
-
-    moments: Sequence[Tensor]
-    captions: Tensor
-    scaling_factor: float
-
-
-@dataclass(frozen=True)
-class Batch:
-    """latents, noise: (B, C, h, w). timesteps, captions: (B,)."""
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    captions: Tensor
 
 
 class Denoiser(nn.Module):
@@ -123,52 +106,6 @@ class Denoiser(nn.Module):
         return self.unet(
             noisy_latents.to(dtype), timesteps, encoder_hidden_states=encoder_hidden_states.to(dtype)
         ).sample
-
-
-@lru_cache(maxsize=2)
-def shuffled(seed: int, epoch: int, n: int) -> Tensor:
-    """The order of n drawings in an epoch, a pure function of its arguments."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, epoch)))
-
-
-def mix(*numbers: int) -> int:
-    """The numbers as the 32 bits that torch's CPU generator takes of a seed; shifted into more they would be lost."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def draw_batch(
-    data: TrainingSet,
-    params: TrainParams,
-    caption_dropout: float,
-    first: int,
-    batch_size: int,
-    effective_batch_size: int,
-    num_train_timesteps: int,
-) -> Batch:
-    """Samples first, first + 1, … of the endless stream that `params.seed` defines.
-
-    What is drawn for a sample depends on (seed, its number) alone, but that the timesteps of each effective batch
-    are stratified, one from each of as many equal parts: the same for every variant, however the stream is split
-    into batches and processes.
-    """
-    drawn: list[tuple[Tensor, Tensor, int, int]] = []
-    n, views = len(data.moments), len(data.moments[0])
-    strata = effective_batch_size if params.stratified_timesteps else 1
-    for number in range(first, first + batch_size):
-        generator = torch.Generator().manual_seed(mix(params.seed, 0, number))
-        epoch, position = divmod(number, n)
-        i = int(shuffled(params.seed, epoch, n)[position])
-        view = int(torch.randint(views, (), generator=generator))
-        fraction = (number % strata + torch.rand((), generator=generator, dtype=torch.float64).item()) / strata
-        dropped = torch.rand((), generator=generator).item() < caption_dropout
-        posterior = DiagonalGaussianDistribution(data.moments[i][view][None].float())
-        latents = posterior.sample(generator=generator)[0] * data.scaling_factor
-        noise = torch.randn(latents.shape, generator=generator)
-        # https://www.crosslabs.org/blog/diffusion-with-offset-noise
-        noise += params.noise_offset * torch.randn((len(noise), 1, 1), generator=generator)
-        drawn.append((latents, noise, int(fraction * num_train_timesteps), 0 if dropped else int(data.captions[i])))
-    latents, noise, timesteps, captions = zip(*drawn, strict=True)
-    return Batch(torch.stack(latents), torch.stack(noise), torch.tensor(timesteps), torch.tensor(captions))
 
 
 class Log:
@@ -212,6 +149,67 @@ def add_adapters(denoiser: Denoiser, params: TrainParams, learning_rate: float) 
         lora_params = add_lora(denoiser.text_encoder, of_text, params.seed)
         groups.append({"params": lora_params, "lr": params.text_encoder_lr})
     return groups
+
+
+def pick_compile(choice: str, device: torch.device) -> str:
+    """off, default or graphs; `auto` is graphs on CUDA and off elsewhere, where compiling costs more than it saves."""
+    if choice == "auto":
+        return "graphs" if device.type == "cuda" else "off"
+    if choice == "graphs" and device.type != "cuda":
+        tqdm.write("train.compile: graphs needs a CUDA device; compiling without them")
+        return "default"
+    return choice
+
+
+def largest_fitting(batch_size: int, memory_of: Callable[[int], float], available: float) -> int:
+    """The largest divisor of batch_size that fits, by what one sample and two of them take."""
+    one, two = memory_of(1), memory_of(2)
+    fitting = [n for n in divisors(batch_size) if n == 1 or one + (n - 1) * (two - one) <= available]
+    return max(fitting)
+
+
+def divisors(n: int) -> list[int]:
+    return [i for i in range(1, n + 1) if n % i == 0]
+
+
+def cuda_memory(work: Callable[[], object]) -> float:
+    """The most bytes allocated while `work` was done; infinite where they did not suffice."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        work()
+    except torch.OutOfMemoryError:
+        return math.inf
+    return torch.cuda.max_memory_allocated()
+
+
+def pick_micro_batch_size(
+    params: TrainParams, profile: Profile, device: torch.device, make_gradients: Callable[[int], object]
+) -> int:
+    """Samples at once: params' number, or on CUDA as many of the effective batch as nine tenths of its memory hold.
+
+    `make_gradients(n)` is a trial with n samples. UserError for a number that does not divide the effective batch.
+    """
+    effective_batch_size = profile.batch_size * profile.gradient_accumulation_steps
+    if params.micro_batch_size is not None:
+        if effective_batch_size % params.micro_batch_size:
+            raise UserError(
+                f"params.yaml: train.micro_batch_size: found {params.micro_batch_size}, allowed: null or a divisor of "
+                f"batch_size x gradient_accumulation_steps ({effective_batch_size})"
+            )
+        return params.micro_batch_size
+    if device.type != "cuda" or effective_batch_size == 1:
+        return profile.batch_size
+    available = 0.9 * (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+    return largest_fitting(effective_batch_size, lambda n: cuda_memory(lambda: make_gradients(n)), available)
+
+
+def be_deterministic() -> None:
+    """Only operations that give the same bits each time; before CUDA's first use."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward adds in no fixed order
 
 
 @contextmanager
@@ -263,16 +261,17 @@ def train(
     model, optimizer = accelerator.prepare(denoiser, optimizer)
     denoiser.train(params.lora_dropout > 0)  # nothing else in it has a dropout
 
-    def micro_batch_loss(first: int) -> Tensor:
-        batch = draw_batch(
-            data, params, caption_dropout, first, profile.batch_size, effective_batch_size, num_train_timesteps
-        )
+    compile_mode = pick_compile(params.compile, device)
+    forward = model if compile_mode == "off" else torch.compile(model, mode=COMPILE_MODES[compile_mode], dynamic=False)
+
+    def micro_batch_loss(forward: nn.Module, first: int, size: int) -> Tensor:
+        batch = draw_batch(data, params, caption_dropout, first, size, effective_batch_size, num_train_timesteps)
         latents, noise = batch.latents.to(device), batch.noise.to(device)
         timesteps, captions = batch.timesteps.to(device), batch.captions.to(device)
         noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
         target = prediction_target(noise_scheduler, latents, noise, timesteps)
         with seeded_dropout(params, first):
-            prediction = model(noisy_latents, timesteps, captions)
+            prediction = forward(noisy_latents, timesteps, captions)
         loss = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
         if params.min_snr_gamma is not None:
             loss = loss * min_snr_weights(noise_scheduler, timesteps, params.min_snr_gamma)
@@ -280,15 +279,44 @@ def train(
 
     def accumulate_gradients(step: int) -> Tensor:
         """Gradients of the whole effective batch; its mean loss on the device, of this process's share."""
+        micro_batches = effective_batch_size // (micro_batch_size * world)
         losses = []
-        for micro in range(profile.gradient_accumulation_steps):
-            last = micro == profile.gradient_accumulation_steps - 1
-            first = (((step - 1) * profile.gradient_accumulation_steps + micro) * world + rank) * profile.batch_size
-            with nullcontext() if last else accelerator.no_sync(model):
-                loss = micro_batch_loss(first)
-                accelerator.backward(loss / profile.gradient_accumulation_steps)
+        for micro in range(micro_batches):
+            first = (step - 1) * effective_batch_size + (micro * world + rank) * micro_batch_size
+            with nullcontext() if micro == micro_batches - 1 else accelerator.no_sync(model):
+                loss = micro_batch_loss(forward, first, micro_batch_size)
+                accelerator.backward(loss / micro_batches)
             losses.append(loss.detach())
         return torch.stack(losses).mean()
+
+    def try_gradients(size: int) -> None:
+        try:
+            with accelerator.no_sync(model):
+                accelerator.backward(micro_batch_loss(model, 0, size))
+        finally:
+            optimizer.zero_grad()
+
+    def make_room(step: int, error: torch.OutOfMemoryError) -> None:
+        """Have the next try at a step take less memory; UserError where there is nothing left to do."""
+        nonlocal micro_batch_size
+        checkpointing = denoiser.unet.is_gradient_checkpointing
+        if world > 1 and not (checkpointing and micro_batch_size == 1):
+            # The other processes wait for this one's gradients: no way to repeat a step alone.
+            raise UserError(
+                f"out of memory at step {step}; set train.micro_batch_size (now {micro_batch_size}) lower or "
+                "train.gradient_checkpointing: true"
+            ) from error
+        if micro_batch_size > 1:
+            micro_batch_size = divisors(micro_batch_size)[-2]
+            tqdm.write(f"out of memory at step {step}: going on with {micro_batch_size} samples at once")
+        elif not checkpointing:
+            tqdm.write(f"out of memory at step {step}: going on with gradient checkpointing, about a third slower")
+            denoiser.unet.enable_gradient_checkpointing()
+        else:
+            raise UserError(
+                f"out of memory at step {step} with one sample at once and gradient checkpointing; lower the "
+                f"profile's resolution ({profile.resolution}) or train.rank ({params.rank})"
+            ) from error
 
     def evaluate_in_first_process(step: int) -> tuple[float, float]:
         result = [None]
@@ -309,6 +337,7 @@ def train(
     state = checkpoints.load()
     if state:
         start, best_loss, evals_since_best = state["step"], state["best_loss"], state["evals_since_best"]
+        micro_batch_size = state["micro_batch_size"]
         with torch.no_grad():
             for parameter, saved in zip(lora_params, state["lora_params"], strict=True):
                 parameter.copy_(saved)
@@ -317,6 +346,7 @@ def train(
         accelerator.print(f"going on after step {start}")
     else:
         start, best_loss, evals_since_best = 0, float("inf"), 0
+        micro_batch_size = min(gather_object([pick_micro_batch_size(params, profile, device, try_gradients)]))
         val_loss, clip_score = evaluate_in_first_process(0)
         if log:
             log.row(0, None, val_loss, clip_score)
@@ -327,22 +357,22 @@ def train(
         disable=not accelerator.is_main_process,
     )  # fmt: skip
     for step in progress:
-        try:
-            loss = accumulate_gradients(step)
-        except torch.OutOfMemoryError as error:
-            if world > 1 and not denoiser.unet.is_gradient_checkpointing:
-                # The other processes wait for this one's gradients: no way to repeat a step alone.
-                raise UserError(f"out of memory at step {step}; set train.gradient_checkpointing: true") from error
-            if denoiser.unet.is_gradient_checkpointing:
-                raise UserError(
-                    f"out of memory at step {step} in spite of gradient checkpointing; lower the profile's batch_size "
-                    f"({profile.batch_size}), with more gradient_accumulation_steps for the same effective batch"
-                ) from error
-            tqdm.write(f"out of memory at step {step}: going on with gradient checkpointing, about a third slower")
-            denoiser.unet.enable_gradient_checkpointing()
-            optimizer.zero_grad()
-            torch.cuda.empty_cache()
-            loss = accumulate_gradients(step)
+        loss = None
+        while loss is None:
+            try:
+                loss = accumulate_gradients(step)
+            except torch.OutOfMemoryError as error:
+                make_room(step, error)
+            except Exception as error:
+                if forward is model:
+                    raise
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                accelerator.print(f"train.compile: {compile_mode} fails here, going on without ({reason:.150})")
+                forward = model
+            if loss is None:
+                optimizer.zero_grad()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
         losses.append(loss)
         if params.max_grad_norm is not None:
             accelerator.clip_grad_norm_(lora_params, params.max_grad_norm)
@@ -388,6 +418,7 @@ def train(
         if due and accelerator.is_main_process:
             saved = {name: part.state_dict() for name, part in parts.items()}
             saved |= {"step": step, "best_loss": best_loss, "evals_since_best": evals_since_best}
+            saved |= {"micro_batch_size": micro_batch_size}
             checkpoints.save(step, saved | {"lora_params": lora_params})
             last_checkpoint = step
     save_in_first_process("final", step, val_loss)
@@ -427,6 +458,8 @@ def run(args: argparse.Namespace) -> None:
     all_params = load_params()
     params, profile = all_params.train, load_profile(all_params.profile)
     variant = all_params.variant(args.variant)
+    if params.deterministic:
+        be_deterministic()
     drawings = read_manifest(args.manifest)
     moments = read_latents(args.latents, [drawing.file for drawing in drawings])
     by_stem = read_captions(args.captions, [drawing.stem for drawing in drawings])
@@ -489,6 +522,7 @@ def run(args: argparse.Namespace) -> None:
         ),
         [args.lora, args.log_csv, args.samples],
     )  # fmt: skip
+    accelerator.print(f"ready to train after {time.monotonic() - STARTED:.1f} s")
     settings = (denoiser, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator, evaluate)
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()

@@ -85,7 +85,10 @@ class TrainParams:
     stratified_timesteps: bool
     noise_offset: Share
     ema_decay: Annotated[float, Range(0, 0.99999)] | None
+    micro_batch_size: Count | None
     gradient_checkpointing: bool
+    compile: Annotated[str, OneOf(("auto", "off", "default", "graphs"))]
+    deterministic: bool
     max_grad_norm: Annotated[float, Range(1e-6)] | None
     checkpoint_every: Count
     save_every: Count | None
@@ -206,6 +209,8 @@ def _value(path: Path, key: str, raw: Any, hint: Any, also: str = "") -> Any:
         plain = next(option for option in get_args(hint) if option is not NoneType)
         return _value(path, key, raw, plain, also=" or null")
     kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if raw is False and kind is str and any("off" in rule for rule in rules):
+        raw = "off"  # what YAML 1.1 takes for false
     if kind == list[str]:
         fits = isinstance(raw, list) and len(raw) > 0 and all(isinstance(item, str) for item in raw)
     elif kind is float:

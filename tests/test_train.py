@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torch._inductor.config
 from accelerate import Accelerator
 from conftest import ROOT
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -12,8 +13,9 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from stages.train import Denoiser, Log, TrainingSet, draw_batch, make_optimizer, shuffled, train
+from stages.train import Denoiser, Log, be_deterministic, largest_fitting, make_optimizer, pick_compile, train
 from tattoo_lora.checkpoint import Checkpoints
+from tattoo_lora.draws import TrainingSet, draw_batch, shuffled
 from tattoo_lora.errors import UserError
 from tattoo_lora.lora import add_lora, save_lora
 from tattoo_lora.objective import min_snr_weights, prediction_target
@@ -178,12 +180,76 @@ def test_training_lowers_the_loss_on_what_it_sees(unet, data, tmp_path):
     assert float(rows[-1]["train_loss"]) < float(rows[1]["train_loss"])
 
 
-def test_accumulation_gives_the_loss_of_the_whole_batch(data, tmp_path):
+@pytest.mark.parametrize("batch_size, accumulation, at_once", [(2, 2, None), (1, 4, None), (4, 1, 1), (1, 4, 2)])
+def test_however_an_effective_batch_is_split_the_loss_is_the_same(data, tmp_path, batch_size, accumulation, at_once):
     whole = fit(make_unet(), data, tmp_path / "a", profile=dataclasses.replace(PROFILE, batch_size=4))
-    split = dataclasses.replace(PROFILE, batch_size=1, gradient_accumulation_steps=4)
-    parts = fit(make_unet(), data, tmp_path / "b", profile=split)
+    profile = dataclasses.replace(PROFILE, batch_size=batch_size, gradient_accumulation_steps=accumulation)
+    unet = make_unet()
+    sizes = batch_sizes(unet)
+    parts = fit(unet, data, tmp_path / "b", dataclasses.replace(PARAMS, micro_batch_size=at_once), profile)
+    assert sizes == {at_once or batch_size}
     for one, other in zip(whole[1:], parts[1:], strict=True):
         assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-5)
+
+
+def batch_sizes(unet):
+    """The sizes of the batches that the UNet is given from now on, as a set that fills."""
+    sizes = set()
+    unet.register_forward_pre_hook(lambda module, args: sizes.add(len(args[0])))
+    return sizes
+
+
+def test_a_micro_batch_that_does_not_divide_the_effective_one_is_refused(unet, data, tmp_path):
+    with pytest.raises(UserError, match=r"train.micro_batch_size: found 3, allowed: null or a divisor of .* \(2\)"):
+        fit(unet, data, tmp_path, dataclasses.replace(PARAMS, micro_batch_size=3))
+
+
+def test_the_largest_divisor_that_fits_is_found_from_one_sample_and_two():
+    def memory_of(samples):
+        return 3.0 + samples if samples <= 2 else pytest.fail("a trial too many")
+
+    assert [largest_fitting(12, memory_of, available) for available in (99, 15, 14.9, 7, 3)] == [12, 12, 6, 4, 1]
+    assert largest_fitting(8, lambda samples: float("inf"), 10) == 1  # one did not fit: training makes room
+    assert largest_fitting(8, lambda samples: 4.0 if samples == 1 else float("inf"), 10) == 1
+
+
+@pytest.mark.slow  # a minute of compiling
+def test_a_compiled_unet_learns_what_the_eager_one_learns(data, tmp_path):
+    eager = fit(make_unet(), data, tmp_path / "eager", dataclasses.replace(PARAMS, compile="off"))
+    compiled = fit(make_unet(), data, tmp_path / "compiled", dataclasses.replace(PARAMS, compile="default"))
+    for one, other in zip(eager[1:], compiled[1:], strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-4)
+
+
+def test_where_compiling_fails_training_goes_on_without(data, tmp_path, capsys):
+    torch.compiler.reset()
+    without = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    with torch._inductor.config.patch(without):
+        rows = fit(make_unet(), data, tmp_path / "fallen back", dataclasses.replace(PARAMS, compile="default"))
+    assert capsys.readouterr().out.count("train.compile: default fails here, going on without (") == 1
+    assert rows == fit(make_unet(), data, tmp_path / "eager", dataclasses.replace(PARAMS, compile="off"))
+
+
+def test_graphs_without_cuda_say_so_and_compile_without_them(capsys):
+    assert pick_compile("graphs", torch.device("cpu")) == "default"
+    assert "train.compile: graphs needs a CUDA device; compiling without them" in capsys.readouterr().out
+
+
+def test_graphs_are_the_choice_on_cuda_and_nothing_is_elsewhere():
+    assert pick_compile("auto", torch.device("cuda")) == "graphs"
+    assert pick_compile("auto", torch.device("cpu")) == "off"
+
+
+def test_deterministic_training_forbids_what_is_not(data, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        be_deterministic()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+        fit(make_unet(), data, tmp_path)  # nothing in a step is refused
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(True)
 
 
 def test_clipping_bounds_the_step(data, tmp_path):
@@ -408,8 +474,21 @@ def run_out_of_memory(unet, times):
     unet.forward = full
 
 
-def test_out_of_memory_goes_on_with_checkpointing_and_the_same_result(data, tmp_path, capsys):
-    profile = dataclasses.replace(PROFILE, gradient_accumulation_steps=2)
+def test_out_of_memory_goes_on_with_fewer_samples_at_once(data, tmp_path, capsys):
+    unet = make_unet()
+    run_out_of_memory(unet, 1)
+    sizes = batch_sizes(unet)
+    profile = dataclasses.replace(PROFILE, batch_size=4, gradient_accumulation_steps=2)
+    rows = fit(unet, data, tmp_path / "full", profile=profile)
+    assert "out of memory at step 1: going on with 2 samples at once" in capsys.readouterr().out
+    assert sizes == {4, 2}
+    assert not unet.is_gradient_checkpointing
+    for one, other in zip(rows[1:], fit(make_unet(), data, tmp_path / "roomy", profile=profile)[1:], strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-5)
+
+
+def test_out_of_memory_with_one_sample_goes_on_with_checkpointing_and_the_same_result(data, tmp_path, capsys):
+    profile = dataclasses.replace(PROFILE, batch_size=1, gradient_accumulation_steps=2)
     unet = make_unet()
     run_out_of_memory(unet, 1)  # in the middle of an effective batch
     rows = fit(unet, data, tmp_path / "full", profile=profile)
@@ -419,7 +498,7 @@ def test_out_of_memory_goes_on_with_checkpointing_and_the_same_result(data, tmp_
     assert (tmp_path / "full/final.safetensors").read_bytes() == (tmp_path / "roomy/final.safetensors").read_bytes()
 
 
-def test_out_of_memory_in_spite_of_checkpointing_says_what_to_lower(unet, data, tmp_path):
-    run_out_of_memory(unet, 1)
-    with pytest.raises(UserError, match=r"out of memory at step 2 in spite .* lower the profile's batch_size \(2\)"):
-        fit(unet, data, tmp_path, dataclasses.replace(PARAMS, gradient_checkpointing=True))
+def test_out_of_memory_in_spite_of_both_says_what_to_lower(unet, data, tmp_path):
+    run_out_of_memory(unet, 3)
+    with pytest.raises(UserError, match=r"at step 2 with one sample .* resolution \(64\) or train.rank \(8\)"):
+        fit(unet, data, tmp_path)

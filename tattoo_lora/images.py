@@ -1,0 +1,30 @@
+"""Reading the preprocessed drawings, a batch ahead of the model that works on them."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from tattoo_lora.manifest import Drawing
+
+
+def decoded_batches(
+    folder: Path, drawings: Sequence[Drawing], batch_size: int
+) -> Iterator[tuple[Sequence[Drawing], list[Image.Image]]]:
+    """The drawings in batches with their RGB images; while one is worked on, the next is decoded.
+
+    Raises OSError for a file that cannot be read, when its batch is due.
+    """
+
+    def decode(drawing: Drawing) -> Image.Image:
+        with Image.open(folder / drawing.file) as image:
+            return image.convert("RGB")
+
+    batches = [drawings[start : start + batch_size] for start in range(0, len(drawings), batch_size)]
+    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it decodes
+        ahead = None
+        for batch, following in zip(batches, [*batches[1:], ()], strict=True):
+            images = ahead or [pool.submit(decode, drawing) for drawing in batch]
+            ahead = [pool.submit(decode, drawing) for drawing in following]
+            yield batch, [image.result() for image in images]
