@@ -66,9 +66,9 @@ from tattoo_lora.models import (
 )
 from tattoo_lora.objective import min_snr_weights, prediction_target
 from tattoo_lora.prompts import encode_prompts, tokenize
-from tattoo_lora.sampling import clip_scores, sample_images
+from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, sample_images
 from tattoo_lora.tokenizer import load_tokenizer
-from tattoo_lora.validation import validation_loss
+from tattoo_lora.validation import timestep_grid, validation_losses
 
 LOG_EVERY = 10  # steps a row: the loss stays on the device until a row is due
 MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -492,20 +492,26 @@ def run(args: argparse.Namespace) -> None:
     pipeline = assemble_pipeline(vae, None, tokenizer, unet, noise_scheduler)
     train_rows, val_rows = split_indices(drawings, "train"), split_indices(drawings, "val")
     data = TrainingSet([moments[i] for i in train_rows], caption_rows[train_rows], vae.config.scaling_factor)
+    val_rows = val_rows[: params.val_drawings]
     val_latents = scaled_means([moments[i] for i in val_rows], vae.config.scaling_factor)
+    timesteps = timestep_grid(params.val_timesteps, noise_scheduler.config.num_train_timesteps)
+    seeds = [params.seed + i for i in range(len(params.prompts))]
 
     def evaluate(step: int) -> tuple[float, float]:
         live = embeds if text_encoder is None else encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
         val_embeds = live[caption_rows[val_rows]]
-        val_loss = validation_loss(unet, noise_scheduler, val_latents, val_embeds, profile.inference_batch_size)
+        losses = validation_losses(
+            unet, noise_scheduler, val_latents, val_embeds, timesteps, profile.inference_batch_size
+        )
         with on_device(device, vae, clip):
-            images = sample_images(pipeline, live[len(texts) :], live[:1], params.seed, profile)
-            scores = clip_scores(clip, processor, images, params.prompts)
+            images = sample_images(pipeline, live[len(texts) :], live[:1], seeds, profile)
+            text_embeds = embed_texts(clip, processor, params.prompts)
+            scores = clip_scores(embed_images(clip, processor, images), text_embeds)
         folder = args.samples / f"eval_step{step:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             image.save(folder / f"prompt{i:02d}.png")
-        return val_loss, sum(scores) / len(scores)
+        return losses.mean().item(), sum(scores) / len(scores)
 
     prediction_type = noise_scheduler.config.prediction_type
     header = lora_header(args.variant, variant.trigger, captions, drawings, params, profile, prediction_type)

@@ -93,13 +93,24 @@ class TrainParams:
     checkpoint_every: Count
     save_every: Count | None
     early_stop_evals: Count | None
+    val_drawings: Count
+    val_timesteps: Annotated[int, Range(1, 1000)]
     prompts: list[str]
 
 
 @dataclass(frozen=True)
 class EvaluateParams:
-    seed: Annotated[int, Range(0, 2**31)]
+    timesteps: Annotated[int, Range(1, 1000)]
+    common_caption: str
+    seeds: list[int]
     prompts: list[str]
+    copy_correlation: Annotated[float, Range(-1, 1)]
+    copy_cosine: Annotated[float, Range(-1, 1)]
+
+
+@dataclass(frozen=True)
+class ReportParams:
+    smallest_difference: Share
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,7 @@ class Params:
     encode: EncodeParams
     train: TrainParams
     evaluate: EvaluateParams
+    report: ReportParams
     variants: dict[str, VariantParams]
 
     def variant(self, name: str) -> VariantParams:
@@ -211,8 +223,8 @@ def _value(path: Path, key: str, raw: Any, hint: Any, also: str = "") -> Any:
     kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if raw is False and kind is str and any("off" in rule for rule in rules):
         raw = "off"  # what YAML 1.1 takes for false
-    if kind == list[str]:
-        fits = isinstance(raw, list) and len(raw) > 0 and all(isinstance(item, str) for item in raw)
+    if get_origin(kind) is list:
+        fits = isinstance(raw, list) and len(raw) > 0 and all(type(item) is get_args(kind)[0] for item in raw)
     elif kind is float:
         fits = isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw)
     else:
@@ -229,6 +241,7 @@ def _describe(hint: Any) -> str:
         return _describe(next(option for option in get_args(hint) if option is not NoneType)) + " or null"
     kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list[str]: "some texts"}
+    names[list[int]] = "some whole numbers"
     if any(isinstance(rule, OneOf) for rule in rules):
         return str(rules[0])
     return " ".join([names[kind], *map(str, rules)])

@@ -4,6 +4,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
 
 from tattoo_lora.params import Profile
@@ -14,19 +15,19 @@ def sample_images(
     pipeline: StableDiffusionPipeline,
     prompt_embeds: Tensor,
     negative_prompt_embeds: Tensor,
-    seed: int,
+    seeds: list[int],
     profile: Profile,
 ) -> list[Image.Image]:
     """One picture for each of prompt_embeds (B, T, D); negative_prompt_embeds (1, T, D) is the empty prompt's.
 
-    Picture i starts from noise seeded with seed + i whatever the batch, so that the same prompt and
-    seed give the same start for every variant.
+    Picture i starts from noise seeded with seeds[i] whatever the batch, so that the same prompt and seed give the same
+    start for every variant.
     """
     images = []
     unet = pipeline.unet
     for start in range(0, len(prompt_embeds), profile.inference_batch_size):
         embeds = prompt_embeds[start : start + profile.inference_batch_size].to(unet.device, unet.dtype)
-        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(embeds))]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + len(embeds)]]
         images += pipeline(
             prompt_embeds=embeds,
             negative_prompt_embeds=negative_prompt_embeds.expand_as(embeds).to(embeds),
@@ -40,12 +41,24 @@ def sample_images(
 
 
 @torch.inference_mode()
-def clip_scores(
-    clip: CLIPModel, processor: CLIPProcessor, images: list[Image.Image], prompts: list[str]
-) -> list[float]:
-    """100 * max(cosine, 0) between each picture and its prompt (Hessel et al. 2021, as torchmetrics scales it)."""
-    inputs = processor(text=prompts, images=images, padding=True, truncation=True, return_tensors="pt").to(clip.device)
-    image_embeds = clip.get_image_features(pixel_values=inputs.pixel_values.to(clip.dtype)).pooler_output
-    text_embeds = clip.get_text_features(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).pooler_output
-    cosine = torch.nn.functional.cosine_similarity(image_embeds.float(), text_embeds.float())
-    return [100 * max(value, 0.0) for value in cosine.tolist()]
+def embed_images(clip: CLIPModel, processor: CLIPProcessor, images: list[Image.Image]) -> Tensor:
+    """CLIP's image embeddings (B, D), of length 1, float32 on the CPU."""
+    pixel_values = processor.image_processor(images=images, return_tensors="pt").pixel_values
+    embeds = clip.get_image_features(pixel_values=pixel_values.to(clip.device, clip.dtype)).pooler_output
+    return normalize(embeds.float(), dim=-1).cpu()
+
+
+@torch.inference_mode()
+def embed_texts(clip: CLIPModel, processor: CLIPProcessor, texts: list[str]) -> Tensor:
+    """CLIP's text embeddings (B, D), of length 1, float32 on the CPU; cut to what its text model takes."""
+    inputs = processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(clip.device)
+    embeds = clip.get_text_features(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).pooler_output
+    return normalize(embeds.float(), dim=-1).cpu()
+
+
+def clip_scores(image_embeds: Tensor, text_embeds: Tensor) -> list[float]:
+    """100 * max(cosine, 0) of each picture and its text (Hessel et al. 2021, as torchmetrics scales it).
+
+    Both (B, D), of length 1.
+    """
+    return [100 * max(cosine, 0.0) for cosine in (image_embeds * text_embeds).sum(dim=-1).tolist()]

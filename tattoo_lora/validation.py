@@ -7,37 +7,51 @@ from torch import Tensor
 
 from tattoo_lora.objective import prediction_target
 
-TIMESTEPS = tuple(range(50, 1000, 100))
 NOISE_SEED = 20_240_501  # any number; the same for every variant, step and run
+BANDS = ("low", "mid", "high")  # thirds of the noise schedule, from little noise to nothing but noise
+
+
+def timestep_grid(count: int, num_train_timesteps: int) -> list[int]:
+    """The middles of `count` equal parts of the noise schedule."""
+    return [int((k + 0.5) * num_train_timesteps / count) for k in range(count)]
+
+
+def band(timestep: int, num_train_timesteps: int) -> str:
+    return BANDS[timestep * len(BANDS) // num_train_timesteps]
 
 
 @torch.inference_mode()
-def validation_loss(
+def validation_losses(
     unet: UNet2DConditionModel,
     noise_scheduler: DDPMScheduler,
     latents: Tensor,
     encoder_hidden_states: Tensor,
+    timesteps: list[int],
     batch_size: int,
-) -> float:
-    """Unweighted mean squared error of the prediction, a mean over drawings and ten timesteps.
+    noise_seed: int = NOISE_SEED,
+) -> Tensor:
+    """(N, K): the prediction's mean squared error, unweighted, of N drawings at K timesteps.
 
-    latents (N, C, h, w), scaled; encoder_hidden_states (N, T, D). The noise of a (drawing, timestep)
-    pair is fixed, so that two evaluations differ by the model alone.
+    latents (N, C, h, w), scaled; encoder_hidden_states (N, T, D). The noise of a drawing's k-th timestep is fixed, so
+    that two evaluations differ by the model alone.
     """
-    generator = torch.Generator().manual_seed(NOISE_SEED)
-    grid = [(n, t) for n in range(len(latents)) for t in TIMESTEPS]
-    noise = torch.randn((len(latents), len(TIMESTEPS), *latents.shape[1:]), generator=generator).flatten(0, 1)
-    total = 0.0
+    grid = [(n, k) for n in range(len(latents)) for k in range(len(timesteps))]
+    losses = []
     for start in range(0, len(grid), batch_size):
-        index = torch.tensor([n for n, _ in grid[start : start + batch_size]])
-        timesteps = torch.tensor([t for _, t in grid[start : start + batch_size]])
-        added = noise[start : start + batch_size]
-        noisy_latents = noise_scheduler.add_noise(latents[index], added, timesteps)
-        target = prediction_target(noise_scheduler, latents[index], added, timesteps)
-        noise_pred = unet(
+        rows, ks = zip(*grid[start : start + batch_size], strict=True)
+        rows, of_batch = list(rows), torch.tensor([timesteps[k] for k in ks])
+        noise = torch.stack([_noise(latents.shape[1:], noise_seed + n, k) for n, k in zip(rows, ks, strict=True)])
+        noisy_latents = noise_scheduler.add_noise(latents[rows], noise, of_batch)
+        target = prediction_target(noise_scheduler, latents[rows], noise, of_batch)
+        prediction = unet(
             noisy_latents.to(unet.device, unet.dtype),
-            timesteps.to(unet.device),
-            encoder_hidden_states=encoder_hidden_states[index].to(unet.device, unet.dtype),
+            of_batch.to(unet.device),
+            encoder_hidden_states=encoder_hidden_states[rows].to(unet.device, unet.dtype),
         ).sample
-        total += F.mse_loss(noise_pred.float().cpu(), target, reduction="sum").item()
-    return total / noise.numel()
+        error = F.mse_loss(prediction.float().cpu(), target, reduction="none")
+        losses.append(error.mean(dim=(1, 2, 3)))
+    return torch.cat(losses).view(len(latents), len(timesteps))
+
+
+def _noise(shape: torch.Size, seed: int, k: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1000 * (seed % 2_000_000) + k))

@@ -57,7 +57,7 @@ def test_the_params_sections_that_a_stage_reads_are_declared_and_no_other(stage)
     text = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
     used = set(
         re.findall(
-            r"\b(?:all_params|load_params\(\))\.(preprocess|caption_blip|enrich|encode|train|evaluate|variants?)\b",
+            r"\b(?:all_params|load_params\(\))\.(preprocess|caption_blip|enrich|encode|train|evaluate|report|variants?)\b",
             text,
         )
     )

@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT
 from peft import LoraConfig
 from PIL import Image, ImageOps
+from torchmetrics.multimodal.clip_score import CLIPScore
 
 from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
@@ -27,7 +28,7 @@ from tattoo_lora.models import (
 )
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import clip_scores, sample_images
+from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, sample_images
 from tattoo_lora.tokenizer import load_tokenizer
 
 BASE = (str(ROOT / "models/embedded/base"), None)
@@ -51,8 +52,10 @@ def drawings():
 
 def test_the_same_seed_draws_the_same_picture_whatever_the_batch(embeds):
     pipeline = make_pipeline()
-    whole = sample_images(pipeline, embeds[1:], embeds[:1], 3, PROFILE)
-    single = sample_images(pipeline, embeds[1:], embeds[:1], 3, dataclasses.replace(PROFILE, inference_batch_size=1))
+    whole = sample_images(pipeline, embeds[1:], embeds[:1], [3, 4, 5], PROFILE)
+    single = sample_images(
+        pipeline, embeds[1:], embeds[:1], [3, 4, 5], dataclasses.replace(PROFILE, inference_batch_size=1)
+    )
     for one, other in zip(whole, single, strict=True):
         assert one.size == (64, 64)
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2  # a batch may round otherwise
@@ -64,13 +67,13 @@ def test_little_memory_draws_the_same_pictures(embeds):
         pipeline = make_pipeline()
         place(pipeline, torch.device("cpu"), low_memory)
         assert pipeline.vae.use_slicing == low_memory
-        pictures += sample_images(pipeline, embeds[1:2], embeds[:1], 3, PROFILE)
+        pictures += sample_images(pipeline, embeds[1:2], embeds[:1], [3], PROFILE)
     assert np.abs(np.asarray(pictures[0], int) - np.asarray(pictures[1], int)).max() <= 1
 
 
 def test_another_seed_draws_another_picture(embeds):
     pipeline = make_pipeline()
-    one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], seed, PROFILE)[0] for seed in (3, 4))
+    one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], [seed], PROFILE)[0] for seed in (3, 4))
     assert one.tobytes() != other.tobytes()
 
 
@@ -84,7 +87,7 @@ def test_a_saved_adapter_draws_what_the_live_one_drew(embeds, tmp_path):
     loaded, plain = make_pipeline(), make_pipeline()
     load_lora(loaded, tmp_path / "best.safetensors")
     pictures = [
-        np.asarray(sample_images(pipeline, embeds[1:2], embeds[:1], 3, PROFILE)[0], int)
+        np.asarray(sample_images(pipeline, embeds[1:2], embeds[:1], [3], PROFILE)[0], int)
         for pipeline in (live, loaded, plain)
     ]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
@@ -105,10 +108,37 @@ def test_captions_that_are_too_long_are_said_to_be_cut(capsys):
 def test_the_right_caption_scores_higher_than_a_wrong_one(drawings):
     clip, processor = load_clip(str(ROOT / "models/embedded/clip"), None)
     captions = [f"a line drawing of {what}" for what in ("an owl", "a skull", "a key")]
-    right = clip_scores(clip, processor, drawings, captions)
-    wrong = clip_scores(clip, processor, drawings, captions[1:] + captions[:1])
+    image_embeds, text_embeds = embed_images(clip, processor, drawings), embed_texts(clip, processor, captions)
+    right, wrong = clip_scores(image_embeds, text_embeds), clip_scores(image_embeds, text_embeds.roll(1, dims=0))
     assert all(0 <= score <= 100 for score in right + wrong)
     assert sum(right) > sum(wrong)
+
+
+class PooledClip(torch.nn.Module):
+    """A CLIP whose features are tensors, as before transformers 5: what torchmetrics expects."""
+
+    def __init__(self, clip):
+        super().__init__()
+        self.clip, self.config = clip, clip.config
+
+    def get_image_features(self, pixel_values):
+        return self.clip.get_image_features(pixel_values).pooler_output
+
+    def get_text_features(self, input_ids, attention_mask):
+        return self.clip.get_text_features(input_ids, attention_mask).pooler_output
+
+
+def test_clip_scores_are_those_of_torchmetrics(drawings):
+    folder = str(ROOT / "models/embedded/clip")
+    clip, processor = load_clip(folder, None)
+    captions = ["a line drawing of an owl", "a skull", "a key"]
+    ours = clip_scores(embed_images(clip, processor, drawings), embed_texts(clip, processor, captions))
+    pixels = [torch.from_numpy(np.array(drawing)).permute(2, 0, 1) for drawing in drawings]
+    theirs = CLIPScore(model_name_or_path=lambda: (PooledClip(clip), processor))
+    for score, picture, caption in zip(ours, pixels, captions, strict=True):
+        theirs.reset()
+        theirs.update(picture, caption)
+        assert score == pytest.approx(theirs.compute().item(), abs=1e-3)
 
 
 def test_captions_name_what_is_drawn_and_do_not_depend_on_the_batch(drawings):

@@ -20,7 +20,7 @@ from tattoo_lora.errors import UserError
 from tattoo_lora.lora import add_lora, save_lora
 from tattoo_lora.objective import min_snr_weights, prediction_target
 from tattoo_lora.params import load_params, load_profile
-from tattoo_lora.validation import validation_loss
+from tattoo_lora.validation import band, timestep_grid, validation_losses
 
 PARAMS = load_params(ROOT).train
 PROFILE = dataclasses.replace(load_profile("embedded", ROOT), steps=6, batch_size=2, eval_every=2, warmup_steps=0)
@@ -313,16 +313,30 @@ def test_adding_an_adapter_leaves_the_global_random_state_alone(unet):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def losses_of(unet, data, batch_size=16, drawings=slice(None), timesteps=10):
+    latents, hidden = data.moments[drawings, 0, :4], EMBEDS[1:][drawings]
+    return validation_losses(unet, NOISE_SCHEDULER, latents, hidden, timestep_grid(timesteps, 1000), batch_size)
+
+
 def test_an_untrained_adapter_changes_nothing(unet, data):
-    latents, hidden = data.moments[:, 0, :4], EMBEDS[1:]
-    before = validation_loss(unet, NOISE_SCHEDULER, latents, hidden, 16)
+    before = losses_of(unet, data)
     add_lora(unet, CONFIG, seed=0)
-    assert validation_loss(unet, NOISE_SCHEDULER, latents, hidden, 16) == before
+    assert torch.equal(losses_of(unet, data), before)
 
 
-def test_val_loss_does_not_depend_on_the_batch_size(unet, data):
-    losses = [validation_loss(unet, NOISE_SCHEDULER, data.moments[:, 0, :4], EMBEDS[1:], size) for size in (1, 7, 64)]
-    assert losses == pytest.approx([losses[0]] * 3, abs=1e-6)
+def test_val_loss_does_not_depend_on_the_batch_size_or_the_other_drawings(unet, data):
+    whole = losses_of(unet, data)
+    assert whole.shape == (5, 10)
+    for size in (1, 7, 64):
+        assert torch.allclose(losses_of(unet, data, size), whole, atol=1e-6)
+    assert torch.allclose(losses_of(unet, data, drawings=slice(2)), whole[:2], atol=1e-6)
+
+
+def test_timesteps_are_spread_evenly_and_fall_into_three_bands():
+    grid = timestep_grid(10, 1000)
+    assert grid == [50, 150, 250, 350, 450, 550, 650, 750, 850, 950]
+    assert [band(t, 1000) for t in grid] == ["low"] * 3 + ["mid"] * 4 + ["high"] * 3
+    assert [band(t, 1000) for t in (0, 333, 334, 666, 667, 999)] == ["low", "low", "mid", "mid", "high", "high"]
 
 
 def fit_with(folder, data, profile=PROFILE, text_encoder=None, scheduler=None, **knobs):
