@@ -3,6 +3,7 @@
     python -m bench train                               the miniature, batch 16
     python -m bench train --profile sd15 --batch 1 --accumulation 8
     python -m bench train --base SCRATCH/stable-diffusion-v1-5 --resolution 256 --batch 1 --steps 2 --repeats 3
+    python -m bench train --peer ~/diffusers/examples/text_to_image/train_text_to_image_lora.py
     python -m bench sample|encode|caption --count 8
     python -m bench preprocess|repro
 
@@ -21,28 +22,31 @@ from tattoo_lora.params import load_params, load_profile
 
 def bench_train(args: argparse.Namespace) -> None:
     from bench import train  # heavy imports where they are used
+    from bench.peer import peer_steps
 
     params, profile = load_params().train, load_profile(args.profile)
     base = (profile.base_model, profile.base_revision) if args.base is None else (args.base, None)
     models = train.load(*base, profile.dtype)
-    batch, accumulation = args.batch or profile.batch_size, args.accumulation
-    resolution = args.resolution or profile.resolution
-    step = (models, params, resolution, batch)
+    profile = dataclasses.replace(
+        profile, resolution=args.resolution or profile.resolution, batch_size=args.batch or profile.batch_size,
+        gradient_accumulation_steps=args.accumulation,
+    )  # fmt: skip
     checkpointed = dataclasses.replace(params, gradient_checkpointing=True)
     cases = {
-        "ours": lambda: train.ours(*step, accumulation, args.steps, args.drawings),
-        "reference": lambda: train.plain(*step, accumulation, args.steps),
-        "UNet and AdamW alone": lambda: train.least(*step, args.steps * accumulation),
+        "ours": lambda: train.ours(models, params, profile, args.steps, args.drawings),
+        "reference": lambda: train.plain(models, params, profile, args.steps),
+        "UNet and AdamW alone": lambda: train.least(models, params, profile, args.steps * args.accumulation),
     }
     if args.checkpointing:
-        cases["ours, checkpointing"] = lambda: train.ours(
-            models, checkpointed, resolution, batch, accumulation, args.steps, args.drawings
-        )
+        cases["ours, checkpointing"] = lambda: train.ours(models, checkpointed, profile, args.steps, args.drawings)
     if args.more_drawings:
         cases[f"ours, {args.more_drawings} drawings"] = lambda: train.ours(
-            *step, accumulation, args.steps, args.more_drawings
+            models, params, profile, args.steps, args.more_drawings
         )
-    title = f"train, {resolution} px, batch {batch} x {accumulation}"
+    if args.peer:
+        dtype = train.MIXED_PRECISION[models.unet.dtype]
+        cases[args.peer.name] = lambda: peer_steps(args.peer, *base, profile, params.rank, dtype, args.steps)
+    title = f"train, {profile.resolution} px, batch {profile.batch_size} x {args.accumulation}"
     report(title, "pictures", "reference", interleaved(cases, args.repeats), args.json)
 
 
@@ -86,6 +90,7 @@ def main() -> None:
     train.add_argument("--drawings", type=int, default=1000)
     train.add_argument("--more-drawings", type=int, help="one more case, with so many drawings")
     train.add_argument("--checkpointing", action="store_true", help="one more case, with gradient checkpointing")
+    train.add_argument("--peer", type=Path, help="one more case: your copy of diffusers' train_text_to_image_lora.py")
     train.set_defaults(run=bench_train)
     for name in ("sample", "encode", "caption"):
         part = parts.add_parser(name, help="in batches against one at a time")

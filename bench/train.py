@@ -23,7 +23,7 @@ from tattoo_lora.checkpoint import Checkpoints
 from tattoo_lora.draws import TrainingSet
 from tattoo_lora.lora import add_lora
 from tattoo_lora.models import load_noise_scheduler, load_text_encoder, load_unet, load_vae, pick_device, pick_dtype
-from tattoo_lora.params import TrainParams, load_params, load_profile
+from tattoo_lora.params import Profile, TrainParams
 
 WARM_UP = 1  # steps of a run that are not counted
 PICTURES = 16  # as many different ones as the plain loop goes through
@@ -54,12 +54,10 @@ def latent_shape(models: Models, resolution: int) -> tuple[int, int, int]:
     return models.vae.config.latent_channels, side, side
 
 
-def ours(
-    models: Models, params: TrainParams, resolution: int, batch: int, accumulation: int, steps: int, drawings: int
-) -> tuple[int, float]:
+def ours(models: Models, params: TrainParams, profile: Profile, steps: int, drawings: int) -> tuple[int, float]:
     """`steps` counted steps of stages.train's own loop over `drawings` drawings."""
     generator = torch.Generator().manual_seed(0)
-    channels, *side = latent_shape(models, resolution)
+    channels, *side = latent_shape(models, profile.resolution)
     # One storage for all: what is measured is the choice of a drawing, not the memory for thousands.
     moments = torch.randn(drawings + 2 * channels, *side, generator=generator)
     views = [moments[i : i + 2 * channels].expand(2, -1, -1, -1) for i in range(drawings)]
@@ -67,10 +65,7 @@ def ours(
     embeds = torch.randn(PICTURES, config.max_position_embeddings, config.hidden_size, generator=generator)
     data = TrainingSet(views, torch.arange(drawings) % PICTURES, models.vae.config.scaling_factor)
     warm_up = max(1, steps // 2)
-    profile = dataclasses.replace(
-        load_profile(load_params().profile), steps=warm_up + steps, batch_size=batch, eval_every=warm_up,
-        gradient_accumulation_steps=accumulation, warmup_steps=0,
-    )  # fmt: skip
+    profile = dataclasses.replace(profile, steps=warm_up + steps, eval_every=warm_up, warmup_steps=0)
     stamps: dict[int, float] = {}
 
     def stamp(step: int) -> tuple[float, float]:
@@ -87,13 +82,19 @@ def ours(
     )  # fmt: skip
     models.unet.unload_lora()
     models.unet.disable_gradient_checkpointing()
-    return steps * batch * accumulation, stamps[warm_up + steps] - stamps[warm_up]
+    pictures = steps * profile.batch_size * profile.gradient_accumulation_steps
+    return pictures, stamps[warm_up + steps] - stamps[warm_up]
 
 
-def adapted(models: Models, params: TrainParams) -> tuple[list[torch.nn.Parameter], torch.optim.AdamW]:
+def adapted(
+    models: Models, params: TrainParams, profile: Profile
+) -> tuple[list[torch.nn.Parameter], torch.optim.AdamW]:
     """The UNet with an adapter such as ours, and torch's AdamW as it is by default."""
     config = LoraConfig(
-        r=params.rank, lora_alpha=params.alpha, target_modules=params.target_modules, init_lora_weights="gaussian"
+        r=params.rank,
+        lora_alpha=params.alpha,
+        target_modules=profile.target_modules,
+        init_lora_weights="gaussian",
     )
     lora_params = add_lora(models.unet, config, seed=0)
     return lora_params, torch.optim.AdamW(lora_params, lr=1e-4)
@@ -104,10 +105,9 @@ def autocast(models: Models) -> torch.autocast:
     return torch.autocast(models.unet.device.type, dtype, enabled=dtype != torch.float32)
 
 
-def plain(
-    models: Models, params: TrainParams, resolution: int, batch: int, accumulation: int, steps: int
-) -> tuple[int, float]:
+def plain(models: Models, params: TrainParams, profile: Profile, steps: int) -> tuple[int, float]:
     """`steps` counted steps that encode every picture and caption again, as the example script's do."""
+    resolution, batch, accumulation = profile.resolution, profile.batch_size, profile.gradient_accumulation_steps
     device, dtype = models.unet.device, models.unet.dtype
     generator = torch.Generator().manual_seed(0)
     config = models.text_encoder.config
@@ -116,7 +116,7 @@ def plain(
     models.unet.to(memory_format=torch.contiguous_format)
     models.vae.to(device, dtype)
     models.text_encoder.to(device, dtype)
-    lora_params, optimizer = adapted(models, params)
+    lora_params, optimizer = adapted(models, params, profile)
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             synchronize()
@@ -148,8 +148,9 @@ def plain(
     return steps * batch * accumulation, seconds
 
 
-def least(models: Models, params: TrainParams, resolution: int, batch: int, steps: int) -> tuple[int, float]:
-    """`steps` counted steps of UNet forward, backward and AdamW on fixed tensors, in our memory layout."""
+def least(models: Models, params: TrainParams, profile: Profile, steps: int) -> tuple[int, float]:
+    """`steps` counted batches of UNet forward, backward and AdamW on fixed tensors, in our memory layout."""
+    batch = profile.batch_size
     device, dtype = models.unet.device, models.unet.dtype
     generator = torch.Generator().manual_seed(0)
     config = models.text_encoder.config
@@ -157,12 +158,12 @@ def least(models: Models, params: TrainParams, resolution: int, batch: int, step
     def fixed(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    shape = latent_shape(models, resolution)
+    shape = latent_shape(models, profile.resolution)
     noisy_latents, noise = fixed(batch, *shape).to(dtype), fixed(batch, *shape)
     encoder_hidden_states = fixed(batch, config.max_position_embeddings, config.hidden_size).to(dtype)
     timesteps = torch.full((batch,), 500, device=device)
     models.unet.to(memory_format=torch.channels_last)
-    _, optimizer = adapted(models, params)
+    _, optimizer = adapted(models, params, profile)
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             synchronize()

@@ -134,7 +134,7 @@ def make_optimizer(groups: list[dict], name: str, weight_decay: float) -> torch.
         raise UserError(f"params.yaml: train.optimizer: {name} needs {package}: `pip install {package}`") from None
 
 
-def add_adapters(denoiser: Denoiser, params: TrainParams, learning_rate: float) -> list[dict]:
+def add_adapters(denoiser: Denoiser, params: TrainParams, profile: Profile) -> list[dict]:
     """Fresh adapters on the UNet and, with a text_encoder_lr, on the text encoder; the optimizer's groups."""
     shared = {
         "r": params.rank,
@@ -142,8 +142,8 @@ def add_adapters(denoiser: Denoiser, params: TrainParams, learning_rate: float) 
         "lora_dropout": params.lora_dropout,
         "init_lora_weights": "gaussian",
     }
-    of_unet = LoraConfig(target_modules=params.target_modules, use_dora=params.use_dora, **shared)
-    groups = [{"params": add_lora(denoiser.unet, of_unet, params.seed), "lr": learning_rate}]
+    of_unet = LoraConfig(target_modules=profile.target_modules, use_dora=params.use_dora, **shared)
+    groups = [{"params": add_lora(denoiser.unet, of_unet, params.seed), "lr": profile.learning_rate}]
     if denoiser.text_encoder is not None:
         of_text = LoraConfig(target_modules=TEXT_ENCODER_MODULES, **shared)
         lora_params = add_lora(denoiser.text_encoder, of_text, params.seed)
@@ -246,7 +246,7 @@ def train(
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     effective_batch_size = profile.batch_size * profile.gradient_accumulation_steps * world
     num_train_timesteps = noise_scheduler.config.num_train_timesteps
-    groups = add_adapters(denoiser, params, profile.learning_rate)
+    groups = add_adapters(denoiser, params, profile)
     lora_params = [parameter for group in groups for parameter in group["params"]]
     optimizer = make_optimizer(groups, params.optimizer, params.weight_decay)
     lr_scheduler = get_scheduler(

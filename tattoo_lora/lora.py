@@ -27,7 +27,7 @@ def add_lora(model: UNet2DConditionModel | CLIPTextModel, config: LoraConfig, se
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     for target in sorted(config.target_modules):
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise UserError(f"params.yaml: train.target_modules: no layer of the model is called {target}")
+            raise UserError(f"the profile's target_modules: no layer of the model is called {target}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # peft draws A from the global generator
         model.add_adapter(config)

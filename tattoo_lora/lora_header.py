@@ -53,7 +53,7 @@ def lora_header(
     model = f"{profile.base_model}@{profile.base_revision}" if profile.base_revision else profile.base_model
     size = f"{profile.resolution}x{profile.resolution}"
     frequency = word_frequency(trained_on)
-    convolutional = any(target.startswith(("conv", "proj_")) for target in params.target_modules)
+    convolutional = any(target.startswith(("conv", "proj_")) for target in profile.target_modules)
     return {
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "diffusers",

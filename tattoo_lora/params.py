@@ -74,7 +74,6 @@ class TrainParams:
     seed: Annotated[int, Range(0, 2**31)]
     rank: Annotated[int, Range(1, 1024)]
     alpha: Annotated[float, Range(0.001)]
-    target_modules: list[str]
     lora_dropout: Annotated[float, Range(0, 0.95)]
     use_dora: bool
     text_encoder_lr: Annotated[float, Range(1e-8, 1)] | None
@@ -132,6 +131,7 @@ class Profile:
     resolution: Annotated[int, Range(16, 4096)]
     dtype: Annotated[str, OneOf(("auto", "float32", "bfloat16", "float16"))]
     low_memory: bool
+    target_modules: list[str]
     steps: Count
     batch_size: Count
     gradient_accumulation_steps: Count

@@ -1,9 +1,14 @@
 """The measuring scripts run; full size takes minutes and 3 GB of disk and is left to `pytest -m slow`."""
 
+import dataclasses
 import json
 
 import pytest
 from conftest import ROOT, run
+
+from bench.peer import peer_steps
+from tattoo_lora.errors import UserError
+from tattoo_lora.params import load_profile
 
 
 def measured(tmp_path, *arguments):
@@ -22,6 +27,34 @@ def test_the_training_loop_is_measured_against_a_plain_one_and_the_least_there_i
     rows = measured(tmp_path, "train", *few, "--checkpointing", "--more-drawings", "3000")
     expected = {"ours", "reference", "UNet and AdamW alone", "ours, checkpointing", "ours, 3000 drawings"}
     assert set(rows) == expected
+
+
+PEER = """
+import argparse, sys, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--max_train_steps", type=int)
+parser.add_argument("--train_data_dir")
+args, others = parser.parse_known_args()
+assert len(open(args.train_data_dir + "/metadata.jsonl").readlines()) == 16, "pictures"
+time.sleep(0.3 + 0.1 * args.max_train_steps)
+"""
+
+
+def test_a_peers_steps_are_counted_without_its_start(tmp_path):
+    script = tmp_path / "train_text_to_image_lora.py"
+    script.write_text(PEER)
+    profile = dataclasses.replace(load_profile("embedded", ROOT), batch_size=2, gradient_accumulation_steps=3)
+    pictures, seconds = peer_steps(script, "models/embedded/base", None, profile, 8, "no", 5)
+    assert pictures == 30
+    assert seconds == pytest.approx(0.5, abs=0.3)
+
+
+def test_a_peer_that_fails_is_named_with_its_last_line(tmp_path):
+    script = tmp_path / "peer.py"
+    script.write_text("raise SystemExit('no datasets here')")
+    profile = load_profile("embedded", ROOT)
+    with pytest.raises(UserError, match="peer.py stopped with exit code 1: no datasets here"):
+        peer_steps(script, "models/embedded/base", None, profile, 8, "no", 1)
 
 
 @pytest.mark.slow

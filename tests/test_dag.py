@@ -98,9 +98,13 @@ def test_every_result_is_where_the_readme_says(finished):
             pictures = list((finished / f"runs/samples/{variant}/eval_step{step}").glob("prompt*.png"))
             assert len(pictures) == 4
     for name in ("base", "vanilla", "blip", "blip_plus"):
-        assert set(json.loads((finished / f"metrics/{name}.json").read_text())) == {"val_loss", "clip_score"}
+        metrics = json.loads((finished / f"metrics/{name}.json").read_text())
+        assert set(metrics) == {
+            *("val_loss", "val_loss_common", "val_loss_low", "val_loss_mid", "val_loss_high", "clip_score"),
+            *("ink", "saturation", "grey", "stroke", "spread", "pieces", "specks", "copies"),
+        }
         assert (finished / f"plots/samples/{name}.png").is_file()
-    for name in ("comparison.md", "comparison.png", "training_curves.png"):
+    for name in ("comparison.md", "comparison.png", "differences.png", "nearest.png", "training_curves.png"):
         assert (finished / "plots" / name).is_file()
 
 

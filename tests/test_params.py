@@ -34,7 +34,8 @@ def test_the_shipped_files_are_valid():
         ("flip", "1", "encode.flip: found 1, allowed: true or false"),
         ("suffix", "[a]", "enrich.suffix: found ['a'], allowed: a text"),
         ("max_grad_norm", "-1", "train.max_grad_norm: found -1, allowed: a number at least 1e-06 or null"),
-        ("target_modules", "[]", "train.target_modules: found [], allowed: some texts"),
+        ("seeds", "[7, true]", "evaluate.seeds: found [7, True], allowed: some whole numbers"),
+        ("compile", "fast", "train.compile: found 'fast', allowed: one of auto, off, default, graphs"),
         ("variants", "{}", "variants: found {}, allowed is a section of keys"),
         ("dataset", "", "dataset: found None, allowed: a text"),
     ],
@@ -50,6 +51,17 @@ def test_a_wrong_value_is_named_with_file_key_found_and_allowed(folder, key, val
     assert "params.yaml: " in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_off_is_a_word_though_yaml_takes_it_for_false(folder):
+    set_value(folder / "params.yaml", "compile", "off")
+    assert load_params(folder).train.compile == "off"
+
+
+def test_a_profile_without_targets_is_refused(folder):
+    set_value(folder / "profiles/embedded.yaml", "target_modules", "[]")
+    with pytest.raises(UserError, match=r"target_modules: found \[\], allowed: some texts"):
+        load_profile("embedded", folder)
 
 
 def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(folder):

@@ -355,7 +355,7 @@ def test_rank_is_the_size_of_the_adapter_and_alpha_scales_it(data, tmp_path):
 
 
 def test_convolutions_are_adapted_when_named(data, tmp_path):
-    fit_with(tmp_path, data, target_modules=["conv1", "proj_in", "to_q"])
+    fit_with(tmp_path, data, profile=dataclasses.replace(PROFILE, target_modules=["conv1", "proj_in", "to_q"]))
     shapes = {key: tuple(tensor.shape) for key, tensor in final(tmp_path).items()}
     assert shapes["unet.down_blocks.0.resnets.0.conv1.lora_A.weight"] == (8, 16, 3, 3)
     assert shapes["unet.down_blocks.0.resnets.0.conv1.lora_B.weight"] == (16, 8, 1, 1)
@@ -365,8 +365,8 @@ def test_convolutions_are_adapted_when_named(data, tmp_path):
 
 
 def test_a_target_that_no_layer_is_called_is_named(data, tmp_path):
-    with pytest.raises(UserError, match="train.target_modules: no layer of the model is called to_z"):
-        fit_with(tmp_path, data, target_modules=["to_q", "to_z"])
+    with pytest.raises(UserError, match="the profile's target_modules: no layer of the model is called to_z"):
+        fit_with(tmp_path, data, profile=dataclasses.replace(PROFILE, target_modules=["to_q", "to_z"]))
 
 
 def test_lora_dropout_changes_training_the_same_way_twice(data, tmp_path):

@@ -1,0 +1,73 @@
+"""A peer's training script on the same pictures: diffusers' train_text_to_image_lora.py, or one with its options.
+
+The script is run as its users run it, as a process of its own, in this environment; what it needs beyond it
+(`datasets`, `torchvision`) is the user's to install.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tattoo_lora.errors import UserError
+from tattoo_lora.params import Profile
+
+PICTURES = 16
+WARM_UP = 2  # steps
+
+
+def write_image_folder(folder: Path, resolution: int) -> None:
+    """Pictures of noise and a metadata.jsonl with their captions, as `datasets` reads an image folder."""
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, resolution, resolution, 3), np.uint8)
+    lines = []
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"drawing {i}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def peer_steps(
+    script: Path, base_model: str, revision: str | None, profile: Profile, rank: int, mixed_precision: str, steps: int
+) -> tuple[int, float]:
+    """Pictures of `steps` steps and their seconds: a long run's less a short one's, so that the start does not count.
+
+    UserError where the script fails, with its last line.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        write_image_folder(Path(scratch) / "pictures", profile.resolution)
+
+        def run(max_train_steps: int) -> float:
+            options = {
+                "pretrained_model_name_or_path": base_model,
+                "train_data_dir": Path(scratch) / "pictures",
+                "caption_column": "text",
+                "resolution": profile.resolution,
+                "train_batch_size": profile.batch_size,
+                "gradient_accumulation_steps": profile.gradient_accumulation_steps,
+                "max_train_steps": max_train_steps,
+                "lr_scheduler": "constant",
+                "lr_warmup_steps": 0,
+                "mixed_precision": mixed_precision,
+                "rank": rank,
+                "seed": 0,
+                "output_dir": Path(scratch) / "out",
+            } | ({} if revision is None else {"revision": revision})
+            command = [sys.executable, str(script)]
+            for name, value in options.items():
+                command += [f"--{name}", str(value)]
+            started = time.perf_counter()
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode != 0:
+                last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+                raise UserError(f"{script} stopped with exit code {result.returncode}: {last}")
+            return time.perf_counter() - started
+
+        short = run(WARM_UP)
+        pictures = steps * profile.batch_size * profile.gradient_accumulation_steps
+        return pictures, max(run(WARM_UP + steps) - short, 1e-9)
