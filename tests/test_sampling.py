@@ -29,7 +29,9 @@ from tattoo_lora.models import (
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.prompts import encode_prompts
 from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, sample_images
+from tattoo_lora.split import file_sha256, is_held_out
 from tattoo_lora.tokenizer import load_tokenizer
+from tattoo_lora.validation import timestep_grid, validation_losses
 
 BASE = (str(ROOT / "models/embedded/base"), None)
 PROFILE = dataclasses.replace(load_profile("embedded", ROOT), sampler_steps=2)
@@ -178,3 +180,31 @@ def test_the_second_view_is_the_mirror_image(finished):
     mirrored = encode_moments(vae, to_pixel_values([ImageOps.mirror(image)]))[0]
     assert torch.allclose(moments[1], mirrored, atol=1e-4)
     assert not torch.allclose(moments[0], mirrored, atol=1e-2)
+
+
+def test_val_loss_is_steady_where_random_timesteps_are_not():
+    """Other noise moves it by less than 1%; as many random timesteps instead, at least three times as much."""
+    paths = sorted((ROOT / "data/raw/flash").glob("*.png"))
+    held_out = [path for path in paths if is_held_out(file_sha256(path), 0.12)]
+    drawings = [fit_square(open_rgb(path), 64, "pad") for path in held_out]
+    vae, unet, noise_scheduler = load_vae(*BASE), load_unet(*BASE, torch.float32), load_noise_scheduler(*BASE)
+    moments = encode_moments(vae, to_pixel_values(drawings))
+    latents = moments.chunk(2, dim=1)[0] * vae.config.scaling_factor
+    hidden = encode_prompts(load_tokenizer(*BASE), load_text_encoder(*BASE), ["a drawing"]).expand(len(latents), -1, -1)
+
+    def spread(estimates):
+        return np.std(estimates, ddof=1) / np.mean(estimates)
+
+    fixed, random = [], []
+    for seed in range(5):
+        grid = timestep_grid(10, 1000)
+        fixed.append(validation_losses(unet, noise_scheduler, latents, hidden, grid, 64, seed * 10_000).mean().item())
+        timesteps = torch.randint(1000, (len(latents), 10), generator=torch.Generator().manual_seed(seed)).tolist()
+        of_drawings = [
+            validation_losses(unet, noise_scheduler, latents[n : n + 1], hidden[:1], of_drawing, 64, seed * 10_000 + n)
+            for n, of_drawing in enumerate(timesteps)
+        ]
+        random.append(torch.cat(of_drawings).mean().item())
+    print(f"{len(latents)} drawings: grid {spread(fixed):.2%}, random timesteps {spread(random):.2%}")
+    assert spread(fixed) < 0.01
+    assert spread(random) > 3 * spread(fixed)

@@ -1,0 +1,97 @@
+"""Mean and spread over trainings that differ by their seed alone, and which variants differ in spite of it.
+
+    dvc exp run --queue -S train.seed=1,2,3      one experiment a seed
+    dvc queue start
+    python -m app.seeds
+
+Takes the experiments of the current commit, and the commit itself. Differences between variants are paired by seed:
+both learned from the same draws. Their 95% intervals are Student's t over the seeds; two seeds say little, three some.
+"""
+
+import argparse
+from collections import defaultdict
+from itertools import combinations
+
+import dvc.api
+import numpy as np
+from scipy.stats import t
+
+from tattoo_lora.bootstrap import LEVEL, Difference
+from tattoo_lora.errors import UserError, one_line_errors
+
+ABOUT = {"Experiment", "rev", "typ", "Created", "parent", "State", "Executor"}
+SCORES = {"val_loss": 4, "val_loss_common": 4, "clip_score": 2}  # digits
+Metrics = dict[str, dict[str, float]]  # variant, score
+
+
+def trainings(rows: list[dict]) -> list[dict[int, Metrics]]:
+    """Metrics by seed, of each set of rows of `dvc exp show` that are alike but for train.seed."""
+    groups: dict[tuple, dict[int, Metrics]] = defaultdict(dict)
+    for row in rows:
+        # The workspace may be anything; a failed experiment shows its parent's metrics beside its own params.
+        if row["rev"] == "workspace" or row["State"] in ("Failed", "Queued", "Running"):
+            continue
+        metrics: Metrics = defaultdict(dict)
+        for key, value in row.items():
+            file, _, score = key.partition(":")
+            if file.startswith("metrics/") and score in SCORES and isinstance(value, float):
+                metrics[file.removeprefix("metrics/").removesuffix(".json")][score] = value
+        # Params, and hashes of drawings and code; what lies under runs/ comes of the seed.
+        alike = {
+            k: v for k, v in row.items() if k not in ABOUT | {"train.seed"} and not k.startswith(("metrics/", "runs/"))
+        }
+        if metrics and row.get("train.seed") is not None:
+            groups[tuple(sorted((k, str(v)) for k, v in alike.items()))][int(row["train.seed"])] = metrics
+    return [by_seed for by_seed in groups.values() if len(by_seed) > 1]
+
+
+def difference_over_seeds(one: np.ndarray, other: np.ndarray) -> Difference:
+    """Of one - other, (S,) each, paired by seed: mean and Student's interval; S is at least 2."""
+    differences = one - other
+    half = t.ppf((1 + LEVEL) / 2, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
+    return Difference(float(differences.mean()), float(differences.mean() - half), float(differences.mean() + half))
+
+
+def tables(by_seed: dict[int, Metrics]) -> str:
+    """Markdown: mean and standard deviation of each variant, and the differences between variants."""
+    seeds = sorted(by_seed)
+    names = [name for name in by_seed[seeds[0]] if all(name in by_seed[seed] for seed in seeds)]
+    columns = " | ".join(SCORES)
+    lines = [f"Seeds {', '.join(map(str, seeds))}:\n", f"| variant | {columns} |", "|---|" + "---:|" * len(SCORES)]
+    values = {
+        name: {score: np.array([by_seed[seed][name][score] for seed in seeds]) for score in SCORES} for name in names
+    }
+    for name, of_variant in values.items():
+        cells = [
+            f"{of_variant[s].mean():.{digits}f} ± {of_variant[s].std(ddof=1):.{digits}f}"
+            for s, digits in SCORES.items()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", f"| difference | {columns} |", "|---|" + "---:|" * len(SCORES)]
+    for one, other in combinations(names, 2):
+        cells = []
+        for score, digits in SCORES.items():
+            found = difference_over_seeds(values[other][score], values[one][score])
+            cells.append(
+                f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+                + (" real" if found.is_real() else "")
+            )
+        lines.append(f"| {other} - {one} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    with one_line_errors():
+        found = trainings(dvc.api.exp_show())
+        if not found:
+            raise UserError(
+                "no two experiments here that differ by train.seed alone; "
+                "try `dvc exp run --queue -S train.seed=1,2,3`, then `dvc queue start`"
+            )
+        print("\n".join(map(tables, found)), end="")
+
+
+if __name__ == "__main__":
+    main()

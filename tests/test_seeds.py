@@ -1,0 +1,54 @@
+"""Mean and spread over seeds, from rows as `dvc.api.exp_show` gives them."""
+
+import numpy as np
+from conftest import ROOT, run
+
+from app.seeds import difference_over_seeds, tables, trainings
+
+
+def row(seed, blip, vanilla=0.2, rev="abc", state=None, rank=8.0, **others):
+    metrics = {}
+    for name, loss in (("vanilla", vanilla), ("blip", blip)):
+        scores = {"val_loss": loss, "val_loss_common": loss, "clip_score": 50.0, "ink": 0.1}
+        metrics |= {f"metrics/{name}.json:{score}": value for score, value in scores.items()}
+    about = {"Experiment": f"e{seed}", "rev": rev, "typ": "branch_base", "Created": seed, "State": state}
+    return about | metrics | {"train.seed": float(seed), "train.rank": rank, "runs/lora/blip": f"hash{seed}"} | others
+
+
+def test_experiments_that_differ_by_their_seed_are_taken_together():
+    rows = [
+        row(1, 0.10),
+        row(2, 0.11),
+        row(3, 0.12, rank=4.0),
+        row(4, 0.13, rev="workspace"),
+        row(5, 9, state="Failed"),
+    ]
+    (by_seed,) = trainings(rows)
+    assert set(by_seed) == {1, 2}
+    assert by_seed[2]["blip"]["val_loss"] == 0.11
+
+
+def test_other_code_or_drawings_are_another_set():
+    assert trainings([row(1, 0.1, **{"stages/train.py": "a"}), row(2, 0.1, **{"stages/train.py": "b"})]) == []
+
+
+def test_the_tables_hold_mean_spread_and_differences():
+    (by_seed,) = trainings([row(seed, loss) for seed, loss in ((1, 0.099), (2, 0.1), (3, 0.101))])
+    text = tables(by_seed)
+    assert "Seeds 1, 2, 3:" in text
+    assert "| blip | 0.1000 ± 0.0010 | 0.1000 ± 0.0010 | 50.00 ± 0.00 |" in text
+    assert "| blip - vanilla | -0.1000 [-0.1025, -0.0975] real |" in text  # t(2) = 4.303, 0.001 / sqrt(3)
+    assert "+0.00 [+0.00, +0.00] |" in text  # equal scores are no difference
+
+
+def test_differences_are_paired_by_seed():
+    one, other = np.array([1.0, 2.0, 3.0]), np.array([1.1, 2.1, 3.12])
+    assert difference_over_seeds(one, other).is_real()
+    assert not difference_over_seeds(one, other[::-1]).is_real()
+
+
+def test_without_two_seeds_it_is_said_how_to_get_them(finished):
+    failed = run("python", "-m", "app.seeds", cwd=finished, check=False)
+    assert failed.returncode == 1
+    assert "error: no two experiments here that differ by train.seed alone; try `dvc exp run --queue" in failed.stderr
+    assert "dvc exp run --queue -S train.seed=1,2,3" in run("python", "-m", "app.seeds", "--help", cwd=ROOT).stdout
