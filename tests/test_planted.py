@@ -1,0 +1,122 @@
+"""Truths planted in real trainings of the miniature come out in the report. Minutes: `pytest -m slow`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, run, set_value
+from PIL import Image
+
+from stages.report import differences, read_evaluation, verdict
+from tattoo_lora.line_art import mean_line_art, measure
+from tattoo_lora.manifest import read_manifest
+from tattoo_lora.params import load_params
+
+pytestmark = pytest.mark.slow
+PROCESSED = "data/processed/flash"
+SMALLEST = load_params(ROOT).report.smallest_difference
+
+
+def copy_of(target: Path, drawings: list[str] | None = None) -> Path:
+    """The project as Git would carry it, with the named drawings or all, as far as the latents."""
+    target.mkdir(parents=True)
+    for name in ("stages", "tattoo_lora", "profiles", "models/embedded", "data/raw"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", target)
+    for path in (target / "data/raw/flash").glob("*.png"):
+        if drawings is not None and path.stem not in drawings:
+            path.unlink()
+    run("python", "-m", "stages.preprocess", "data/raw/flash", "--out", PROCESSED, cwd=target)
+    run("python", "-m", "stages.caption_blip", PROCESSED, "--out", f"{PROCESSED}/captions_blip", cwd=target)
+    run("python", "-m", "stages.encode", PROCESSED, "--out", f"{PROCESSED}/latents.safetensors", cwd=target)
+    return target
+
+
+def trained(project: Path, name: str, captions: str = "captions_blip", adapter: bool = True):
+    """The evaluation of a training with a folder of captions; always measured with BLIP's own."""
+    inputs = [*("--latents", f"{PROCESSED}/latents.safetensors"), *("--manifest", f"{PROCESSED}/manifest.csv")]
+    lora = []
+    if adapter:
+        outputs = ["--lora", f"{name}/lora", "--log-csv", f"{name}/log.csv", "--samples", f"{name}/samples"]
+        run(
+            "python",
+            "-m",
+            "stages.train",
+            "blip",
+            *inputs,
+            "--captions",
+            f"{PROCESSED}/{captions}",
+            *outputs,
+            cwd=project,
+        )
+        lora = ["--lora", f"{name}/lora/final.safetensors"]
+    run(
+        *("python", "-m", "stages.evaluate", "blip", *inputs, "--captions", f"{PROCESSED}/captions_blip"),
+        *("--images", f"{PROCESSED}/images", *lora, "--out", f"{name}/evaluation"),
+        cwd=project,
+    )
+    return read_evaluation(project / name / "evaluation")
+
+
+def verdicts(one, other):
+    """Which is better in each score, "one" or "other", if any."""
+    return {
+        score: verdict(score, ("one", "other"), found, abs(other.metrics[score]), SMALLEST)
+        for score, found in differences(one, other).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return copy_of(tmp_path_factory.mktemp("planted") / "p")
+
+
+@pytest.fixture(scope="module")
+def right(project):
+    return trained(project, "right")
+
+
+def test_shuffled_captions_are_worse(project, right):
+    captions = sorted((project / PROCESSED / "captions_blip").glob("*.txt"))
+    shuffled = project / PROCESSED / "captions_shuffled"
+    shuffled.mkdir()
+    order = np.random.default_rng(0).permutation(len(captions))
+    for path, i in zip(captions, order, strict=True):
+        shutil.copy(captions[i], shuffled / path.name)
+    wrong = trained(project, "shuffled", "captions_shuffled")
+    print({"right": right.metrics["clip_score"], "shuffled": wrong.metrics["clip_score"]})
+    assert verdicts(right, wrong)["clip_score"] == "one"
+
+
+def test_another_seed_is_no_difference(project, right):
+    params = project / "params.yaml"
+    text = params.read_text()
+    set_value(params, "seed", 43)
+    other = trained(project, "another_seed")
+    params.write_text(text)
+    print({score: (right.metrics[score], other.metrics[score]) for score in ("val_loss", "clip_score")})
+    assert set(verdicts(right, other).values()) == {"no difference"}
+
+
+def test_a_training_that_copies_its_drawings_is_flagged(tmp_path, right):
+    prompts = [prompt.split(",")[0].split()[-1] for prompt in load_params(ROOT).evaluate.prompts]
+    # These eight and some to hold out, so often that nothing is left to learn but they themselves.
+    project = copy_of(tmp_path / "p", [*prompts, "key", "snail", "fox", "bat", "brain", "bug", "lion"])
+    set_value(project / "profiles/embedded.yaml", "steps", 900)
+    copied = trained(project, "copied")
+    print({"right": right.metrics["copies"], "copied": copied.metrics["copies"]})
+    assert copied.metrics["copies"] >= 0.5
+    assert right.metrics["copies"] <= copied.metrics["copies"] / 2
+
+
+def test_coloured_pictures_are_reported_as_not_line_art(project, right):
+    held_out = [
+        drawing.file for drawing in read_manifest(project / PROCESSED / "manifest.csv") if drawing.split == "val"
+    ]
+    target = mean_line_art([measure(Image.open(project / PROCESSED / "images" / file)) for file in held_out])
+    base = trained(project, "base", adapter=False)
+    assert not base.line_art.is_like(target)
+    print(json.dumps({"base": base.metrics["saturation"], "right": right.metrics["saturation"]}))
+    assert right.line_art.is_like(target)
