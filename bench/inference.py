@@ -9,21 +9,10 @@ from PIL import Image
 from bench.timing import Case, timed
 from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
-from tattoo_lora.models import (
-    assemble_pipeline,
-    load_captioner,
-    load_noise_scheduler,
-    load_text_encoder,
-    load_unet,
-    load_vae,
-    pick_device,
-    pick_dtype,
-    place,
-)
+from tattoo_lora.models import load_captioner, load_vae, pick_device, pick_dtype, place
 from tattoo_lora.params import Params, Profile
 from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import sample_images
-from tattoo_lora.tokenizer import load_tokenizer
+from tattoo_lora.sampling import load_pipeline, sample_images
 
 
 def pictures(profile: Profile, count: int) -> list[Image.Image]:
@@ -34,14 +23,12 @@ def pictures(profile: Profile, count: int) -> list[Image.Image]:
 
 def sample(profile: Profile, params: Params, count: int) -> dict[str, Case]:
     """The example of every model card (one prompt at a time, PNDM, 50 steps), and ours."""
-    base = (profile.base_model, profile.base_revision)
-    tokenizer, text_encoder = load_tokenizer(*base), load_text_encoder(*base).to(pick_device())
-    unet, noise_scheduler = load_unet(*base, pick_dtype(profile.dtype)), load_noise_scheduler(*base)
-    pipeline = assemble_pipeline(load_vae(*base), None, tokenizer, unet, noise_scheduler)
+    pipeline = load_pipeline(profile)
+    unet = pipeline.unet
     prompts = [f"{prompt}, number {i}" for i, prompt in enumerate(params.evaluate.prompts * count)][:count]
-    embeds = encode_prompts(tokenizer, text_encoder, ["", *prompts])
+    embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["", *prompts])
     place(pipeline, pick_device(), profile.low_memory)
-    ours, card = pipeline.scheduler, PNDMScheduler.from_config(noise_scheduler.config, skip_prk_steps=True)
+    ours, card = pipeline.scheduler, PNDMScheduler.from_config(pipeline.scheduler.config, skip_prk_steps=True)
 
     def in_one_batch() -> None:
         pipeline.scheduler = ours

@@ -40,20 +40,9 @@ from tattoo_lora.images import decoded_batches
 from tattoo_lora.latents import read_latents, scaled_means
 from tattoo_lora.line_art import mean_line_art, measure
 from tattoo_lora.lora import load_lora
-from tattoo_lora.models import (
-    assemble_pipeline,
-    load_clip,
-    load_noise_scheduler,
-    load_text_encoder,
-    load_unet,
-    load_vae,
-    pick_device,
-    pick_dtype,
-    place,
-)
+from tattoo_lora.models import load_clip, load_noise_scheduler, pick_device, place
 from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, sample_images
-from tattoo_lora.tokenizer import load_tokenizer
+from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
 from tattoo_lora.validation import BANDS, band, timestep_grid, validation_losses
 
 
@@ -166,11 +155,9 @@ def run(args: argparse.Namespace) -> None:
     trigger = all_params.variant(args.variant).trigger
     captions = [with_trigger(trigger, by_stem[drawing.stem]) for drawing in held_out]
 
-    device, weight_dtype = pick_device(), pick_dtype(profile.dtype)
-    base = (profile.base_model, profile.base_revision)
-    tokenizer, text_encoder = load_tokenizer(*base), load_text_encoder(*base).to(device)
-    vae, unet, noise_scheduler = load_vae(*base), load_unet(*base, weight_dtype), load_noise_scheduler(*base)
-    pipeline = assemble_pipeline(vae, text_encoder, tokenizer, unet, noise_scheduler)
+    device, pipeline = pick_device(), load_pipeline(profile)
+    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder.to(device)
+    noise_scheduler = load_noise_scheduler(profile.base_model, profile.base_revision)
     if args.lora is not None:
         load_lora(pipeline, args.lora)
     empty, common, *rest = encode_prompts(tokenizer, text_encoder, ["", params.common_caption, *captions]).split(1)
@@ -178,9 +165,9 @@ def run(args: argparse.Namespace) -> None:
     pipeline.text_encoder = None  # its memory is free for the UNet
     place(pipeline, device, profile.low_memory)
 
-    latents, batch_size = scaled_means(moments, vae.config.scaling_factor), profile.inference_batch_size
+    latents, batch_size = scaled_means(moments, pipeline.vae.config.scaling_factor), profile.inference_batch_size
     of_losses, loss_rows = measure_losses(
-        unet, noise_scheduler, held_out, latents, torch.cat(rest), common, params.timesteps, batch_size
+        pipeline.unet, noise_scheduler, held_out, latents, torch.cat(rest), common, params.timesteps, batch_size
     )
     settings = [(i, seed) for i in range(len(params.prompts)) for seed in params.seeds]
     images = sample_images(

@@ -7,7 +7,28 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
 
+from tattoo_lora.models import (
+    assemble_pipeline,
+    load_noise_scheduler,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+    pick_dtype,
+)
 from tattoo_lora.params import Profile
+from tattoo_lora.tokenizer import load_tokenizer
+
+
+def load_pipeline(profile: Profile) -> StableDiffusionPipeline:
+    """The profile's base model, all parts on the CPU, the UNet in the dtype it is used in."""
+    base = (profile.base_model, profile.base_revision)
+    return assemble_pipeline(
+        load_vae(*base),
+        load_text_encoder(*base),
+        load_tokenizer(*base),
+        load_unet(*base, pick_dtype(profile.dtype)),
+        load_noise_scheduler(*base),
+    )
 
 
 @torch.inference_mode()

@@ -17,7 +17,6 @@ from tattoo_lora.errors import UserError
 from tattoo_lora.latents import read_latents, scaled_means, write_latents
 from tattoo_lora.lora import add_lora, load_lora, save_lora
 from tattoo_lora.models import (
-    assemble_pipeline,
     load_captioner,
     load_clip,
     load_noise_scheduler,
@@ -28,7 +27,7 @@ from tattoo_lora.models import (
 )
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, sample_images
+from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
 from tattoo_lora.split import file_sha256, is_held_out
 from tattoo_lora.tokenizer import load_tokenizer
 from tattoo_lora.validation import timestep_grid, validation_losses
@@ -38,8 +37,7 @@ PROFILE = dataclasses.replace(load_profile("embedded", ROOT), sampler_steps=2)
 
 
 def make_pipeline():
-    unet = load_unet(*BASE, torch.float32)
-    return assemble_pipeline(load_vae(*BASE), None, load_tokenizer(*BASE), unet, load_noise_scheduler(*BASE))
+    return load_pipeline(dataclasses.replace(PROFILE, base_model=BASE[0]))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,240 @@
+"""Draw pictures from prompts with the base model and an adapter.
+
+    python -m app.generate "an owl, minimal line-art tattoo, stencil, high-contrast" --variant blip_plus --n 4
+    python -m app.generate --prompts prompts.txt --lora ~/Downloads/flash.safetensors --strength 0.8
+    python -m app.generate "a rose" --variant blip --stencil-mm 90
+    python -m app.generate --again runs/samples/adhoc/an-owl_7.png
+
+A prompts file has one prompt a line. Every PNG holds all of its settings; --again draws the same picture from
+them, on the same machine the same bytes. Without --variant and --lora the base model draws.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.params import Profile, load_params, load_profile
+
+CHUNK = "tattoo-lora"  # the PNG text chunk that holds the settings as JSON
+OUT = Path("runs/samples/adhoc")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that one picture depends on, besides the machine and the packages' versions."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    width: int
+    height: int
+    base_model: str
+    base_revision: str | None
+    dtype: str
+    lora: str | None
+    lora_sha256: str | None
+    strength: float
+
+
+def file_name(settings: Settings) -> str:
+    """The prompt's first words and the seed: an-owl-minimal-line-art_7.png."""
+    words = re.findall(r"[^\W_]+", settings.prompt.casefold())
+    return f"{'-'.join(words)[:40].rstrip('-') or 'picture'}_{settings.seed}.png"
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings that a picture of this program holds; UserError where it holds none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            text = getattr(image, "text", {}).get(CHUNK)
+    except OSError as error:
+        raise UserError(f"{path}: no picture ({error})") from None
+    if text is None:
+        raise UserError(f"{path}: holds no settings; was it made by app.generate, and not edited since?")
+    return Settings(**json.loads(text))
+
+
+def sha256(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{path}: no such adapter; run `dvc repro train`, or give --lora a .safetensors file")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of the file that are not empty; UserError where there are none."""
+    try:
+        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not prompts:
+        raise UserError(f"{path}: no prompts; write one a line")
+    return prompts
+
+
+def draw(settings: list[Settings], profile: Profile) -> Iterator:
+    """A PIL image for each of the settings, which share model and adapter.
+
+    One at a time, so that a picture does not depend on the others: the same settings give the same bytes.
+    """
+    import torch
+
+    from tattoo_lora.lora import load_lora
+    from tattoo_lora.models import pick_device, place
+    from tattoo_lora.prompts import encode_prompts
+    from tattoo_lora.sampling import load_pipeline
+
+    first = settings[0]
+    pipeline = load_pipeline(
+        replace(profile, base_model=first.base_model, base_revision=first.base_revision, dtype=first.dtype)
+    )
+    if first.lora is not None:
+        load_lora(pipeline, Path(first.lora))
+        pipeline.set_adapters(pipeline.get_active_adapters(), first.strength)
+    texts = list(dict.fromkeys(text for of in settings for text in (of.negative_prompt, of.prompt)))
+    embeds = dict(zip(texts, encode_prompts(pipeline.tokenizer, pipeline.text_encoder, texts).split(1), strict=True))
+    pipeline.text_encoder = None  # its memory is free for the UNet
+    place(pipeline, pick_device(), profile.low_memory)
+    dtype = pipeline.unet.dtype
+    for of in settings:
+        yield pipeline(
+            prompt_embeds=embeds[of.prompt].to(pipeline.unet.device, dtype),
+            negative_prompt_embeds=embeds[of.negative_prompt].to(pipeline.unet.device, dtype),
+            num_inference_steps=of.steps,
+            guidance_scale=of.guidance_scale,
+            height=of.height,
+            width=of.width,
+            generator=torch.Generator().manual_seed(of.seed),
+        ).images[0]
+
+
+def save(image, settings: Settings, folder: Path) -> Path:
+    """Write the PNG with its settings under a name that no other picture has."""
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_itxt(CHUNK, json.dumps(asdict(settings), ensure_ascii=False))
+    folder.mkdir(parents=True, exist_ok=True)
+    path, number = folder / file_name(settings), 2
+    while path.exists() and not holds(path, settings):
+        path = folder / file_name(settings).replace(".png", f"-{number}.png")
+        number += 1
+    image.save(path, pnginfo=text)
+    return path
+
+
+def holds(path: Path, settings: Settings) -> bool:
+    """Whether the picture there was made with the same settings: then it may be written again."""
+    try:
+        return read_settings(path) == settings
+    except UserError:
+        return False
+
+
+def settings_for(
+    args: argparse.Namespace, profile: Profile, lora: Path | None, prompts: list[str], seeds: Iterable[int]
+) -> list[Settings]:
+    """What the options that app.generate and app.compare share ask for, each prompt with each seed."""
+    width, height = args.size or (profile.resolution, profile.resolution)
+    if width % 8 or height % 8 or min(width, height) < 8:
+        raise UserError(f"--size {width}x{height}: both must be multiples of 8")
+    shared = {
+        "negative_prompt": args.negative,
+        "steps": args.steps or profile.sampler_steps,
+        "guidance_scale": profile.guidance_scale if args.guidance is None else args.guidance,
+        "width": width,
+        "height": height,
+        "base_model": profile.base_model,
+        "base_revision": profile.base_revision,
+        "dtype": profile.dtype,
+        "lora": None if lora is None else str(lora),
+        "lora_sha256": None if lora is None else sha256(lora),
+        "strength": 1.0 if lora is None else args.strength,
+    }
+    return [Settings(prompt=prompt, seed=seed, **shared) for prompt in prompts for seed in seeds]
+
+
+def settings_from(args: argparse.Namespace, profile: Profile) -> list[Settings]:
+    """What the command line asks for."""
+    if args.again:
+        settings = read_settings(args.again)
+        if settings.lora is not None and sha256(Path(settings.lora)) != settings.lora_sha256:
+            raise UserError(f"{settings.lora}: is another adapter than the one that drew {args.again}")
+        return [settings]
+    prompts = read_prompts(args.prompts) if args.prompts else args.prompt
+    if not prompts:
+        raise UserError('no prompt; try `python -m app.generate "an owl"`, or --prompts FILE')
+    lora = Path(f"runs/lora/{args.variant}/best.safetensors") if args.variant else args.lora
+    return settings_for(args, profile, lora, prompts, range(args.seed, args.seed + args.n))
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """The options that settings_for reads, and where the pictures go."""
+    parser.add_argument("--prompts", type=Path, help="a text file with one prompt a line")
+    parser.add_argument("--strength", type=float, default=1.0, help="how much the adapter counts, 0 to 1.5 is usual")
+    parser.add_argument("--negative", default="", help="what not to draw")
+    parser.add_argument("--steps", type=int, help="default: the profile's")
+    parser.add_argument("--guidance", type=float, help="default: the profile's")
+    parser.add_argument("--size", type=size, metavar="WxH", help="px; default: the profile's resolution")
+    parser.add_argument("--profile", help="a file under profiles/; default: that of params.yaml")
+    parser.add_argument("--json", action="store_true", help="print files and settings as JSON")
+
+
+def size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: write WIDTHxHEIGHT, as in 512x768")
+    return int(match[1]), int(match[2])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m app.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("prompt", nargs="*", help="what to draw; several in quotation marks each")
+    parser.add_argument("--again", type=Path, metavar="PNG", help="a picture made before: draw it again")
+    adapter = parser.add_mutually_exclusive_group()
+    adapter.add_argument("--variant", help="the adapter of runs/lora/<variant>/best.safetensors")
+    adapter.add_argument("--lora", type=Path, metavar="FILE", help="an adapter for this base, diffusers' or kohya's")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--n", type=int, default=1, help="pictures a prompt, with seeds from --seed on")
+    add_picture_options(parser)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder for the pictures; default: {OUT}")
+    parser.add_argument("--stencil-mm", type=float, metavar="MM", help="a stencil of each beside it, so wide")
+    args = parser.parse_args()
+    with one_line_errors():
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    profile = load_profile(args.profile or load_params().profile)
+    settings = settings_from(args, profile)
+    written = []
+    progress = tqdm(zip(settings, draw(settings, profile), strict=True), total=len(settings), unit="picture")
+    for of, image in progress:
+        path = save(image, of, args.out)
+        files = [str(path)]
+        if args.stencil_mm:
+            from app.stencil import Options, write_stencil
+
+            files += map(str, write_stencil(path, Options(width_mm=args.stencil_mm), args.out)[1])
+        written.append({"files": files, "settings": asdict(of)})
+        if not args.json:
+            progress.write("\n".join(files), file=sys.stdout)
+    if args.json:
+        print(json.dumps(written, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

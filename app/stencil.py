@@ -1,0 +1,228 @@
+"""Make a stencil to print: black on white at a real size, cleaned, as PNG, SVG and PDF.
+
+    python -m app.stencil owl.png --width-mm 90
+    python -m app.stencil runs/samples/adhoc/*.png --width-mm 60 --mirror --min-stroke-mm 0.4 --page Letter
+
+Writes <name>.stencil.png (at --dpi, 1 bit) and <name>.stencil.svg (outlines, in mm) for each picture, and
+stencils.pdf with all of them, with cut marks and a scale bar: print it at 100%, not "fit to page", and hold a ruler to
+the bar. --mirror is for transfer paper that is laid face down.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import vtracer
+from PIL import Image
+from reportlab.lib.pagesizes import A4, LETTER
+from reportlab.lib.units import mm
+from reportlab.lib.utils import ImageReader
+from reportlab.pdfgen.canvas import Canvas
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from skimage.filters import threshold_otsu
+from skimage.measure import label
+from skimage.morphology import remove_small_holes, remove_small_objects, skeletonize
+
+from tattoo_lora.errors import UserError, one_line_errors
+
+OUT = Path("runs/samples/adhoc")
+PAGES = {"A4": A4, "Letter": LETTER}
+MARGIN_MM, GAP_MM = 12, 10  # of the page; between stencils
+SCALE_BAR_MM = 50
+INCH_MM = 25.4
+
+
+@dataclass(frozen=True)
+class Options:
+    """Lengths in mm, areas in mm2 of the print."""
+
+    width_mm: float
+    dpi: int = 300
+    threshold: float | None = None  # grey below which is ink, 0 to 1; None: Otsu's
+    smooth_mm: float = 0.15
+    speck_mm2: float = 0.4
+    min_stroke_mm: float = 0.0
+    min_gap_mm: float = 0.5
+    mirror: bool = False
+    transparent: bool = False
+
+
+def ink_of(picture: Image.Image, options: Options) -> np.ndarray:
+    """True where the stencil is black, (H, W) at the size and dpi of the print.
+
+    Enlarged smoothly, softened, cut at the threshold; pieces and holes below speck_mm2 are dropped, strokes widened to
+    min_stroke_mm. UserError for a picture without ink.
+    """
+    flat = Image.new("RGB", picture.size, "white")
+    rgba = picture.convert("RGBA")
+    flat.paste(rgba, mask=rgba.getchannel("A"))
+    width = round(options.width_mm / INCH_MM * options.dpi)
+    height = max(1, round(width * picture.height / picture.width))
+    grey = np.asarray(flat.convert("L").resize((width, height), Image.Resampling.BICUBIC), dtype=float) / 255
+    px_per_mm = options.dpi / INCH_MM
+    grey = gaussian_filter(grey, options.smooth_mm * px_per_mm, mode="nearest")
+    if np.ptp(grey) < 0.1:
+        raise UserError("nothing to trace: the picture is all of one grey")
+    ink = grey <= (threshold_otsu(grey) if options.threshold is None else options.threshold)
+    speck = max(1, round(options.speck_mm2 * px_per_mm**2))
+    ink = remove_small_objects(ink, max_size=speck, connectivity=2)
+    ink = remove_small_holes(ink, max_size=speck)
+    if not ink.any():
+        raise UserError(
+            "nothing is left: all pieces are smaller than the specks to remove, or the threshold is too low"
+        )
+    if options.min_stroke_mm > 0:
+        ink |= distance_transform_edt(~skeletonize(ink)) <= options.min_stroke_mm * px_per_mm / 2
+    return ink[:, ::-1] if options.mirror else ink
+
+
+def narrow_gaps(ink: np.ndarray, options: Options) -> int:
+    """How many places between lines are narrower than min_gap_mm: the ink will not keep them apart."""
+    half = options.min_gap_mm * options.dpi / INCH_MM / 2
+    open_skin = distance_transform_edt(~ink) > half  # where a disc of that width has its centre
+    if not open_skin.any():
+        return 1
+    reached = distance_transform_edt(~open_skin) <= half  # and what such discs cover
+    closed = ~ink & ~reached
+    # Corners between strokes are always a little closed: what counts is longer than the gap is wide.
+    areas = np.bincount(label(closed, connectivity=2).ravel())[1:]
+    return int((areas > (2 * half) ** 2).sum())
+
+
+def to_png(ink: np.ndarray, path: Path, options: Options) -> None:
+    picture = Image.fromarray(np.where(ink, 0, 255).astype(np.uint8))
+    if options.transparent:
+        black = Image.new("L", picture.size, 0)
+        picture = Image.merge("LA", (black, Image.fromarray(np.where(ink, 255, 0).astype(np.uint8))))
+    else:
+        picture = picture.convert("1", dither=Image.Dither.NONE)
+    picture.save(path, dpi=(options.dpi, options.dpi))
+
+
+def to_svg(ink: np.ndarray, options: Options) -> str:
+    """The outlines as one SVG, its width and height in mm."""
+    height, width = ink.shape
+    pixels = [(0, 0, 0, 255) if black else (255, 255, 255, 255) for black in ink.ravel()]
+    traced = vtracer.convert_pixels_to_svg(
+        pixels, size=(width, height), colormode="binary", mode="spline", filter_speckle=0, path_precision=2
+    )
+    body = traced[traced.index("<path") if "<path" in traced else traced.index("</svg>") :]
+    height_mm = options.width_mm * height / width
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{options.width_mm:g}mm" height="{height_mm:g}mm" '
+        f'viewBox="0 0 {width} {height}">\n{body}'
+    )
+
+
+def to_pdf(stencils: list[tuple[str, np.ndarray]], path: Path, options: Options, page: str) -> None:
+    """All stencils (name, ink) at their size, several on a sheet, with cut marks and a scale bar on each sheet.
+
+    UserError where one is larger than the page.
+    """
+    page_width, page_height = PAGES[page]
+    canvas = Canvas(str(path), pagesize=PAGES[page], invariant=True)
+    canvas.setTitle("Stencils, print at 100%")
+    left, top = MARGIN_MM * mm, page_height - MARGIN_MM * mm
+    x, y, row_height = left, top, 0.0
+    bottom = (MARGIN_MM + 12) * mm  # above the scale bar
+    scale_bar(canvas)
+    for name, ink in stencils:
+        width = options.width_mm * mm
+        height = width * ink.shape[0] / ink.shape[1]
+        if width > page_width - 2 * MARGIN_MM * mm or height > top - bottom:
+            room = f"{page_width / mm - 2 * MARGIN_MM:.0f} x {(top - bottom) / mm:.0f} mm"
+            raise UserError(f"{name}: {width / mm:.0f} x {height / mm:.0f} mm does not fit on {page}, which has {room}")
+        if x + width > page_width - MARGIN_MM * mm:
+            x, y, row_height = left, y - row_height - GAP_MM * mm, 0.0
+        if y - height < bottom:
+            canvas.showPage()
+            scale_bar(canvas)
+            x, y, row_height = left, top, 0.0
+        picture = Image.fromarray(np.where(ink, 0, 255).astype(np.uint8)).convert("1", dither=Image.Dither.NONE)
+        canvas.drawImage(ImageReader(picture), x, y - height, width, height)
+        cut_marks(canvas, x, y - height, width, height)
+        x, row_height = x + width + GAP_MM * mm, max(row_height, height)
+    canvas.save()
+
+
+def cut_marks(canvas: Canvas, x: float, y: float, width: float, height: float) -> None:
+    """Two short lines at each corner, outside of the picture."""
+    canvas.setLineWidth(0.3)
+    near, far = 1 * mm, 4 * mm
+    for corner_x, way_x in ((x, -1), (x + width, 1)):
+        for corner_y, way_y in ((y, -1), (y + height, 1)):
+            canvas.line(corner_x + way_x * near, corner_y, corner_x + way_x * far, corner_y)
+            canvas.line(corner_x, corner_y + way_y * near, corner_x, corner_y + way_y * far)
+
+
+def scale_bar(canvas: Canvas) -> None:
+    x, y = MARGIN_MM * mm, (MARGIN_MM - 3) * mm
+    canvas.setLineWidth(0.5)
+    canvas.line(x, y, x + SCALE_BAR_MM * mm, y)
+    for tick in range(0, SCALE_BAR_MM + 1, 10):
+        canvas.line(x + tick * mm, y, x + tick * mm, y + (2 if tick % SCALE_BAR_MM else 3) * mm)
+    canvas.setFont("Helvetica", 8)
+    canvas.drawString(x + (SCALE_BAR_MM + 3) * mm, y, f"{SCALE_BAR_MM} mm: if a ruler disagrees, print at 100%")
+
+
+def read_picture(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except OSError as error:
+        raise UserError(f"{path}: no picture ({error})") from None
+
+
+def write_stencil(path: Path, options: Options, folder: Path) -> tuple[np.ndarray, list[Path]]:
+    """The picture's stencil, and its PNG and SVG in the folder; says where lines are too close."""
+    try:
+        ink = ink_of(read_picture(path), options)
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{path.stem}.stencil.png", folder / f"{path.stem}.stencil.svg"]
+    to_png(ink, files[0], options)
+    files[1].write_text(to_svg(ink, options), encoding="utf-8")
+    if gaps := narrow_gaps(ink, options):
+        where = "place" if gaps == 1 else "places"
+        print(f"{path}: lines closer than {options.min_gap_mm:g} mm in {gaps} {where}; print larger", file=sys.stderr)
+    return ink, files
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m app.stencil", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("--width-mm", type=float, required=True, help="width of the print")
+    parser.add_argument("--dpi", type=int, default=300)
+    parser.add_argument("--threshold", type=float, help="grey below which is ink, 0 to 1; default: found by itself")
+    parser.add_argument("--smooth-mm", type=float, default=0.15, help="softens edges before they are cut")
+    parser.add_argument("--speck-mm2", type=float, default=0.4, help="smaller pieces and holes are dropped")
+    parser.add_argument("--min-stroke-mm", type=float, default=0.0, help="thinner strokes are widened")
+    parser.add_argument("--min-gap-mm", type=float, default=0.5, help="warn where lines are closer")
+    parser.add_argument("--mirror", action="store_true", help="for transfer paper")
+    parser.add_argument("--transparent", action="store_true", help="PNG without its white")
+    parser.add_argument("--page", choices=PAGES, default="A4")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder; default: {OUT}")
+    args = vars(parser.parse_args())
+    pictures, page, folder = args.pop("pictures"), args.pop("page"), args.pop("out")
+    with one_line_errors():
+        options = Options(**args)
+        if options.width_mm <= 0 or options.dpi < 72:
+            raise UserError("--width-mm must be above 0 and --dpi at least 72")
+        stencils = []
+        for path in pictures:
+            ink, files = write_stencil(path, options, folder)
+            stencils.append((path.name, ink))
+            print("\n".join(map(str, files)))
+        to_pdf(stencils, folder / "stencils.pdf", options, page)
+        print(folder / "stencils.pdf")
+
+
+if __name__ == "__main__":
+    main()

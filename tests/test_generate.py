@@ -1,0 +1,136 @@
+"""app.generate and app.compare, as a person runs them, on the small finished project."""
+
+import json
+
+import pytest
+from conftest import ROOT, copy_project, run
+from PIL import Image
+
+from app.generate import Settings, file_name
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return copy_project(finished, tmp_path / "p")
+
+
+def generate(project, *arguments, check=True):
+    return run("python", "-m", "app.generate", *arguments, cwd=project, check=check)
+
+
+FAST = ("--steps", "2")
+
+
+def test_a_picture_holds_its_settings_and_is_drawn_again_to_the_byte(copy):
+    made = json.loads(
+        generate(copy, "an owl, ink", "ein Wolf — größer", "--variant", "blip", "--n", "2", "--json", *FAST).stdout
+    )
+    names = [entry["files"][0].split("/")[-1] for entry in made]
+    assert names == ["an-owl-ink_7.png", "an-owl-ink_8.png", "ein-wolf-größer_7.png", "ein-wolf-größer_8.png"]
+    first = copy / made[2]["files"][0]
+    before = first.read_bytes()
+    assert made[2]["settings"]["prompt"] == "ein Wolf — größer"
+    assert made[2]["settings"]["lora"] == "runs/lora/blip/best.safetensors"
+    again = json.loads(generate(copy, "--again", str(first), "--out", "elsewhere", "--json").stdout)
+    assert (copy / again[0]["files"][0]).read_bytes() == before
+    assert again[0]["files"][0] == "elsewhere/ein-wolf-größer_7.png"
+
+
+def test_other_settings_do_not_overwrite_a_picture(copy):
+    folder = copy / "runs/samples/adhoc"
+    generate(copy, "an owl", *FAST)
+    before = (folder / "an-owl_7.png").read_bytes()
+    generate(copy, "an owl", *FAST, "--variant", "blip", "--strength", "1.5", "--stencil-mm", "40")
+    generate(copy, "an owl", *FAST)  # the first once more
+    assert (folder / "an-owl_7.png").read_bytes() == before
+    assert (folder / "an-owl_7-2.png").read_bytes() != before
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"an-owl_7.png", "an-owl_7-2.png", "an-owl_7-2.stencil.png", "an-owl_7-2.stencil.svg"}
+
+
+def test_strength_is_how_much_the_adapter_counts(copy):
+    pictures = {}
+    for strength in ("0", "1"):
+        generate(copy, "an owl", *FAST, "--variant", "vanilla", "--strength", strength, "--out", strength)
+        pictures[strength] = Image.open(copy / strength / "an-owl_7.png").tobytes()
+    generate(copy, "an owl", *FAST, "--out", "base")
+    assert pictures["0"] == Image.open(copy / "base/an-owl_7.png").tobytes()
+    assert pictures["1"] != pictures["0"]
+
+
+def test_kohyas_file_draws_what_diffusers_file_draws(copy):
+    for name in ("best", "best.kohya"):
+        generate(copy, "an owl", *FAST, "--lora", f"runs/lora/blip/{name}.safetensors", "--out", name)
+    one, other = (Image.open(copy / name / "an-owl_7.png") for name in ("best", "best.kohya"))
+    assert max(abs(a - b) for a, b in zip(one.tobytes(), other.tobytes(), strict=True)) <= 1
+
+
+def test_prompts_from_a_file_and_the_size(copy):
+    (copy / "prompts.txt").write_text("a key\n\n  a crown  \n", encoding="utf-8")
+    generate(copy, "--prompts", "prompts.txt", *FAST, "--size", "96x64", "--out", "o")
+    assert {path.name: Image.open(path).size for path in (copy / "o").iterdir()} == {
+        "a-key_7.png": (96, 64),
+        "a-crown_7.png": (96, 64),
+    }
+
+
+MISTAKES = {
+    "no prompt": ([], 'no prompt; try `python -m app.generate "an owl"`'),
+    "no adapter": (
+        ["x", "--variant", "none"],
+        "runs/lora/none/best.safetensors: no such adapter; run `dvc repro train`",
+    ),
+    "no prompts file": (["--prompts", "none.txt"], "none.txt: cannot be read (No such file or directory)"),
+    "odd size": (["x", "--size", "65x64"], "--size 65x64: both must be multiples of 8"),
+    "no size": (["x", "--size", "big"], "'big': write WIDTHxHEIGHT, as in 512x768"),
+    "no profile": (["x", "--profile", "none"], "there is no profiles/none.yaml"),
+    "not ours": (["--again", "data/raw/flash/owl.png"], "owl.png: holds no settings; was it made by app.generate"),
+    "no picture": (["--again", "README.md"], "README.md: no picture ("),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake):
+    arguments, message = MISTAKES[mistake]
+    failed = generate(ROOT, *arguments, check=False)
+    assert failed.returncode != 0
+    assert message in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_an_empty_prompts_file_is_said_so(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    failed = generate(ROOT, "--prompts", str(tmp_path / "empty.txt"), check=False)
+    assert "empty.txt: no prompts; write one a line" in failed.stderr
+
+
+def test_another_adapter_of_the_same_name_does_not_draw_again(copy):
+    generate(copy, "an owl", *FAST, "--variant", "blip")
+    lora = copy / "runs/lora/blip"
+    (lora / "best.safetensors").unlink()
+    (lora / "best.safetensors").write_bytes((lora / "best.kohya.safetensors").read_bytes())
+    failed = generate(copy, "--again", "runs/samples/adhoc/an-owl_7.png", check=False)
+    assert "best.safetensors: is another adapter than the one that drew" in failed.stderr
+
+
+def test_a_prompt_without_letters_still_has_a_name():
+    settings = Settings("!!", "", 3, 1, 1.0, 64, 64, "b", None, "auto", None, None, 1.0)
+    assert file_name(settings) == "picture_3.png"
+
+
+def test_columns_of_a_comparison_start_from_the_same_noise(copy):
+    arguments = ["an owl", "a key", "--with", "base", "blip", "HEAD:vanilla", "runs/lora/blip/final.safetensors"]
+    shown = run("python", "-m", "app.compare", *arguments, "--seeds", "3", "4", *FAST, "--json", cwd=copy).stdout
+    made = json.loads(shown)
+    assert Image.open(copy / made["comparison"]).width > 400
+    assert [entry["column"] for entry in made["pictures"][::4]] == ["base", "blip", "HEAD:vanilla", "final"]
+    drawn = {(e["column"], e["settings"]["prompt"], e["settings"]["seed"]): e["file"] for e in made["pictures"]}
+    assert len(drawn) == 16 and all((copy / file).is_file() for file in drawn.values())
+    generate(copy, "an owl", *FAST, "--seed", "3", "--out", "alone")
+    assert Image.open(copy / "alone/an-owl_3.png").tobytes() == Image.open(copy / drawn["base", "an owl", 3]).tobytes()
+
+
+def test_a_column_that_means_nothing_is_named(copy):
+    failed = run("python", "-m", "app.compare", "--with", "nope", cwd=copy, check=False)
+    assert "--with nope: neither base, a variant (vanilla, blip, blip_plus), EXPERIMENT:VARIANT nor" in failed.stderr
+    failed = run("python", "-m", "app.compare", "--with", "nope:blip", cwd=copy, check=False)
+    assert "nope:blip: DVC has no such adapter (" in failed.stderr and "see `dvc exp list`" in failed.stderr

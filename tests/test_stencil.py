@@ -1,0 +1,167 @@
+"""Stencils measured as a print would be: rendered back to pixels from the files."""
+
+import re
+from io import BytesIO
+
+import numpy as np
+import pypdfium2
+import pytest
+import resvg_py
+from conftest import ROOT, run
+from PIL import Image, ImageDraw, ImageOps
+from scipy.ndimage import distance_transform_edt
+from skimage.measure import label
+
+from app.stencil import Options, ink_of, narrow_gaps, to_pdf, to_svg
+from tattoo_lora.errors import UserError
+
+OPTIONS = Options(width_mm=90)
+
+
+def paper(size=128):
+    image = Image.new("RGB", (size, size), "white")
+    return image, ImageDraw.Draw(image)
+
+
+def ring():
+    image, pen = paper()
+    pen.ellipse((4, 4, 123, 123), outline="black", width=4)
+    return image
+
+
+def pieces(ink):
+    return label(ink, connectivity=2).max()
+
+
+def test_a_closed_circle_stays_one_piece_with_one_hole():
+    ink = ink_of(ring(), OPTIONS)
+    assert ink.shape == (1063, 1063)  # 90 mm at 300 dpi
+    assert pieces(ink) == 1
+    assert pieces(~ink) == 2  # within and without
+
+
+def test_strokes_keep_their_width():
+    image, pen = paper(90)
+    pen.rectangle((10, 40, 79, 44), "black")  # 5 px of 90: 5 mm on 90 mm
+    rows = ink_of(image, OPTIONS).any(axis=1).sum()
+    assert rows / 300 * 25.4 == pytest.approx(5, abs=0.3)
+
+
+def test_specks_and_pinholes_go_and_lines_stay():
+    image, pen = paper()
+    pen.rectangle((20, 20, 100, 40), "black")
+    pen.rectangle((50, 28, 50, 28), "white")
+    pen.point([(110, 110), (5, 90)], "black")
+    ink = ink_of(image, Options(width_mm=90, speck_mm2=1.0))
+    assert (pieces(ink), pieces(~ink)) == (1, 1)
+    kept = ink_of(image, Options(width_mm=90, speck_mm2=0.01))
+    assert (pieces(kept), pieces(~kept)) == (3, 2)
+
+
+def test_thin_strokes_are_widened_to_what_was_asked():
+    image, pen = paper(256)
+    pen.line((20, 128, 235, 128), "black", 1)
+    wide = ink_of(image, Options(width_mm=90, min_stroke_mm=1.5))
+    assert 2 * distance_transform_edt(wide).max() / 300 * 25.4 == pytest.approx(1.5, abs=0.2)
+    assert wide.sum() > ink_of(image, OPTIONS).sum()
+
+
+def test_lines_that_are_too_close_are_found():
+    image, pen = paper(180)  # half a millimetre a pixel
+    pen.rectangle((20, 60, 160, 64), "black")
+    pen.rectangle((20, 67, 160, 71), "black")  # 1 mm apart
+    ink = ink_of(image, OPTIONS)
+    assert narrow_gaps(ink, Options(width_mm=90, min_gap_mm=2.0)) == 1
+    assert narrow_gaps(ink, Options(width_mm=90, min_gap_mm=0.5)) == 0
+    assert narrow_gaps(ink_of(ring(), OPTIONS), OPTIONS) == 0
+
+
+def test_mirror_turns_it_around():
+    image, pen = paper()
+    pen.rectangle((10, 10, 30, 100), "black")
+    assert np.array_equal(ink_of(image, Options(width_mm=90, mirror=True)), ink_of(image, OPTIONS)[:, ::-1])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1", "CMYK"])
+def test_every_kind_of_picture_gives_the_same_stencil(mode):
+    whole = ink_of(ring(), OPTIONS)
+    assert (ink_of(ring().convert(mode), OPTIONS) != whole).mean() < 0.001
+
+
+def test_transparency_is_paper():
+    image = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (20, 20, 60, 60))
+    assert ink_of(image, OPTIONS).mean() == pytest.approx((40 / 128) ** 2, rel=0.05)
+
+
+def test_the_svg_is_the_png_in_outlines():
+    for name in ("owl", "skull", "anchor"):
+        ink = ink_of(Image.open(ROOT / f"data/raw/flash/{name}.png"), OPTIONS)
+        svg = to_svg(ink, OPTIONS)
+        assert re.search(r'<svg [^>]*width="90mm" height="[\d.]+mm"', svg)
+        pixels = svg.replace('width="90mm"', f'width="{ink.shape[1]}"').replace('mm" viewBox', '" viewBox')
+        pixels = re.sub(r'height="[\d.]+"', f'height="{ink.shape[0]}"', pixels, count=1)
+        rendered = Image.open(BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=pixels, background="white")))).convert("L")
+        assert rendered.size == ink.shape[::-1]
+        assert ((np.asarray(rendered) < 128) != ink).mean() < 0.01
+
+
+def test_the_pdf_measures_what_was_asked(tmp_path):
+    image, pen = paper(200)
+    pen.rectangle((0, 80, 199, 120), "black")  # from edge to edge
+    to_pdf([("bar", ink_of(image, OPTIONS))], tmp_path / "s.pdf", OPTIONS, "A4")
+    page = pypdfium2.PdfDocument(tmp_path / "s.pdf")[0]
+    assert [round(points / 72 * 25.4) for points in page.get_size()] == [210, 297]
+    dpi = 600
+    dark = np.asarray(page.render(scale=dpi / 72).to_pil().convert("L")) < 128
+    row = dark[round((12 + 45) / 25.4 * dpi)]  # through the middle of the stencil
+    columns = np.flatnonzero(row)
+    assert (columns[-1] - columns[0] + 1) / dpi * 25.4 == pytest.approx(90, abs=0.5)
+    bar = dark[-round(9 / 25.4 * dpi)]  # the scale bar's line
+    assert max(np.diff(np.flatnonzero(np.diff(np.r_[0, bar, 0])))) / dpi * 25.4 == pytest.approx(50, abs=0.5)
+
+
+def test_several_fit_on_a_sheet_and_more_take_another(tmp_path):
+    options = Options(width_mm=80)
+    stencils = [("ring", ink_of(ring(), options))] * 7
+    to_pdf(stencils, tmp_path / "s.pdf", options, "A4")
+    document = pypdfium2.PdfDocument(tmp_path / "s.pdf")
+    assert len(document) == 2  # two by three on the first
+    with pytest.raises(UserError, match=r"big: 250 x 250 mm does not fit on Letter, which has 192 x 243 mm"):
+        wide = Options(width_mm=250)
+        to_pdf([("big", ink_of(ring(), wide))], tmp_path / "t.pdf", wide, "Letter")
+
+
+def test_from_the_command_line(tmp_path):
+    names = [str(ROOT / f"data/raw/flash/{name}.png") for name in ("owl", "key")]
+    shown = run(
+        *("python", "-m", "app.stencil", *names, "--width-mm", "60", "--transparent"), "--out", str(tmp_path), cwd=ROOT
+    )
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {f"{n}.stencil.{kind}" for n in ("owl", "key") for kind in ("png", "svg")} | {"stencils.pdf"}
+    assert all(name in shown.stdout for name in files)
+    with Image.open(tmp_path / "owl.stencil.png") as image:
+        assert image.mode == "LA" and image.width == 709
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    run("python", "-m", "app.stencil", names[0], "--width-mm", "60", "--out", str(tmp_path), cwd=ROOT)
+    with Image.open(tmp_path / "owl.stencil.png") as image:
+        assert image.mode == "1"
+
+
+def test_pictures_that_give_no_stencil_are_named(tmp_path):
+    ImageOps.expand(paper()[0]).save(tmp_path / "white.png")
+    image, pen = paper()
+    pen.point((64, 64), "black")
+    image.save(tmp_path / "speck.png")
+    (tmp_path / "text.png").write_text("no picture")
+    said = {
+        "white.png": "white.png: nothing to trace: the picture is all of one grey",
+        "speck.png": "speck.png: nothing is left: all pieces are smaller than the specks to remove",
+        "text.png": "text.png: no picture (",
+    }
+    for name, message in said.items():
+        arguments = [str(tmp_path / name), "--width-mm", "20", "--out", str(tmp_path / "out")]
+        failed = run("python", "-m", "app.stencil", *arguments, cwd=ROOT, check=False)
+        assert failed.returncode == 1 and message in failed.stderr and "Traceback" not in failed.stderr
+    failed = run("python", "-m", "app.stencil", "x.png", "--width-mm", "0", cwd=ROOT, check=False)
+    assert "error: --width-mm must be above 0 and --dpi at least 72" in failed.stderr
