@@ -46,7 +46,7 @@ class Settings:
 
 def file_name(settings: Settings) -> str:
     """The prompt's first words and the seed: an-owl-minimal-line-art_7.png."""
-    words = re.findall(r"[^\W_]+", settings.prompt.casefold())
+    words = re.findall(r"[^\W_]+", settings.prompt.lower())
     return f"{'-'.join(words)[:40].rstrip('-') or 'picture'}_{settings.seed}.png"
 
 

@@ -1,11 +1,15 @@
 """app.generate and app.compare, as a person runs them, on the small finished project."""
 
+import contextlib
+import io
 import json
+from unittest import mock
 
 import pytest
 from conftest import ROOT, copy_project, run
 from PIL import Image
 
+from app import compare, generate
 from app.generate import Settings, file_name
 
 
@@ -14,34 +18,46 @@ def copy(finished, tmp_path):
     return copy_project(finished, tmp_path / "p")
 
 
-def generate(project, *arguments, check=True):
-    return run("python", "-m", "app.generate", *arguments, cwd=project, check=check)
+def call(program, project, *arguments):
+    """What the program prints, called in this process: a second instead of the six that its imports take."""
+    printed = io.StringIO()
+    argv = mock.patch("sys.argv", [program.__name__, *arguments])
+    with contextlib.chdir(project), argv, contextlib.redirect_stdout(printed):
+        program.main()
+    return printed.getvalue()
+
+
+def fails(*arguments, project=ROOT):
+    """What a run on the command line that fails says."""
+    failed = run("python", "-m", *arguments, cwd=project, check=False)
+    assert failed.returncode != 0 and "Traceback" not in failed.stderr
+    return failed.stderr
 
 
 FAST = ("--steps", "2")
 
 
 def test_a_picture_holds_its_settings_and_is_drawn_again_to_the_byte(copy):
-    made = json.loads(
-        generate(copy, "an owl, ink", "ein Wolf — größer", "--variant", "blip", "--n", "2", "--json", *FAST).stdout
-    )
+    prompts = ("an owl, ink", "ein Wolf — größer")
+    made = json.loads(call(generate, copy, *prompts, "--variant", "blip", "--n", "2", "--json", *FAST))
     names = [entry["files"][0].split("/")[-1] for entry in made]
     assert names == ["an-owl-ink_7.png", "an-owl-ink_8.png", "ein-wolf-größer_7.png", "ein-wolf-größer_8.png"]
     first = copy / made[2]["files"][0]
     before = first.read_bytes()
     assert made[2]["settings"]["prompt"] == "ein Wolf — größer"
     assert made[2]["settings"]["lora"] == "runs/lora/blip/best.safetensors"
-    again = json.loads(generate(copy, "--again", str(first), "--out", "elsewhere", "--json").stdout)
+    arguments = ("--again", str(first), "--out", "elsewhere", "--json")
+    again = json.loads(run("python", "-m", "app.generate", *arguments, cwd=copy).stdout)  # another process
     assert (copy / again[0]["files"][0]).read_bytes() == before
     assert again[0]["files"][0] == "elsewhere/ein-wolf-größer_7.png"
 
 
 def test_other_settings_do_not_overwrite_a_picture(copy):
     folder = copy / "runs/samples/adhoc"
-    generate(copy, "an owl", *FAST)
+    call(generate, copy, "an owl", *FAST)
     before = (folder / "an-owl_7.png").read_bytes()
-    generate(copy, "an owl", *FAST, "--variant", "blip", "--strength", "1.5", "--stencil-mm", "40")
-    generate(copy, "an owl", *FAST)  # the first once more
+    call(generate, copy, "an owl", *FAST, "--variant", "blip", "--strength", "1.5", "--stencil-mm", "40")
+    call(generate, copy, "an owl", *FAST)  # the first once more
     assert (folder / "an-owl_7.png").read_bytes() == before
     assert (folder / "an-owl_7-2.png").read_bytes() != before
     names = {path.name for path in folder.iterdir()}
@@ -51,23 +67,23 @@ def test_other_settings_do_not_overwrite_a_picture(copy):
 def test_strength_is_how_much_the_adapter_counts(copy):
     pictures = {}
     for strength in ("0", "1"):
-        generate(copy, "an owl", *FAST, "--variant", "vanilla", "--strength", strength, "--out", strength)
+        call(generate, copy, "an owl", *FAST, "--variant", "vanilla", "--strength", strength, "--out", strength)
         pictures[strength] = Image.open(copy / strength / "an-owl_7.png").tobytes()
-    generate(copy, "an owl", *FAST, "--out", "base")
+    call(generate, copy, "an owl", *FAST, "--out", "base")
     assert pictures["0"] == Image.open(copy / "base/an-owl_7.png").tobytes()
     assert pictures["1"] != pictures["0"]
 
 
 def test_kohyas_file_draws_what_diffusers_file_draws(copy):
     for name in ("best", "best.kohya"):
-        generate(copy, "an owl", *FAST, "--lora", f"runs/lora/blip/{name}.safetensors", "--out", name)
+        call(generate, copy, "an owl", *FAST, "--lora", f"runs/lora/blip/{name}.safetensors", "--out", name)
     one, other = (Image.open(copy / name / "an-owl_7.png") for name in ("best", "best.kohya"))
     assert max(abs(a - b) for a, b in zip(one.tobytes(), other.tobytes(), strict=True)) <= 1
 
 
 def test_prompts_from_a_file_and_the_size(copy):
     (copy / "prompts.txt").write_text("a key\n\n  a crown  \n", encoding="utf-8")
-    generate(copy, "--prompts", "prompts.txt", *FAST, "--size", "96x64", "--out", "o")
+    call(generate, copy, "--prompts", "prompts.txt", *FAST, "--size", "96x64", "--out", "o")
     assert {path.name: Image.open(path).size for path in (copy / "o").iterdir()} == {
         "a-key_7.png": (96, 64),
         "a-crown_7.png": (96, 64),
@@ -92,24 +108,21 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line(mistake):
     arguments, message = MISTAKES[mistake]
-    failed = generate(ROOT, *arguments, check=False)
-    assert failed.returncode != 0
-    assert message in failed.stderr and "Traceback" not in failed.stderr
+    assert message in fails("app.generate", *arguments)
 
 
 def test_an_empty_prompts_file_is_said_so(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
-    failed = generate(ROOT, "--prompts", str(tmp_path / "empty.txt"), check=False)
-    assert "empty.txt: no prompts; write one a line" in failed.stderr
+    assert "empty.txt: no prompts; write one a line" in fails("app.generate", "--prompts", str(tmp_path / "empty.txt"))
 
 
 def test_another_adapter_of_the_same_name_does_not_draw_again(copy):
-    generate(copy, "an owl", *FAST, "--variant", "blip")
+    call(generate, copy, "an owl", *FAST, "--variant", "blip")
     lora = copy / "runs/lora/blip"
     (lora / "best.safetensors").unlink()
     (lora / "best.safetensors").write_bytes((lora / "best.kohya.safetensors").read_bytes())
-    failed = generate(copy, "--again", "runs/samples/adhoc/an-owl_7.png", check=False)
-    assert "best.safetensors: is another adapter than the one that drew" in failed.stderr
+    said = fails("app.generate", "--again", "runs/samples/adhoc/an-owl_7.png", project=copy)
+    assert "best.safetensors: is another adapter than the one that drew" in said
 
 
 def test_a_prompt_without_letters_still_has_a_name():
@@ -119,18 +132,17 @@ def test_a_prompt_without_letters_still_has_a_name():
 
 def test_columns_of_a_comparison_start_from_the_same_noise(copy):
     arguments = ["an owl", "a key", "--with", "base", "blip", "HEAD:vanilla", "runs/lora/blip/final.safetensors"]
-    shown = run("python", "-m", "app.compare", *arguments, "--seeds", "3", "4", *FAST, "--json", cwd=copy).stdout
-    made = json.loads(shown)
+    made = json.loads(call(compare, copy, *arguments, "--seeds", "3", "4", *FAST, "--json"))
     assert Image.open(copy / made["comparison"]).width > 400
     assert [entry["column"] for entry in made["pictures"][::4]] == ["base", "blip", "HEAD:vanilla", "final"]
     drawn = {(e["column"], e["settings"]["prompt"], e["settings"]["seed"]): e["file"] for e in made["pictures"]}
     assert len(drawn) == 16 and all((copy / file).is_file() for file in drawn.values())
-    generate(copy, "an owl", *FAST, "--seed", "3", "--out", "alone")
+    call(generate, copy, "an owl", *FAST, "--seed", "3", "--out", "alone")
     assert Image.open(copy / "alone/an-owl_3.png").tobytes() == Image.open(copy / drawn["base", "an owl", 3]).tobytes()
 
 
 def test_a_column_that_means_nothing_is_named(copy):
-    failed = run("python", "-m", "app.compare", "--with", "nope", cwd=copy, check=False)
-    assert "--with nope: neither base, a variant (vanilla, blip, blip_plus), EXPERIMENT:VARIANT nor" in failed.stderr
-    failed = run("python", "-m", "app.compare", "--with", "nope:blip", cwd=copy, check=False)
-    assert "nope:blip: DVC has no such adapter (" in failed.stderr and "see `dvc exp list`" in failed.stderr
+    said = fails("app.compare", "--with", "nope", project=copy)
+    assert "--with nope: neither base, a variant (vanilla, blip, blip_plus), EXPERIMENT:VARIANT nor" in said
+    said = fails("app.compare", "--with", "nope:blip", project=copy)
+    assert "nope:blip: DVC has no such adapter (" in said and "see `dvc exp list`" in said
