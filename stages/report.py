@@ -70,12 +70,14 @@ def differences(one: Evaluation, other: Evaluation) -> dict[str, Difference]:
     return found | {"clip_score": paired_difference(*of_pictures)}
 
 
-def verdict(column: str, names: tuple[str, str], difference: Difference, level: float, smallest: float) -> str:
-    """Which of the two is better in that column, if the difference is real; `level` is what it is relative to."""
-    if not difference.is_real(smallest * level):
+def verdict(column: str, difference: Difference, other: Evaluation, smallest: float) -> str:
+    """Whether the one is better or worse than the other in that column, or there is no difference that is real.
+
+    `smallest` is the least share of the other's value that counts.
+    """
+    if not difference.is_real(smallest * abs(other.metrics[column])):
         return "no difference"
-    first_is_lower = difference.mean < 0
-    return names[0] if first_is_lower == (BETTER[column] is min) else names[1]
+    return "better" if (difference.mean < 0) == (BETTER[column] is min) else "worse"
 
 
 def enlarge(image: Image.Image) -> Image.Image:
@@ -140,15 +142,18 @@ def training_curves(logs: dict[str, pd.DataFrame]) -> plt.Figure:
     return figure
 
 
-def difference_plot(found: dict[tuple[str, str], dict[str, Difference]]) -> plt.Figure:
-    """Each pair's difference with its 95% interval, a panel for each score; right of zero the first is higher."""
+def difference_plot(
+    found: dict[tuple[str, str], dict[str, Difference]], evaluations: dict[str, Evaluation], smallest: float
+) -> plt.Figure:
+    """Each pair's difference with its 95% interval, a panel for each score: green better, red worse, grey neither."""
+    colors = {"better": "#2a7f3f", "worse": "#c0392b", "no difference": "#aaaaaa"}
     figure, axes = plt.subplots(1, len(BETTER), figsize=(13, 0.4 * len(found) + 1.3), sharey=True)
     labels = [f"{one} - {other}" for one, other in found]
     for axis, (column, better) in zip(axes, BETTER.items(), strict=True):
         axis.axvline(0, color="#888888", lw=1)
-        for row, of_pair in enumerate(found.values()):
+        for row, ((_, other), of_pair) in enumerate(found.items()):
             difference = of_pair[column]
-            color = "#1f77b4" if difference.is_real() else "#bbbbbb"
+            color = colors[verdict(column, difference, evaluations[other], smallest)]
             axis.plot([difference.low, difference.high], [row, row], color=color, lw=2)
             axis.plot(difference.mean, row, "o", color=color)
         axis.set_title(f"{column} ({'lower' if better is min else 'higher'} is better)", fontsize=10)
@@ -216,17 +221,17 @@ def line_art_table(evaluations: dict[str, Evaluation], target: LineArt) -> str:
 def differences_table(
     found: dict[tuple[str, str], dict[str, Difference]], evaluations: dict[str, Evaluation], smallest: float
 ) -> str:
-    """Each pair's differences with their intervals, and which of the two is better if that is real."""
+    """Each pair's differences with their intervals, and whether the first is better or worse if that is real."""
     lines = [
-        "| difference | " + " | ".join(f"{column} | better" for column in BETTER) + " |",
+        "| difference | " + " | ".join(f"{column} | is" for column in BETTER) + " |",
         "|---|" + "---:|---|" * 3,
     ]
     for names, of_pair in found.items():
         cells = []
         for column, digits in SCORES.items():
-            of, level = of_pair[column], abs(evaluations[names[1]].metrics[column])
+            of = of_pair[column]
             cells.append(f"{of.mean:+.{digits}f} [{of.low:+.{digits}f}, {of.high:+.{digits}f}]")
-            cells.append(verdict(column, names, of, level, smallest))
+            cells.append(verdict(column, of, evaluations[names[1]], smallest))
         lines.append(f"| {names[0]} - {names[1]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -275,7 +280,7 @@ def run(args: argparse.Namespace) -> None:
     of_first_seed = {name: evaluation.images[:: len(seeds)] for name, evaluation in evaluations.items()}
     save_figure(comparison(prompts, of_first_seed), args.plots / "comparison.png")
     save_figure(training_curves(logs), args.plots / "training_curves.png")
-    save_figure(difference_plot(found), args.plots / "differences.png")
+    save_figure(difference_plot(found, evaluations, smallest), args.plots / "differences.png")
     save_figure(nearest_pairs(evaluations, args.images), args.plots / "nearest.png")
     scores = scores_table(evaluations)
     (args.plots / "comparison.md").write_text(

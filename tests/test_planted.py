@@ -61,11 +61,8 @@ def trained(project: Path, name: str, captions: str = "captions_blip", adapter: 
 
 
 def verdicts(one, other):
-    """Which is better in each score, "one" or "other", if any."""
-    return {
-        score: verdict(score, ("one", "other"), found, abs(other.metrics[score]), SMALLEST)
-        for score, found in differences(one, other).items()
-    }
+    """Whether the one is better or worse than the other in each score, or there is no difference."""
+    return {score: verdict(score, found, other, SMALLEST) for score, found in differences(one, other).items()}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +84,7 @@ def test_shuffled_captions_are_worse(project, right):
         shutil.copy(captions[i], shuffled / path.name)
     wrong = trained(project, "shuffled", "captions_shuffled")
     print({"right": right.metrics["clip_score"], "shuffled": wrong.metrics["clip_score"]})
-    assert verdicts(right, wrong)["clip_score"] == "one"
+    assert verdicts(right, wrong)["clip_score"] == "better"
 
 
 def test_another_seed_is_no_difference(project, right):
