@@ -5,9 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWINGS = ("owl", "skull", "anchor", "wolf", "brain", "bug", "key", "crown", "rose", "snail", "fox", "bat")
@@ -57,6 +62,7 @@ def make_project(target: Path) -> Path:
     shutil.rmtree(target / "plots", ignore_errors=True)
     for key, value in FAST.items():
         set_value(target / "profiles/embedded.yaml", key, value)
+    set_value(target / "params.yaml", "seeds", "[7, 8]")
     run("git", "init", "-q", cwd=target)
     commit(target)
     return target
@@ -73,16 +79,35 @@ def copy_project(project: Path, target: Path) -> Path:
     return target
 
 
-@pytest.fixture(scope="session")
-def project(tmp_path_factory) -> Path:
-    """The small project before any run. Copy it before changing it."""
-    return make_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture(scope="session")
-def finished(project, tmp_path_factory) -> Path:
-    """The small project after `dvc repro`, committed. Copy it before changing it."""
-    target = copy_project(project, tmp_path_factory.mktemp("finished") / "p")
-    run("dvc", "repro", cwd=target)
-    commit(target)
+def made_once(target: Path, make: Callable[[Path], object]) -> Path:
+    """`target` as `make` leaves it, by the first worker that asks; the others wait."""
+    with FileLock(target.with_suffix(".lock")):
+        if not target.with_suffix(".made").exists():
+            make(target)
+            target.with_suffix(".made").touch()
     return target
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, worker_id) -> Path:
+    """A folder that all workers of this run see."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def project(shared) -> Path:
+    """The small project before any run. Copy it before changing it."""
+    return made_once(shared / "project", make_project)
+
+
+@pytest.fixture(scope="session")
+def finished(project, shared) -> Path:
+    """The small project after `dvc repro`, committed. Copy it before changing it."""
+
+    def make(target: Path) -> None:
+        copy_project(project, target)
+        run("dvc", "repro", cwd=target)
+        commit(target)
+
+    return made_once(shared / "finished", make)
