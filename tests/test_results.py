@@ -2,18 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image
 
 VARIANTS = ("vanilla", "blip", "blip_plus")
-
-
-def saturation(name):
-    """Mean of max - min over the channels, 0 for grey, of the fixed prompts' pictures."""
-    pixels = np.asarray(Image.open(ROOT / f"plots/samples/{name}.png").convert("RGB"), dtype=float)
-    return (pixels.max(axis=2) - pixels.min(axis=2)).mean()
 
 
 def metrics(name):
@@ -24,9 +16,16 @@ def test_every_variant_predicts_held_out_line_art_better_than_the_base():
     assert all(metrics(variant)["val_loss"] < metrics("base")["val_loss"] for variant in VARIANTS)
 
 
-@pytest.mark.xfail(strict=True, reason="blip and blip_plus leave 0.31, vanilla 0.97; see models/embedded/README.md")
-def test_the_variants_draw_lines_where_the_base_paints():
-    assert all(saturation(variant) <= saturation("base") / 4 for variant in VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param("vanilla", marks=pytest.mark.xfail(strict=True, reason="keeps 0.9: models/embedded/README.md")),
+        "blip",
+        "blip_plus",
+    ],
+)
+def test_the_variants_draw_lines_where_the_base_paints(variant):
+    assert metrics(variant)["saturation"] <= metrics("base")["saturation"] / 4
 
 
 def test_the_table_says_what_the_metrics_say():
