@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -29,7 +30,8 @@ TARGET = LineArt(0.1, 0.0, 0.1, 3.0, 0.5, 2.0, 0.0)
 def evaluation(val_losses, scores, saturation=0.0, copies=()):
     """One drawing a loss, one picture a score; the pictures in `copies` count as copies."""
     drawings = pd.DataFrame({"file": [f"{i}.png" for i in range(len(val_losses))], "val_loss": val_losses})
-    pictures = pd.DataFrame({"prompt": ["an owl, ink"] * len(scores), "seed": range(len(scores)), "clip_score": scores})
+    prompts = [f"picture {i}" for i in range(len(scores))]
+    pictures = pd.DataFrame({"prompt": prompts, "seed": 7, "clip_score": scores})
     pictures["copy"] = [int(i in copies) for i in range(len(scores))]
     pictures["correlation"] = [0.95 if i in copies else 0.5 for i in range(len(scores))]
     pictures["nearest_by_pixels"] = "owl.png"
@@ -74,6 +76,16 @@ def test_differences_name_the_better_one_only_where_they_are_real():
     )  # the loss is paired by drawing, so that its spread over drawings does not matter
     assert row.endswith("| no difference |")  # of the scores
     assert " better " not in differences_table(found, EVALUATIONS, 0.5)  # less than half of the loss does not count
+
+
+def test_a_prompt_that_one_adapter_cannot_draw_is_one_item_not_as_many_as_its_seeds():
+    def scored(scores):
+        found = evaluation(EASY, scores)
+        prompts = pd.Series(["an owl", "a key", "a rose", "a wolf"]).repeat(4).to_numpy()
+        return dataclasses.replace(found, pictures=found.pictures.assign(prompt=prompts, seed=[7, 8, 9, 10] * 4))
+
+    one, other = scored([50.0, 51.0, 49.0, 50.0] * 4), scored([50.1, 50.9, 49.2, 49.8] * 3 + [20.0, 21.0, 19.0, 20.0])
+    assert not differences(one, other)["clip_score"].is_real()
 
 
 def test_a_grid_holds_the_pictures_in_reading_order():
