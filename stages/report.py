@@ -288,8 +288,8 @@ def run(args: argparse.Namespace) -> None:
     scores = scores_table(evaluations)
     (args.plots / "comparison.md").write_text(
         f"{scores}\nIs it line art? Definitions in tattoo_lora/line_art.py.\n\n{line_art_table(evaluations, target)}\n"
-        "Which differences are real: paired bootstrap over drawings (losses) and over prompts (clip_score), 95% intervals;\n"
-        f"less than {smallest:.0%} of the second's value is no difference.\n\n"
+        "Which differences are real: paired bootstrap over drawings (losses) and over prompts (clip_score), 95% "
+        f"intervals;\nless than {smallest:.0%} of the second's value is no difference.\n\n"
         f"{differences_table(found, evaluations, smallest)}",
         encoding="utf-8",
     )
