@@ -46,6 +46,7 @@ def prepare(folder: Path, models: Path, resolution: int, steps: int, drawings: i
     params["preprocess"]["val_share"] = 0.3
     for section in ("train", "evaluate"):
         params[section]["prompts"] = params[section]["prompts"][:1]
+    params["evaluate"]["seeds"] = params["evaluate"]["seeds"][:1]
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     profile = yaml.safe_load((ROOT / "profiles/sd15.yaml").read_text(encoding="utf-8"))
     profile |= {
@@ -77,7 +78,14 @@ def run_all(folder: Path) -> list[dict]:
     shared = ["--latents", f"{processed}/latents.safetensors", "--manifest", f"{processed}/manifest.csv"]
     shared += ["--captions", f"{processed}/captions_blip"]
     outputs = ["--lora", lora, "--log-csv", "runs/logs/blip.csv", "--samples", "runs/samples/blip"]
-    evaluation = ["--lora", f"{lora}/best.safetensors", "--out", "runs/evaluation/blip"]
+    evaluation = [
+        "--images",
+        f"{processed}/images",
+        "--lora",
+        f"{lora}/best.safetensors",
+        "--out",
+        "runs/evaluation/blip",
+    ]
     stages = [
         ("preprocess", ["data/raw/flash", "--out", processed]),
         ("caption_blip", [processed, "--out", f"{processed}/captions_blip"]),
