@@ -85,7 +85,9 @@ def run(args: argparse.Namespace) -> None:
     progress = tqdm(total=len(rows) * len(adapters), unit="picture")
     images, written = {}, []
     for column, path in adapters.items():
-        label = column if path is None or column != str(path) else path.stem
+        # A file goes by its short name, unless another column has it: many adapters are called best.
+        short = path is not None and column.endswith(".safetensors") and path.stem not in images
+        label = path.stem if short else column
         images[label] = []
         for of, image in zip(settings[column], draw(settings[column], profile), strict=True):
             file = save(image, of, args.out / slug(label))

@@ -10,7 +10,6 @@ them, on the same machine the same bytes. Without --variant and --lora the base 
 """
 
 import argparse
-import hashlib
 import json
 import re
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.params import Profile, load_params, load_profile
+from tattoo_lora.split import file_sha256
 
 CHUNK = "tattoo-lora"  # the PNG text chunk that holds the settings as JSON
 OUT = Path("runs/samples/adhoc")
@@ -64,10 +64,10 @@ def read_settings(path: Path) -> Settings:
     return Settings(**json.loads(text))
 
 
-def sha256(path: Path) -> str:
+def adapter_sha256(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such adapter; run `dvc repro train`, or give --lora a .safetensors file")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -157,7 +157,7 @@ def settings_for(
         "base_revision": profile.base_revision,
         "dtype": profile.dtype,
         "lora": None if lora is None else str(lora),
-        "lora_sha256": None if lora is None else sha256(lora),
+        "lora_sha256": None if lora is None else adapter_sha256(lora),
         "strength": 1.0 if lora is None else args.strength,
     }
     return [Settings(prompt=prompt, seed=seed, **shared) for prompt in prompts for seed in seeds]
@@ -167,7 +167,7 @@ def settings_from(args: argparse.Namespace, profile: Profile) -> list[Settings]:
     """What the command line asks for."""
     if args.again:
         settings = read_settings(args.again)
-        if settings.lora is not None and sha256(Path(settings.lora)) != settings.lora_sha256:
+        if settings.lora is not None and adapter_sha256(Path(settings.lora)) != settings.lora_sha256:
             raise UserError(f"{settings.lora}: is another adapter than the one that drew {args.again}")
         return [settings]
     prompts = read_prompts(args.prompts) if args.prompts else args.prompt

@@ -11,9 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from bench.inference import pictures
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Profile
 
@@ -21,13 +19,12 @@ PICTURES = 16
 WARM_UP = 2  # steps
 
 
-def write_image_folder(folder: Path, resolution: int) -> None:
+def write_image_folder(folder: Path, profile: Profile) -> None:
     """Pictures of noise and a metadata.jsonl with their captions, as `datasets` reads an image folder."""
     folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, resolution, resolution, 3), np.uint8)
     lines = []
-    for i, picture in enumerate(pixels):
-        Image.fromarray(picture).save(folder / f"{i}.png")
+    for i, picture in enumerate(pictures(profile, PICTURES)):
+        picture.save(folder / f"{i}.png")
         lines.append(json.dumps({"file_name": f"{i}.png", "text": f"drawing {i}"}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -40,7 +37,7 @@ def peer_steps(
     UserError where the script fails, with its last line.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        write_image_folder(Path(scratch) / "pictures", profile.resolution)
+        write_image_folder(Path(scratch) / "pictures", profile)
 
         def run(max_train_steps: int) -> float:
             options = {
@@ -69,5 +66,5 @@ def peer_steps(
             return time.perf_counter() - started
 
         short = run(WARM_UP)
-        pictures = steps * profile.batch_size * profile.gradient_accumulation_steps
-        return pictures, max(run(WARM_UP + steps) - short, 1e-9)
+        counted = steps * profile.batch_size * profile.gradient_accumulation_steps
+        return counted, max(run(WARM_UP + steps) - short, 1e-9)

@@ -1,5 +1,6 @@
 """LoRA files: both formats, key by key, and what they draw when others load them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -18,9 +19,9 @@ from tattoo_lora.kohya import from_kohya, kohya_name, to_kohya
 from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, kohya_path, save_lora, write_safetensors
 from tattoo_lora.lora_header import dataset_hash, word_frequency
 from tattoo_lora.manifest import Drawing
-from tattoo_lora.models import assemble_pipeline, load_noise_scheduler, load_text_encoder, load_unet, load_vae
+from tattoo_lora.params import load_profile
 from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.tokenizer import load_tokenizer
+from tattoo_lora.sampling import load_pipeline
 
 BASE = (str(ROOT / "models/embedded/base"), None)
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -117,10 +118,7 @@ def randomise(lora_params):
 
 
 def make_pipeline():
-    return assemble_pipeline(
-        load_vae(*BASE), load_text_encoder(*BASE), load_tokenizer(*BASE), load_unet(*BASE, torch.float32),
-        load_noise_scheduler(*BASE),
-    )  # fmt: skip
+    return load_pipeline(dataclasses.replace(load_profile("embedded", ROOT), base_model=BASE[0], dtype="float32"))
 
 
 def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:

@@ -37,7 +37,7 @@ PROFILE = dataclasses.replace(load_profile("embedded", ROOT), sampler_steps=2)
 
 
 def make_pipeline():
-    return load_pipeline(dataclasses.replace(PROFILE, base_model=BASE[0]))
+    return load_pipeline(dataclasses.replace(PROFILE, base_model=BASE[0], dtype="float32"))
 
 
 @pytest.fixture(scope="module")

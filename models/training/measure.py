@@ -9,6 +9,7 @@ of them, the base's above the first adapter's, labelled.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,18 +24,13 @@ from train_vae import psnr
 
 from tattoo_lora.lora import load_lora
 from tattoo_lora.models import (
-    assemble_pipeline,
     load_captioner,
     load_clip,
-    load_noise_scheduler,
-    load_text_encoder,
-    load_unet,
     load_vae,
 )
 from tattoo_lora.params import load_profile
 from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import sample_images
-from tattoo_lora.tokenizer import load_tokenizer
+from tattoo_lora.sampling import load_pipeline, sample_images
 
 NAMES = 100
 GRID, CELL, COLUMNS = 40, 96, 10
@@ -95,8 +91,8 @@ def main() -> None:
     rate = named(captioner, blip_processor.tokenizer, line, held_out_names)
     report("BLIP: caption names the held-out line drawing", 100 * rate, 60, 85, "%")
 
-    tokenizer, text_encoder = load_tokenizer(*base), load_text_encoder(*base)
-    pipeline = assemble_pipeline(vae, None, tokenizer, load_unet(*base, torch.float32), load_noise_scheduler(*base))
+    pipeline = load_pipeline(replace(profile, base_model=base[0], base_revision=base[1], dtype="float32"))
+    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
     empty = encode_prompts(tokenizer, text_encoder, [""])
 
     def draw(template: str, name: str) -> list[Image.Image]:
