@@ -75,7 +75,7 @@ def prepare(folder: Path, models: Path, resolution: int, steps: int, drawings: i
 def run_all(folder: Path) -> list[dict]:
     """Every stage that loads a model, and those before them, in the DAG's order for variant blip."""
     processed, lora = "data/processed", "runs/lora/blip"
-    shared = ["--latents", f"{processed}/latents.safetensors", "--manifest", f"{processed}/manifest.csv"]
+    shared = ["--latents", f"{processed}/latents.safetensors", "--drawings", f"{processed}/drawings.csv"]
     shared += ["--captions", f"{processed}/captions_blip"]
     outputs = ["--lora", lora, "--log-csv", "runs/logs/blip.csv", "--samples", "runs/samples/blip"]
     evaluation = [

@@ -1,7 +1,7 @@
-"""Caption every preprocessed drawing with BLIP.
+"""Caption every preprocessed drawing with BLIP, but for those that the user has captioned.
 
-Reads images/ and the manifest; writes captions_blip/<stem>.txt, one line each. Under `accelerate launch`
-each process captions its share.
+Reads images/, drawings.csv and captions_user.csv; writes captions_blip/<stem>.txt, one line each. Captioned is only
+what is new since the last run; under `accelerate launch` each process captions its share.
 
     python -m stages.caption_blip data/processed/flash --out data/processed/flash/captions_blip
 """
@@ -9,10 +9,13 @@ each process captions its share.
 import argparse
 from pathlib import Path
 
-from tattoo_lora.captions import write_caption
+from tattoo_lora.captions import read_user_captions, write_caption
+from tattoo_lora.drawings import read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.manifest import read_manifest
+from tattoo_lora.hub import model_files
+from tattoo_lora.memo import Memo, content_key
 from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
+from tattoo_lora.split import file_sha256
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
     with one_line_errors():
@@ -23,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
-from tattoo_lora.images import decoded_batches
+from tattoo_lora.images import decoded_batches, in_full_batches
 from tattoo_lora.models import load_captioner, pick_device, pick_dtype, process_state
 
 
@@ -47,26 +50,47 @@ def caption_images(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("processed", type=Path, help="folder with images/ and manifest.csv")
+    parser.add_argument("processed", type=Path, help="folder with images/ and drawings.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder for the captions")
     args = parser.parse_args()
     with one_line_errors():
         all_params = load_params()
         params, profile = all_params.caption_blip, load_profile(all_params.profile)
-        drawings = read_manifest(args.processed / "manifest.csv")
-        model, processor = load_captioner(profile.caption_model, profile.caption_revision)
-        model.to(pick_device(), pick_dtype(profile.dtype))
-        args.out.mkdir(parents=True, exist_ok=True)
-        state = process_state()
-        with state.split_between_processes(drawings) as share:
-            progress = tqdm(total=len(share), unit="drawing", desc="caption_blip", disable=not state.is_main_process)
-            for batch, images in decoded_batches(args.processed / "images", share, profile.inference_batch_size):
-                for drawing, caption in zip(batch, caption_images(model, processor, images, params), strict=True):
-                    if not caption:
-                        raise UserError(f"{drawing.file}: empty caption; raise caption_blip.max_new_tokens")
-                    write_caption(args.out, drawing.stem, caption)
-                progress.update(len(batch))
-            progress.close()
+        drawings = read_drawings(args.processed / "drawings.csv")
+        captions = read_user_captions(args.processed / "captions_user.csv")
+        images_folder, state, memo = args.processed / "images", process_state(), Memo("caption_blip")
+        batch_size, device, dtype = profile.inference_batch_size, pick_device(), pick_dtype(profile.dtype)
+        depends_on = (
+            profile.caption_model, profile.caption_revision, model_files(profile.caption_model), params, batch_size,
+            device.type, dtype, torch.__version__, file_sha256(Path(__file__)),
+        )  # fmt: skip
+        to_caption = [drawing for drawing in drawings if drawing.file not in captions]
+        keys = {d.file: content_key(file_sha256(images_folder / d.file), *depends_on) for d in to_caption}
+        new = [d for d in to_caption if not memo.path(keys[d.file], ".txt").is_file()]
+        state.wait_for_everyone()  # before one of them writes what another would then not find new
+        if new:
+            model, processor = load_captioner(profile.caption_model, profile.caption_revision)
+            model.to(device, dtype)
+            with state.split_between_processes(new) as share:
+                progress = tqdm(total=len(share), unit="drawing", desc="caption", disable=not state.is_main_process)
+                for batch, images in decoded_batches(images_folder, share, batch_size):
+                    found = caption_images(model, processor, in_full_batches(images, batch_size), params)
+                    for drawing, caption in zip(batch, found, strict=False):
+                        if not caption:
+                            raise UserError(f"{drawing.file}: empty caption; raise caption_blip.max_new_tokens")
+                        memo.write(keys[drawing.file], ".txt", caption.encode())
+                    progress.update(len(batch))
+                progress.close()
+        state.wait_for_everyone()
+        if state.is_main_process:
+            args.out.mkdir(parents=True, exist_ok=True)
+            for drawing in drawings:
+                known = captions.get(drawing.file) or memo.path(keys[drawing.file], ".txt").read_text(encoding="utf-8")
+                write_caption(args.out, drawing.stem, known)
+            print(
+                f"{len(drawings)} captions: {len(captions)} the user's own, {len(new)} by BLIP, "
+                f"{len(to_caption) - len(new)} known from before"
+            )
 
 
 if __name__ == "__main__":

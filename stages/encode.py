@@ -1,9 +1,9 @@
 """Encode every preprocessed drawing with the base model's VAE, once for all variants and experiments.
 
-Reads images/ and the manifest; writes latents.safetensors: for each file name the moments (mean and
+Reads images/ and drawings.csv; writes latents.safetensors: for each file name the moments (mean and
 log-variance) of the picture and, with `flip`, of its mirror image. Training and validation draw their
-latents from these and never load the VAE's encoder. Under `accelerate launch` each process encodes its
-share and the first one writes.
+latents from these and never load the VAE's encoder. Encoded is only what is new since the last run; under
+`accelerate launch` each process encodes its share and the first one writes.
 
     python -m stages.encode data/processed/flash --out data/processed/flash/latents.safetensors
 """
@@ -11,9 +11,12 @@ share and the first one writes.
 import argparse
 from pathlib import Path
 
+from tattoo_lora.drawings import read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.manifest import read_manifest
+from tattoo_lora.hub import model_files
+from tattoo_lora.memo import Memo, content_key
 from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.split import file_sha256
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
     with one_line_errors():
@@ -21,13 +24,13 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load, save
 from torch import Tensor
 from tqdm import tqdm
 
-from tattoo_lora.images import decoded_batches
+from tattoo_lora.images import decoded_batches, in_full_batches
 from tattoo_lora.latents import write_latents
 from tattoo_lora.models import load_vae, pick_device, process_state
 
@@ -46,36 +49,45 @@ def encode_moments(vae: AutoencoderKL, pixel_values: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("processed", type=Path, help="folder with images/ and manifest.csv")
+    parser.add_argument("processed", type=Path, help="folder with images/ and drawings.csv")
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     args = parser.parse_args()
     with one_line_errors():
         all_params = load_params()
         params, profile = all_params.encode, load_profile(all_params.profile)
-        drawings = read_manifest(args.processed / "manifest.csv")
-        # float32 whatever the profile says: SD 1.5's VAE overflows in float16.
-        vae = load_vae(profile.base_model, profile.base_revision).to(pick_device())
-        state = process_state()
-        moments: dict[str, Tensor] = {}
-        with state.split_between_processes(drawings) as share:
-            progress = tqdm(total=len(share), unit="drawing", desc="encode", disable=not state.is_main_process)
-            for batch, images in decoded_batches(args.processed / "images", share, profile.inference_batch_size):
-                pixel_values = to_pixel_values(images)
-                views = [encode_moments(vae, pixel_values)]
-                if params.flip:
-                    views.append(encode_moments(vae, pixel_values.flip(3)))
-                for drawing, *of_views in zip(batch, *views, strict=True):
-                    moments[drawing.file] = torch.stack(of_views)
-                progress.update(len(batch))
-            progress.close()
-        for of_process in gather_object([moments]):
-            moments |= of_process
-        bad = sorted(file for file, tensor in moments.items() if not tensor.isfinite().all())
-        if bad:
-            raise UserError(f"{args.processed}/images/{bad[0]}: the VAE gave no finite latents ({len(bad)} in all)")
+        drawings = read_drawings(args.processed / "drawings.csv")
+        images_folder, state, memo = args.processed / "images", process_state(), Memo("encode")
+        batch_size = profile.inference_batch_size
+        depends_on = (
+            profile.base_model, profile.base_revision, model_files(profile.base_model), params.flip, batch_size,
+            pick_device().type, torch.__version__, file_sha256(Path(__file__)),
+        )  # fmt: skip
+        keys = {d.file: content_key(file_sha256(images_folder / d.file), *depends_on) for d in drawings}
+        new = [d for d in drawings if not memo.path(keys[d.file], ".safetensors").is_file()]
+        state.wait_for_everyone()  # before one of them writes what another would then not find new
+        if new:
+            # float32 whatever the profile says: SD 1.5's VAE overflows in float16.
+            vae = load_vae(profile.base_model, profile.base_revision).to(pick_device())
+            with state.split_between_processes(new) as share:
+                progress = tqdm(total=len(share), unit="drawing", desc="encode", disable=not state.is_main_process)
+                for batch, images in decoded_batches(images_folder, share, batch_size):
+                    pixel_values = to_pixel_values(in_full_batches(images, batch_size))
+                    views = [encode_moments(vae, pixel_values)]
+                    if params.flip:
+                        views.append(encode_moments(vae, pixel_values.flip(3)))
+                    for drawing, *of_views in zip(batch, *(view[: len(batch)] for view in views), strict=True):
+                        moments = torch.stack(of_views)
+                        if not moments.isfinite().all():
+                            raise UserError(f"{images_folder / drawing.file}: the VAE gave no finite latents")
+                        memo.write(keys[drawing.file], ".safetensors", save({"moments": moments}))
+                    progress.update(len(batch))
+                progress.close()
+        state.wait_for_everyone()
         if state.is_main_process:
-            write_latents(args.out, moments)
-            print(f"{len(moments)} drawings, {tuple(moments[drawings[0].file].shape)} each")
+            write_latents(
+                args.out, {d.file: load(memo.read(keys[d.file], ".safetensors"))["moments"] for d in drawings}
+            )
+            print(f"{len(drawings)} drawings, {len(new)} of them encoded, {len(drawings) - len(new)} known from before")
 
 
 if __name__ == "__main__":

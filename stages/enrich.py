@@ -1,21 +1,24 @@
-"""Add the style suffix to BLIP's captions, tidied and within the text encoder's limit. Text in, text out.
+"""Add the style suffix to BLIP's captions, cleaned and within the text encoder's limit. Text in, text out.
 
-Reads captions_blip/; writes captions_blip_plus/<stem>.txt.
+Reads captions_blip/ and captions_user.csv; writes captions_blip_plus/<stem>.txt and captions.csv, a table to read:
+both captions of each drawing, whose the first is, their lengths in tokens, and what was changed.
 
-    python -m stages.enrich data/processed/flash/captions_blip --out data/processed/flash/captions_blip_plus
+    python -m stages.enrich data/processed/flash
 """
 
 import argparse
+import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tattoo_lora.captions import read_captions, write_caption
+from tattoo_lora.captions import read_captions, read_user_captions, write_caption
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.params import load_params, load_profile
 
 CountTokens = Callable[[str], int]
 LONGEST_PHRASE = 6  # words; what BLIP repeats is rarely longer
+NO_WORDS = re.compile(r"\b(?:an? )?ara(?:f|ph)\w*\b,?", re.IGNORECASE)  # 'araffe', 'arafed': no words, but BLIP's
 NO_LAST_WORD = {"a", "an", "the", "of", "with", "and", "in", "on"}  # what a shortened caption must not end in
 
 
@@ -23,6 +26,11 @@ def tidy(caption: str) -> str:
     """Single blanks, none before a comma, no empty or trailing comma."""
     caption = re.sub(r"\s*,(\s*,)*\s*", ", ", " ".join(caption.split()))
     return caption.strip(" ,")
+
+
+def drop_no_words(caption: str) -> str:
+    """The caption without the words that BLIP invents: 'arafed drawing of an owl' is 'drawing of an owl'."""
+    return tidy(NO_WORDS.sub(" ", caption))
 
 
 def drop_repeats(caption: str) -> str:
@@ -57,13 +65,33 @@ def strip_suffix(caption: str, suffix: str) -> str:
     return ", ".join(phrases)
 
 
+def clean(caption: str) -> str:
+    """Tidied, without invented words and repeats."""
+    return drop_repeats(drop_no_words(tidy(caption)))
+
+
+def changes(caption: str, enriched: str, suffix: str) -> list[str]:
+    """What enriching did to the caption, in a few words each."""
+    suffix = drop_repeats(tidy(suffix))
+    tidied, cleaned = tidy(caption), clean(caption)
+    without = drop_no_words(tidied)
+    before, after = strip_suffix(cleaned, suffix), strip_suffix(enriched, suffix)
+    found = {
+        "invented words removed": without != tidied,
+        "repeats removed": cleaned != without,
+        "shortened": len(after) < len(before),
+        "suffix added": bool(suffix) and before == cleaned,
+    }
+    return [what for what, done in found.items() if done]
+
+
 def enrich_caption(caption: str, suffix: str, count_tokens: CountTokens, max_tokens: int) -> str:
     """`<caption>, <suffix>` with at most `max_tokens`: the caption is shortened word by word, the suffix never.
 
     Idempotent. No word or phrase stands next to itself, at the joint neither.
     """
     suffix = drop_repeats(tidy(suffix))
-    words = strip_suffix(drop_repeats(tidy(caption)), suffix).split()
+    words = strip_suffix(clean(caption), suffix).split()
     while words:
         shortened = tidy(" ".join(words))
         enriched = f"{shortened}, {suffix}" if suffix and shortened else shortened or suffix
@@ -76,16 +104,17 @@ def enrich_caption(caption: str, suffix: str, count_tokens: CountTokens, max_tok
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("captions", type=Path, help="folder of BLIP's captions")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the enriched captions")
+    parser.add_argument("processed", type=Path, help="folder with captions_blip/ and captions_user.csv")
     args = parser.parse_args()
     with one_line_errors():
         all_params = load_params()
         profile = load_profile(all_params.profile)
-        stems = sorted(path.stem for path in args.captions.glob("*.txt"))
+        folder = args.processed / "captions_blip"
+        stems = sorted(path.stem for path in folder.glob("*.txt"))
         if not stems:
-            raise UserError(f"{args.captions}: no captions; run `dvc repro caption_blip`")
-        captions = read_captions(args.captions, stems)
+            raise UserError(f"{folder}: no captions; run `dvc repro caption_blip`")
+        captions = read_captions(folder, stems)
+        users = read_user_captions(args.processed / "captions_user.csv")
 
         from tattoo_lora.tokenizer import load_tokenizer  # transformers takes its time; arguments come first
 
@@ -98,9 +127,18 @@ def main() -> None:
         max_tokens = tokenizer.model_max_length
         if count_tokens(suffix) > max_tokens:
             raise UserError(f"params.yaml: enrich.suffix: {count_tokens(suffix)} tokens, allowed: at most {max_tokens}")
-        args.out.mkdir(parents=True, exist_ok=True)
-        for stem, caption in captions.items():
-            write_caption(args.out, stem, enrich_caption(caption, suffix, count_tokens, max_tokens))
+        out = args.processed / "captions_blip_plus"
+        out.mkdir(parents=True, exist_ok=True)
+        with (args.processed / "captions.csv").open("w", newline="", encoding="utf-8") as table:
+            writer = csv.writer(table, lineterminator="\n")
+            writer.writerow(["file", "origin", "caption", "tokens", "enriched", "enriched_tokens", "changes"])
+            for stem, caption in captions.items():
+                enriched = enrich_caption(caption, suffix, count_tokens, max_tokens)
+                write_caption(out, stem, enriched)
+                origin = "user" if f"{stem}.png" in users else "blip"
+                lengths = count_tokens(caption), count_tokens(enriched)
+                done = "; ".join(changes(caption, enriched, suffix))
+                writer.writerow([f"{stem}.png", origin, caption, lengths[0], enriched, lengths[1], done])
         print(f"{len(captions)} captions with ', {suffix}'")
 
 

@@ -1,13 +1,13 @@
 """Measure one adapter, or the untouched base model: losses, CLIP score, line art, copies, pictures.
 
-Reads the latents, the manifest, the images, a folder of captions and the adapter (none for the base). Writes to <out>
+Reads the latents, drawings.csv, the images, a folder of captions and the adapter (none for the base). Writes to <out>
     metrics.json                 means
     drawings.csv                 val_loss of each held-out drawing and timestep, with its own and the common caption
     pictures.csv                 what was measured on each picture
     promptXX_seedY.png           the pictures: the fixed prompts, each with the fixed seeds
 
     python -m stages.evaluate blip --latents data/processed/flash/latents.safetensors \\
-        --manifest data/processed/flash/manifest.csv --images data/processed/flash/images \\
+        --drawings data/processed/flash/drawings.csv --images data/processed/flash/images \\
         --captions data/processed/flash/captions_blip --lora runs/lora/blip/best.safetensors \\
         --out runs/evaluation/blip
 """
@@ -20,8 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tattoo_lora.captions import read_captions, with_trigger
+from tattoo_lora.drawings import Drawing, read_drawings
 from tattoo_lora.errors import one_line_errors
-from tattoo_lora.manifest import Drawing, read_manifest
 from tattoo_lora.params import EvaluateParams, load_params, load_profile
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variant", help="a key under `variants` in params.yaml: whose captions and trigger")
     parser.add_argument("--latents", type=Path, required=True, help="what encode wrote")
-    parser.add_argument("--manifest", type=Path, required=True, help="what preprocess wrote")
+    parser.add_argument("--drawings", type=Path, required=True, help="what preprocess wrote")
     parser.add_argument("--images", type=Path, required=True, help="folder of the preprocessed drawings")
     parser.add_argument("--captions", type=Path, required=True, help="folder with one <stem>.txt a drawing")
     parser.add_argument("--lora", type=Path, help="the adapter's safetensors; without it the base model is measured")
@@ -148,7 +148,7 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     all_params = load_params()
     params, profile = all_params.evaluate, load_profile(all_params.profile)
-    drawings = read_manifest(args.manifest)
+    drawings = read_drawings(args.drawings)
     held_out = [drawing for drawing in drawings if drawing.split == "val"]
     moments = read_latents(args.latents, [drawing.file for drawing in held_out])
     by_stem = read_captions(args.captions, [drawing.stem for drawing in held_out])

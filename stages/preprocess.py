@@ -1,147 +1,377 @@
 """Turn a folder of drawings into square RGB PNGs of one size, and decide which of them are held out.
 
-Reads data/raw/<dataset>/ (never written to); writes images/<stem>.png, manifest.csv and
-captions_vanilla/<stem>.txt, the one style string that the vanilla variant trains on.
+Reads data/raw/<dataset>/ (never written to). Writes
 
-    python -m stages.preprocess data/raw/flash --out data/processed/flash
+    images/<stem>.png            the drawings that are kept
+    drawings.csv                 a row for each of them, which the later stages read
+    captions_vanilla/<stem>.txt  the one style string that the vanilla variant trains on
+    captions_user.csv            your own captions: <name>.txt beside <name>.png wins over BLIP
+    manifest.csv                 a row for every file found: what was done, or why it was left out
+
+and a contact sheet of it all. Of drawings that show the same picture one is kept. A rights.csv in the folder
+(columns file, license, author, url) goes into the manifest. Decoded is only what is new since the last run.
+
+    python -m stages.preprocess data/raw/flash --out data/processed/flash --sheet plots/drawings.png
 """
 
 import argparse
+import csv
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import re
 import shutil
+import signal
 import sys
+import threading
 import unicodedata
-from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+import PIL
 from tqdm import tqdm
 
-from tattoo_lora.captions import write_caption
+from tattoo_lora.captions import write_caption, write_user_captions
+from tattoo_lora.drawings import Drawing, write_drawings
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.manifest import Drawing, write_manifest
-from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.manifest import Found, write_manifest
+from tattoo_lora.memo import Memo, content_key
+from tattoo_lora.params import PreprocessParams, load_params, load_profile
 from tattoo_lora.split import file_sha256, is_held_out
 
-# Notes that lie beside drawings: licences, lists, what file managers and DVC leave behind.
-NOT_DRAWINGS = {".txt", ".md", ".csv", ".json", ".yaml", ".yml", ".dvc", ".db", ".ini", ".gitignore"}
+# What lies beside drawings: licences, lists, what file managers and DVC leave behind.
+NOT_DRAWINGS = {".txt", ".md", ".csv", ".json", ".yaml", ".yml", ".dvc", ".db", ".ini"}
+RIGHTS = "rights.csv"
+LONGEST_CAPTION = 2000  # bytes; the text encoder reads 77 tokens
+SHOWN = 10  # rejects named on the screen; all are in the manifest
+PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{8}\.png$)[a-z0-9_-]{1,60}\.png")
 
 
-def find_drawings(raw: Path) -> list[Path]:
-    """All files under `raw` that may be drawings, sorted; UserError for none, or for two with the same stem."""
-    files = sorted(
-        path
-        for path in raw.rglob("*")
-        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in NOT_DRAWINGS
-    )
-    if not files:
-        raise UserError(f"{raw}: no drawings; put image files (PNG, JPEG, WebP, TIFF…) there")
-    by_stem = defaultdict(list)
-    for path in files:
-        # Case and Unicode form: what one file system keeps apart, another takes for the same name.
-        by_stem[unicodedata.normalize("NFC", path.stem).casefold()].append(path)
-    for same in by_stem.values():
-        if len(same) > 1:
-            names = " and ".join(str(path.relative_to(raw)) for path in same[:2])
-            raise UserError(f"{raw}: {names} would both become {same[0].stem}.png; rename one")
-    return files
+def find_files(raw: Path) -> Iterator[tuple[Path, str]]:
+    """Every file under `raw`, sorted, and why it is none to look at: empty for one that may be a drawing.
+
+    Links are followed within the folder and into a DVC cache only, and links to folders not at all.
+    """
+    home = raw.resolve()
+    for folder, folders, names in os.walk(raw):
+        folders.sort()
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for path in (Path(folder) / name for name in sorted([*names, *links])):
+            if path.name.startswith("."):
+                yield path, "hidden"
+            elif path.is_symlink() and not _stays_inside(path.resolve(), home):
+                yield path, "a link out of the folder"
+            elif not path.is_file():
+                yield path, "a link to a folder" if path.is_dir() else "no regular file"
+            else:
+                yield path, ""
 
 
-def open_rgb(path: Path) -> Image.Image:
-    """The first frame as RGB, upright as its EXIF says, transparency on white. OSError or ValueError if unreadable."""
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I") or image.mode == "F":
-            # Deep greyscale: Pillow would clip at 255 instead of scaling.
-            values = np.asarray(image, dtype=np.float64)
-            top = 65535 if values.max() > 255 else 255
-            image = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = Image.new("RGBA", rgba.size, "white")
-            image.alpha_composite(rgba)
-        return image.convert("RGB")
+def _stays_inside(target: Path, home: Path) -> bool:
+    in_dvc_cache = target.parts[-4:-2] == ("files", "md5")  # DVC may link the drawings to its cache
+    return target.is_relative_to(home) or in_dvc_cache
 
 
-def background(image: Image.Image) -> tuple[int, int, int]:
-    """The median colour of the picture's border: the paper that the drawing stands on."""
-    pixels = np.asarray(image)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    red, green, blue = np.median(border, axis=0)
-    return int(red), int(green), int(blue)
+def output_stem(source: str) -> str:
+    """A stable, readable name, which depends on no other file: 'owl' for 'owl.png', 'owl-1b9f2c3d' for 'a/Owl.jpg'.
+
+    Names that are plain already stay; all others end in a hash of their path, so that no two meet, not on a file
+    system either that ignores case or Unicode's forms.
+    """
+    if PLAIN_NAME.fullmatch(source):
+        return source.removesuffix(".png")
+    words = unicodedata.normalize("NFC", Path(source).stem.casefold())
+    readable = re.sub(r"[^\w-]+", "-", words).strip("-_")[:40] or "drawing"
+    return f"{readable}-{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
-def fit_square(image: Image.Image, resolution: int, fit: str) -> Image.Image:
-    """RGB (resolution, resolution): `pad` keeps the whole drawing on its own background, `crop` its middle."""
-    size = (resolution, resolution)
-    if fit == "pad":
-        return ImageOps.pad(image, size, Image.Resampling.LANCZOS, color=background(image))
-    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+def read_rights(raw: Path) -> dict[str, dict[str, str]]:
+    """license, author and url by source, from rights.csv where there is one; `*` stands for all the others."""
+    path = raw / RIGHTS
+    if not path.is_file():
+        return {}
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: no CSV in UTF-8 ({error})") from None
+    if rows and not {"file", "license"} <= rows[0].keys():
+        raise UserError(f"{path}: columns found: {', '.join(map(str, rows[0]))}; needed: file, license")
+    return {row["file"]: {key: (row.get(key) or "").strip() for key in ("license", "author", "url")} for row in rows}
+
+
+def read_user_caption(path: Path) -> str:
+    """The text beside a drawing on one line; ValueError says why it is none."""
+    with path.open("rb") as file:
+        content = file.read(LONGEST_CAPTION + 1)
+    if len(content) > LONGEST_CAPTION:
+        raise ValueError(f"longer than {LONGEST_CAPTION} bytes")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if any(unicodedata.category(c) == "Cc" and not c.isspace() for c in text):
+        raise ValueError("not a text")
+    if not text.strip():
+        raise ValueError("empty")
+    return " ".join(text.split())
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file for a worker, and what its result depends on besides."""
+
+    path: Path
+    params: PreprocessParams
+    resolution: int
+    code: str
+
+
+def prepare_once(task: Task) -> dict:
+    """What `raw_images.prepare` says of the file, from the memo where its content was seen before.
+
+    Keys: sha256, key (of the memo's files), new, and either rejected or Prepared's fields but the pictures.
+    """
+    memo = Memo("preprocess")
+    try:
+        sha256 = file_sha256(task.path)
+    except OSError as error:
+        return {"sha256": "", "key": "", "new": True, "rejected": f"unreadable: {error.strerror}"}
+    care = task.params
+    key = content_key(
+        sha256, task.resolution, task.code, care.fit, care.invert, care.flatten, care.threshold, care.trim,
+        care.margin, care.min_size, care.max_upscale,
+    )  # fmt: skip
+    known = memo.read(key, ".json")
+    if known is not None:
+        return {"sha256": sha256, "key": key, "new": False, **json.loads(known)}
+    from tattoo_lora.raw_images import Rejected, prepare
+
+    try:
+        prepared = prepare(task.path, care, task.resolution)
+    except Rejected as rejected:
+        facts = {"rejected": str(rejected)}
+    else:
+        facts = asdict(prepared)
+        memo.write(key, ".png", facts.pop("png"))
+        memo.write(key, ".thumbnail.png", facts.pop("thumbnail"))
+    memo.write(key, ".json", json.dumps(facts).encode())
+    return {"sha256": sha256, "key": key, "new": True, **facts}
+
+
+def work_quietly() -> None:
+    """Leave Ctrl-C to the first process, and end with it: killed, it cannot say so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def prepare_all(tasks: list[Task], processes: int) -> list[dict]:
+    """`prepare_once` of each task, in their order, on several cores."""
+    progress = tqdm(total=len(tasks), unit="drawing", desc="preprocess")
+    results = []
+    if processes == 1:
+        for task in tasks:
+            results.append(prepare_once(task))
+            progress.update()
+    else:
+        with ProcessPoolExecutor(processes, initializer=work_quietly) as pool:
+            try:
+                for result in pool.map(prepare_once, tasks, chunksize=8):
+                    results.append(result)
+                    progress.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    progress.close()
+    return results
+
+
+def look_at(raw: Path) -> tuple[list[Found], list[Path], dict[Path, str]]:
+    """A row for every file, the files that may be drawings, and the user's captions by path without the ending."""
+    rows, candidates, texts = [], [], []
+    for path, why_not in find_files(raw):
+        # Names that are no Unicode are written with escapes, so that any table can hold them.
+        row = Found(os.fsencode(path.relative_to(raw)).decode("utf-8", "backslashreplace").replace(os.sep, "/"))
+        if why_not:
+            row.status, row.reason = "ignored" if why_not == "hidden" else "rejected", why_not
+        elif path.suffix.lower() in NOT_DRAWINGS:
+            row.status = "ignored"
+            row.reason = "the drawings' rights" if path == raw / RIGHTS else "no picture by its ending"
+            if path.suffix.lower() == ".txt":
+                texts.append((path, row))
+        else:
+            candidates.append(path)
+        rows.append(row)
+    with_drawing = {path.with_suffix("") for path in candidates}
+    captions = {}
+    for path, row in texts:
+        if path.with_suffix("") in with_drawing:
+            try:
+                captions[path.with_suffix("")] = read_user_caption(path)
+                row.status, row.reason = "caption", ""
+            except ValueError as error:
+                row.status, row.reason = "rejected", f"caption refused: {error}"
+    return rows, candidates, captions
+
+
+def leave_out_duplicates(rows: list[Found], facts: list[dict], captioned: list[bool], params: PreprocessParams) -> None:
+    """Name the groups in the rows of drawings, and keep one of each: one with a caption of its own, then the largest.
+
+    With duplicates `keep` all are kept, and held out together or not at all.
+    """
+    from tattoo_lora.duplicates import distances, group, near_pairs, same_pairs, to_words
+
+    hashes, mirrored = [f["hash"] for f in facts], [f["mirrored_hash"] for f in facts]
+    same_bytes, same_pixels = [f["sha256"] for f in facts], [f["pixels_sha256"] for f in facts]
+    pairs = [
+        *same_pairs(same_bytes), *same_pairs(same_pixels), *near_pairs(hashes, mirrored, params.duplicate_distance)
+    ]  # fmt: skip
+    for positions in group(len(rows), pairs):
+        positions.sort(key=lambda i: (not captioned[i], -rows[i].width * rows[i].height, rows[i].source))
+        first = positions[0]
+        for i in positions:
+            rows[i].group, rows[i].split = rows[first].sha256[:8], rows[first].split
+            if i == first or params.duplicates == "keep":
+                continue
+            if same_bytes[i] == same_bytes[first]:
+                how = "same file as"
+            elif same_pixels[i] == same_pixels[first]:
+                how = "same pixels as"
+            else:
+                bits = distances(to_words([hashes[i]]), to_words([hashes[first]]), to_words([mirrored[first]]))[0, 0]
+                how = f"looks like ({bits} of {16 * 16} bits differ)"
+            rows[i].status, rows[i].reason, rows[i].file = "duplicate", f"{how} {rows[first].source}", ""
 
 
 def preprocess(
-    raw: Path, out: Path, resolution: int, fit: str, val_share: float, vanilla_caption: str
-) -> list[Drawing]:
-    """Write images and vanilla captions below `out`; the manifest's rows.
+    raw: Path, out: Path, params: PreprocessParams, resolution: int, processes: int
+) -> tuple[list[Found], dict[str, dict]]:
+    """Write everything below `out`; the manifest's rows, and what is known of each drawing by its source.
 
-    An unreadable file is reported and left out. UserError where fewer than two drawings can be read,
-    or where none would be held out or none left to train on.
+    UserError where too many files are rejected, fewer than two drawings are left, or none would be held out or
+    none left to train on; the manifest says why by then.
     """
-    files = find_drawings(raw)
+    from tattoo_lora import __file__ as package
+
+    rows, candidates, captions = look_at(raw)
+    if not candidates:
+        raise UserError(f"{raw}: no drawings; put image files (PNG, JPEG, WebP, TIFF…) there")
+    rights = read_rights(raw)
+    code = file_sha256(Path(package).with_name("raw_images.py")) + PIL.__version__
+    facts = prepare_all([Task(path, params, resolution, code) for path in candidates], processes)
+
+    drawings, known, captioned = [], [], []
+    of_files = [row for row in rows if not row.status]
+    for path, row, fact in zip(candidates, of_files, facts, strict=True):
+        of_file = rights.get(row.source) or rights.get("*") or {}
+        row.license, row.author, row.url = (of_file.get(key, "") for key in ("license", "author", "url"))
+        row.sha256 = fact["sha256"]
+        if "rejected" in fact:
+            row.status, row.reason = "rejected", fact["rejected"]
+        elif params.require_license and not row.license:
+            row.status, row.reason = "rejected", f"no license in {RIGHTS}"
+        else:
+            row.status, row.file = "kept", f"{output_stem(path.relative_to(raw).as_posix())}.png"
+            row.width, row.height, row.note = fact["width"], fact["height"], "; ".join(fact["notes"])
+            row.split = "val" if is_held_out(row.sha256, params.val_share) else "train"
+            drawings.append(row)
+            known.append(fact)
+            captioned.append(path.with_suffix("") in captions)
+    leave_out_duplicates(drawings, known, captioned, params)
+
+    kept = [(row, fact) for row, fact in zip(drawings, known, strict=True) if row.status == "kept"]
+    out.mkdir(parents=True, exist_ok=True)
+    write_manifest(out / "manifest.csv", rows)
+    check(raw, rows, params)
     for folder in ("images", "captions_vanilla"):
         shutil.rmtree(out / folder, ignore_errors=True)
         (out / folder).mkdir(parents=True)
-    drawings, unreadable = [], []
-    for path in tqdm(files, unit="drawing", desc="preprocess"):
-        try:
-            image = open_rgb(path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            unreadable.append(f"{path}: {error}")
-            continue
-        fit_square(image, resolution, fit).save(out / "images" / f"{path.stem}.png")
-        write_caption(out / "captions_vanilla", path.stem, vanilla_caption)
-        sha256 = file_sha256(path)
-        drawings.append(
-            Drawing(
-                file=f"{path.stem}.png",
-                source=path.relative_to(raw).as_posix(),
-                sha256=sha256,
-                width=image.width,
-                height=image.height,
-                split="val" if is_held_out(sha256, val_share) else "train",
-            )
-        )
-    for line in unreadable:
-        print(f"left out, unreadable: {line}", file=sys.stderr)
-    if len(drawings) < 2:
+    memo = Memo("preprocess")
+    for row, fact in kept:
+        shutil.copyfile(memo.path(fact["key"], ".png"), out / "images" / row.file)
+        write_caption(out / "captions_vanilla", Path(row.file).stem, params.vanilla_caption)
+    write_drawings(out / "drawings.csv", [Drawing(row.file, row.sha256, row.split) for row, _ in kept])
+    own = {row.source: captions.get(path.with_suffix("")) for path, row in zip(candidates, of_files, strict=True)}
+    write_user_captions(
+        out / "captions_user.csv", {row.file: own[row.source] for row, _ in kept if own[row.source] is not None}
+    )
+    return rows, {row.source: fact for row, fact in zip(of_files, facts, strict=True)}
+
+
+def check(raw: Path, rows: list[Found], params: PreprocessParams) -> None:
+    """UserError where what is left of the folder cannot be trained on, or is less of it than the user may think."""
+    rejected = [row for row in rows if row.status == "rejected"]
+    kept = [row for row in rows if row.status == "kept"]
+    for row in rejected[:SHOWN]:
+        print(f"left out: {row.source}: {row.reason}", file=sys.stderr)
+    if len(rejected) > SHOWN:
+        print(f"and {len(rejected) - SHOWN} more, see manifest.csv", file=sys.stderr)
+    looked_at = sum(row.status in ("kept", "duplicate", "rejected") for row in rows)
+    if len(rejected) > params.max_rejected * looked_at:
         raise UserError(
-            f"{raw}: {len(drawings)} readable drawing(s) of {len(files)}; at least two are needed, one of them held out"
+            f"{raw}: {len(rejected)} of {looked_at} files rejected, more than preprocess.max_rejected "
+            f"({params.max_rejected:g}); the first: {rejected[0].source}: {rejected[0].reason}"
         )
-    held_out = sum(drawing.split == "val" for drawing in drawings)
-    if held_out in (0, len(drawings)):
+    if len(kept) < 2:
+        raise UserError(f"{raw}: {len(kept)} usable drawing(s) of {looked_at}; two are needed, one of them held out")
+    held_out = sum(row.split == "val" for row in kept)
+    if held_out in (0, len(kept)):
         raise UserError(
-            f"{raw}: {held_out} of {len(drawings)} drawings would be held out; "
-            f"{'raise' if held_out == 0 else 'lower'} preprocess.val_share ({val_share:g}) or add drawings"
+            f"{raw}: {held_out} of {len(kept)} drawings would be held out; "
+            f"{'raise' if held_out == 0 else 'lower'} preprocess.val_share ({params.val_share:g}) or add drawings"
         )
-    return drawings
+
+
+def draw_sheet(path: Path, raw: Path, rows: list[Found], facts: dict[str, dict]) -> None:
+    """Write the contact sheet: before and after, duplicates, what was left out."""
+    from PIL import Image
+
+    from tattoo_lora.contact_sheet import contact_sheet
+
+    memo = Memo("preprocess")
+
+    def picture(row: Found, suffix: str) -> Image.Image | None:
+        content = memo.read(facts[row.source]["key"], suffix) if row.source in facts else None
+        return None if content is None else Image.open(io.BytesIO(content))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(f"{raw.name}: {summary(rows)}", rows, picture).save(path)
+
+
+def summary(rows: list[Found]) -> str:
+    """How many drawings there are, and what became of the others."""
+    count = {status: sum(row.status == status for row in rows) for status in ("kept", "duplicate", "rejected")}
+    held_out = sum(row.status == "kept" and row.split == "val" for row in rows)
+    return (
+        f"{count['kept']} drawings, {held_out} of them held out; "
+        f"{count['duplicate']} duplicates and {count['rejected']} rejected files left out"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder of drawings")
-    parser.add_argument("--out", type=Path, required=True, help="folder for images, manifest and vanilla captions")
+    parser.add_argument("--out", type=Path, required=True, help="folder for what is made of them")
+    parser.add_argument("--sheet", type=Path, required=True, help="the contact sheet, a PNG")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core")
     args = parser.parse_args()
     with one_line_errors():
         all_params = load_params()
         params, profile = all_params.preprocess, load_profile(all_params.profile)
         if not args.raw.is_dir():
             raise UserError(f"{args.raw}: no such folder; `dataset` in params.yaml names a folder under data/raw")
-        drawings = preprocess(
-            args.raw, args.out, profile.resolution, params.fit, params.val_share, params.vanilla_caption
-        )
-        write_manifest(args.out / "manifest.csv", drawings)
-        held_out = sum(drawing.split == "val" for drawing in drawings)
-        print(f"{len(drawings)} drawings at {profile.resolution} px, {held_out} of them held out")
+        rows, facts = preprocess(args.raw, args.out, params, profile.resolution, args.processes)
+        draw_sheet(args.sheet, args.raw, rows, facts)
+        decoded = sum(fact["new"] for fact in facts.values())
+        print(f"{summary(rows)}. {decoded} files decoded, {len(facts) - decoded} known from before")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Reads runs/evaluation/<name>/, runs/logs/<variant>.csv and the preprocessed draw
 metrics/held_out.json (the line art of the held-out drawings: the target) and plots/.
 
     python -m stages.report base vanilla blip blip_plus \\
-        --evaluations runs/evaluation --logs runs/logs --manifest data/processed/flash/manifest.csv \\
+        --evaluations runs/evaluation --logs runs/logs --drawings data/processed/flash/drawings.csv \\
         --images data/processed/flash/images --metrics metrics --plots plots
 """
 
@@ -25,9 +25,9 @@ import pandas as pd
 from PIL import Image
 
 from tattoo_lora.bootstrap import Difference, paired_difference
+from tattoo_lora.drawings import read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.line_art import LineArt, mean_line_art, measure
-from tattoo_lora.manifest import read_manifest
 from tattoo_lora.params import load_params
 
 CELL = 160  # px of a picture in the comparison
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("names", nargs="+", help="what was evaluated, the base first, then the variants")
     parser.add_argument("--evaluations", type=Path, required=True, help="folder with one folder an evaluation")
     parser.add_argument("--logs", type=Path, required=True, help="folder with one CSV a variant")
-    parser.add_argument("--manifest", type=Path, required=True, help="what preprocess wrote")
+    parser.add_argument("--drawings", type=Path, required=True, help="what preprocess wrote")
     parser.add_argument("--images", type=Path, required=True, help="folder of the preprocessed drawings")
     parser.add_argument("--metrics", type=Path, required=True, help="folder for <name>.json")
     parser.add_argument("--plots", type=Path, required=True, help="folder for pictures and the table")
@@ -265,7 +265,7 @@ def run(args: argparse.Namespace) -> None:
     smallest = all_params.report.smallest_difference
     evaluations = {name: read_evaluation(args.evaluations / name) for name in args.names}
     logs = {name: pd.read_csv(args.logs / f"{name}.csv") for name in args.names[1:]}
-    held_out = [drawing.file for drawing in read_manifest(args.manifest) if drawing.split == "val"]
+    held_out = [drawing.file for drawing in read_drawings(args.drawings) if drawing.split == "val"]
     target = mean_line_art([measure(Image.open(args.images / file)) for file in held_out])
     # Variants against the base and against each other: the later name first, so that a gain reads as one.
     found = {

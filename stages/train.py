@@ -1,13 +1,13 @@
 """Train one LoRA adapter on the UNet, and on the text encoder if asked, everything else frozen.
 
-Reads the latents, the manifest and one folder of captions: a variant is nothing but another folder.
+Reads the latents, drawings.csv and one folder of captions: a variant is nothing but another folder.
 Writes <lora>/best.safetensors (lowest val_loss) and final.safetensors, each for diffusers and, as
 *.kohya.safetensors, for ComfyUI and A1111; a CSV log; and pictures of the fixed prompts under
 <samples>/eval_stepXXXX/ every `eval_every` steps. Under `accelerate launch` each process takes its
 share of every batch and the first one writes.
 
     python -m stages.train blip --latents data/processed/flash/latents.safetensors \\
-        --manifest data/processed/flash/manifest.csv --captions data/processed/flash/captions_blip \\
+        --drawings data/processed/flash/drawings.csv --captions data/processed/flash/captions_blip \\
         --lora runs/lora/blip --log-csv runs/logs/blip.csv --samples runs/samples/blip
 """
 
@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import TextIO
 
 from tattoo_lora.captions import read_captions, with_trigger
+from tattoo_lora.drawings import Drawing, read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.manifest import Drawing, read_manifest
+from tattoo_lora.hub import model_files
 from tattoo_lora.params import Profile, TrainParams, load_params, load_profile
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
@@ -444,7 +445,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variant", help="a key under `variants` in params.yaml")
     parser.add_argument("--latents", type=Path, required=True, help="what encode wrote")
-    parser.add_argument("--manifest", type=Path, required=True, help="what preprocess wrote")
+    parser.add_argument("--drawings", type=Path, required=True, help="what preprocess wrote")
     parser.add_argument("--captions", type=Path, required=True, help="folder with one <stem>.txt a drawing")
     parser.add_argument("--lora", type=Path, required=True, help="folder for the adapter")
     parser.add_argument("--log-csv", type=Path, required=True, help="CSV file to write")
@@ -460,7 +461,7 @@ def run(args: argparse.Namespace) -> None:
     variant = all_params.variant(args.variant)
     if params.deterministic:
         be_deterministic()
-    drawings = read_manifest(args.manifest)
+    drawings = read_drawings(args.drawings)
     moments = read_latents(args.latents, [drawing.file for drawing in drawings])
     by_stem = read_captions(args.captions, [drawing.stem for drawing in drawings])
     captions = [with_trigger(variant.trigger, by_stem[drawing.stem]) for drawing in drawings]
@@ -522,7 +523,7 @@ def run(args: argparse.Namespace) -> None:
 
     checkpoints = Checkpoints(
         run_key(
-            [args.latents, args.manifest, Path(__file__), *Path(tattoo_lora.__file__).parent.glob("*.py")],
+            [args.latents, args.drawings, Path(__file__), *Path(tattoo_lora.__file__).parent.glob("*.py")],
             params, profile, args.variant, variant, captions, model_files(profile.base_model),
             model_files(profile.clip_model),
         ),
@@ -540,12 +541,6 @@ def run(args: argparse.Namespace) -> None:
     with args.log_csv.open(mode, newline="", encoding="utf-8") as file:
         train(*settings, Log(file), save, checkpoints)
     checkpoints.clear()
-
-
-def model_files(model: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a local model's files: no run goes on with another model's. None for a hub id."""
-    files = sorted(path for path in Path(model).rglob("*") if path.is_file())
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Captions on disk: one UTF-8 file a drawing, <stem>.txt, one line."""
+"""Captions on disk: one UTF-8 file a drawing, <stem>.txt, one line; and the user's own, in one table."""
 
+import csv
 from pathlib import Path
 
 from tattoo_lora.errors import UserError
@@ -23,6 +24,22 @@ def read_captions(folder: Path, stems: list[str]) -> dict[str, str]:
     if empty:
         raise UserError(f"{folder}: empty caption for {', '.join(empty[:3])} ({len(empty)} in all); write one")
     return captions
+
+
+def write_user_captions(path: Path, captions: dict[str, str]) -> None:
+    """Write the user's own captions by image file as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as table:
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["file", "caption"])
+        writer.writerows(captions.items())
+
+
+def read_user_captions(path: Path) -> dict[str, str]:
+    """The user's own captions by image file; UserError where there is no such table."""
+    if not path.is_file():
+        raise UserError(f"{path}: not found; run `dvc repro preprocess`")
+    with path.open(newline="", encoding="utf-8") as table:
+        return {row["file"]: row["caption"] for row in csv.DictReader(table)}
 
 
 def with_trigger(trigger: str, caption: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tattoo_lora.manifest import Drawing
+from tattoo_lora.drawings import Drawing
 
 
 def decoded_batches(
@@ -28,3 +28,12 @@ def decoded_batches(
             images = ahead or [pool.submit(decode, drawing) for drawing in batch]
             ahead = [pool.submit(decode, drawing) for drawing in following]
             yield batch, [image.result() for image in images]
+
+
+def in_full_batches(images: list[Image.Image], batch_size: int) -> list[Image.Image]:
+    """The images, the last repeated up to the batch's size.
+
+    A model's arithmetic may depend on the batch's size, in the last bits: so that a drawing's result does not depend
+    on how many others are new, batches are always full.
+    """
+    return images + [images[-1]] * (batch_size - len(images))

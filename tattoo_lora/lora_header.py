@@ -10,7 +10,7 @@ import re
 import subprocess
 from collections import Counter
 
-from tattoo_lora.manifest import Drawing
+from tattoo_lora.drawings import Drawing
 from tattoo_lora.params import Profile, TrainParams
 
 MOST_WORDS = 100

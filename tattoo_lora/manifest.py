@@ -1,4 +1,4 @@
-"""The list of preprocessed drawings: which file came from which source, and which are held out."""
+"""The manifest: what became of every file in the raw folder. For people; no stage learns from it."""
 
 import csv
 from dataclasses import asdict, dataclass, fields
@@ -7,36 +7,45 @@ from pathlib import Path
 from tattoo_lora.errors import UserError
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """One row. `file` is the name in images/, `source` the path in data/raw/<dataset>; the numbers are the source's."""
+@dataclass
+class Found:
+    """One row a file. `status` is one of
 
-    file: str
-    source: str
-    sha256: str
-    width: int
-    height: int
-    split: str  # train or val
+    kept        preprocessed as `file`, with what was done to it in `note`
+    duplicate   left out, because another of its `group` is kept
+    rejected    left out, for the `reason`
+    caption     the text of the drawing of the same name
+    ignored     no drawing by its ending, or hidden
+    """
 
-    @property
-    def stem(self) -> str:
-        return Path(self.file).stem
+    source: str  # path below data/raw/<dataset>
+    status: str = ""
+    reason: str = ""
+    note: str = ""
+    file: str = ""
+    sha256: str = ""
+    width: int = 0  # px of the raw picture, upright
+    height: int = 0
+    split: str = ""  # train or val
+    group: str = ""  # the same for all files that show one picture, empty for most
+    license: str = ""
+    author: str = ""
+    url: str = ""
 
 
-def write_manifest(path: Path, drawings: list[Drawing]) -> None:
-    """Write the drawings as CSV, one a row, in their order."""
+def write_manifest(path: Path, rows: list[Found]) -> None:
+    """Write the rows as CSV, in their order."""
     with path.open("w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, [field.name for field in fields(Drawing)], lineterminator="\n")
+        writer = csv.DictWriter(table, [field.name for field in fields(Found)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(drawing) for drawing in drawings)
+        writer.writerows(asdict(row) for row in rows)
 
 
-def read_manifest(path: Path) -> list[Drawing]:
-    """The drawings in the file's order; UserError where there is no manifest."""
+def read_manifest(path: Path) -> list[Found]:
+    """The rows in the file's order; UserError where there is no manifest."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro preprocess`")
     with path.open(newline="", encoding="utf-8") as table:
         return [
-            Drawing(r["file"], r["source"], r["sha256"], int(r["width"]), int(r["height"]), r["split"])
-            for r in csv.DictReader(table)
+            Found(**row | {"width": int(row["width"]), "height": int(row["height"])}) for row in csv.DictReader(table)
         ]

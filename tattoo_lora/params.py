@@ -49,6 +49,17 @@ Share = Annotated[float, Range(0, 1)]
 @dataclass(frozen=True)
 class PreprocessParams:
     fit: Annotated[str, OneOf(("pad", "crop"))]
+    trim: bool
+    margin: Annotated[float, Range(0, 1)]
+    invert: bool
+    flatten: bool
+    threshold: Annotated[int, Range(1, 254)] | None
+    min_size: Count
+    max_upscale: Annotated[float, Range(1)]
+    duplicates: Annotated[str, OneOf(("drop", "keep"))]
+    duplicate_distance: Annotated[int, Range(0, 128)]
+    max_rejected: Share
+    require_license: bool
     val_share: Annotated[float, Range(0.01, 0.9)]
     vanilla_caption: str
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of the file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Hex SHA-256 of the file's bytes, read a block at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_held_out(sha256: str, share: float) -> bool:

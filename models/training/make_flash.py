@@ -43,9 +43,9 @@ def main() -> None:
         picture = flash_drawing(black, box, random.Random(drawing.hexcode)).quantize(16)
         picture.save(args.out / file, optimize=True)
         rows.append([file, SOURCE.format(hexcode=drawing.hexcode), drawing.author, "CC BY-SA 4.0"])
-    with args.out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as table:
+    with (args.out / "rights.csv").open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["file", "source", "author", "license"])
+        writer.writerow(["file", "url", "author", "license"])
         writer.writerows(sorted(rows))
     print(f"{len(rows)} drawings in {args.out}")
 

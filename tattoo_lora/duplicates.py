@@ -1,0 +1,55 @@
+"""Which drawings show the same picture: the same bytes, the same pixels, or pictures that look alike.
+
+Pictures look alike where their perceptual hashes, or one's and that of the other's mirror image, differ in few bits.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+BLOCK = 512  # rows compared at once: memory grows with the number of drawings, not with its square
+
+
+def to_words(hashes: Sequence[str]) -> np.ndarray:
+    """(N, bits / 64) uint64 for N hex hashes of one length, a multiple of 64 bits."""
+    return np.array([np.frombuffer(bytes.fromhex(h), dtype=">u8") for h in hashes]).astype(np.uint64)
+
+
+def distances(one: np.ndarray, others: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """(B, N) bits in which the hashes one (B, W) differ from others (N, W) or their mirrored (N, W), the fewer."""
+    found = None
+    for of in (others, mirrored):
+        bits = np.zeros((len(one), len(of)), dtype=np.uint16)
+        for word in range(one.shape[1]):
+            bits += np.bitwise_count(one[:, word, None] ^ of[None, :, word])
+        found = bits if found is None else np.minimum(found, bits)
+    return found
+
+
+def near_pairs(hashes: Sequence[str], mirrored_hashes: Sequence[str], distance: int) -> Iterable[tuple[int, int]]:
+    """Positions i < j of pictures whose hashes differ in at most `distance` bits."""
+    words, mirrored = to_words(hashes), to_words(mirrored_hashes)
+    for start in range(0, len(words), BLOCK):
+        rows, columns = np.nonzero(distances(words[start : start + BLOCK], words[start:], mirrored[start:]) <= distance)
+        yield from ((start + int(i), start + int(j)) for i, j in zip(rows, columns, strict=True) if i < j)
+
+
+def same_pairs(keys: Sequence[str]) -> Iterable[tuple[int, int]]:
+    """Positions of each key's first occurrence and of every later one."""
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        if first.setdefault(key, i) != i:
+            yield first[key], i
+
+
+def group(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Groups of two or more of the positions 0 to count - 1 that the pairs join, directly or through others."""
+    pairs = np.array(list(pairs), dtype=int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    members = defaultdict(list)
+    for position, label in enumerate(connected_components(graph, directed=False)[1]):
+        members[label].append(position)
+    return [positions for positions in members.values() if len(positions) > 1]

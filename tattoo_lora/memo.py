@@ -1,0 +1,43 @@
+"""Results kept by content, outside of DVC's outputs, which are removed before a rerun: only what is new is computed.
+
+They lie under .scratch/memo/ in the project's folder, also for experiments in a temporary one. Deleting them costs
+nothing but time.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ.get("DVC_ROOT", "."))
+
+
+def content_key(*values: Any) -> str:
+    """A hash of the values' representations: all that a result depends on."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:40]
+
+
+class Memo:
+    """Files by key. Any number of processes may read and write at once; a kill leaves no half of a file."""
+
+    def __init__(self, name: str) -> None:
+        self.folder = ROOT / ".scratch/memo" / name
+
+    def path(self, key: str, suffix: str) -> Path:
+        """Where the file of that key lies, or would."""
+        return self.folder / key[:2] / (key + suffix)
+
+    def read(self, key: str, suffix: str) -> bytes | None:
+        """None where nothing is kept."""
+        try:
+            return self.path(key, suffix).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, key: str, suffix: str, content: bytes) -> None:
+        """Keep the content."""
+        path = self.path(key, suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        partial.write_bytes(content)
+        os.replace(partial, path)
