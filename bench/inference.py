@@ -32,12 +32,12 @@ def sample(profile: Profile, params: Params, count: int) -> dict[str, Case]:
 
     def in_one_batch() -> None:
         pipeline.scheduler = ours
-        sample_images(pipeline, embeds[1:], embeds[:1], list(range(count)), profile)
+        sample_images(pipeline, embeds[1:], embeds[:1], list(range(count)), profile.sampler_steps, profile)
 
     def one_at_a_time() -> None:
         pipeline.scheduler = ours
         for i in range(count):
-            sample_images(pipeline, embeds[1 + i : 2 + i], embeds[:1], [i], profile)
+            sample_images(pipeline, embeds[1 + i : 2 + i], embeds[:1], [i], profile.sampler_steps, profile)
 
     def as_on_the_card() -> None:
         pipeline.scheduler = card

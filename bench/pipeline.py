@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import yaml
 from PIL import Image, ImageOps
 
 from bench.timing import Case, timed
 from stages.preprocess import preprocess
+from tattoo_lora import memo
 from tattoo_lora.params import Params, Profile
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data/raw/flash"
+SCANS = 60
 ENVIRONMENT = {
     **os.environ,
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -27,23 +30,32 @@ ENVIRONMENT = {
 
 
 def preprocess_cases(profile: Profile, params: Params, folder: Path) -> dict[str, Case]:
-    """The stage on the sample drawings, and a loop of Pillow alone: open, pad, save."""
-    drawings = sorted(SAMPLE.glob("*.png"))
+    """The stage on scans of the sample drawings, in one process and in two, and a loop of Pillow alone."""
+    scans = folder / "scans"
+    scans.mkdir()
+    for i, path in enumerate(sorted(SAMPLE.glob("*.png"))[:SCANS]):
+        with Image.open(path) as image:  # as large as a page of A5 at 150 dpi
+            image.convert("RGB").resize((874, 1240), Image.Resampling.BICUBIC).save(scans / f"{i}.png")
     size = (profile.resolution, profile.resolution)
+    runs = count()
 
-    knobs = params.preprocess
+    def ours(processes: int) -> Callable[[], None]:
+        def work() -> None:
+            out = folder / f"run{next(runs)}"  # a memo of its own: everything is new
+            with patch.object(memo, "ROOT", out):
+                preprocess(scans, out, params.preprocess, profile.resolution, processes)
 
-    def ours() -> None:
-        preprocess(SAMPLE, folder / "ours", profile.resolution, knobs.fit, knobs.val_share, knobs.vanilla_caption)
+        return work
 
     def pillow_alone() -> None:
-        for path in drawings:
+        for path in sorted(scans.glob("*.png")):
             with Image.open(path) as image:
                 padded = ImageOps.pad(image.convert("RGB"), size, Image.Resampling.LANCZOS, color="white")
             padded.save(folder / "plain" / path.name)
 
     (folder / "plain").mkdir()
-    return {"ours": timed(ours, len(drawings)), "reference": timed(pillow_alone, len(drawings))}
+    cases = {"ours, 1 process": ours(1), "ours, 2 processes": ours(2), "reference": pillow_alone}
+    return {name: timed(work, SCANS) for name, work in cases.items()}
 
 
 @contextmanager

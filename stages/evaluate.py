@@ -106,7 +106,8 @@ def measure_pictures(
     batch_size: int,
 ) -> tuple[dict[str, float], list[dict]]:
     """Means, and a row for each picture of the `settings` (prompt, seed)."""
-    image_embeds = embed_images(clip, processor, images)
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    image_embeds = torch.cat([embed_images(clip, processor, batch) for batch in batches])
     scores = clip_scores(image_embeds, embed_texts(clip, processor, [prompt for prompt, _ in settings]))
     of_pixels, of_clip = embed_drawings(clip, processor, folder, learned_from, batch_size)
     by_pixels, by_clip = nearest(pixel_embeds(images), of_pixels), nearest(image_embeds, of_clip)
@@ -170,9 +171,8 @@ def run(args: argparse.Namespace) -> None:
         pipeline.unet, noise_scheduler, held_out, latents, torch.cat(rest), common, params.timesteps, batch_size
     )
     settings = [(i, seed) for i in range(len(params.prompts)) for seed in params.seeds]
-    images = sample_images(
-        pipeline, prompt_embeds[[i for i, _ in settings]], empty, [seed for _, seed in settings], profile
-    )
+    rows, seeds = [i for i, _ in settings], [seed for _, seed in settings]
+    images = sample_images(pipeline, prompt_embeds[rows], empty, seeds, profile.sampler_steps, profile)
     clip, processor = load_clip(profile.clip_model, profile.clip_revision)
     learned_from = [drawing for drawing in drawings if drawing.split == "train"]
     of_pictures, picture_rows = measure_pictures(

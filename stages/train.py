@@ -498,20 +498,25 @@ def run(args: argparse.Namespace) -> None:
     timesteps = timestep_grid(params.val_timesteps, noise_scheduler.config.num_train_timesteps)
     seeds = [params.seed + i for i in range(len(params.prompts))]
 
+    measuring = 0.0
+
     def evaluate(step: int) -> tuple[float, float]:
+        nonlocal measuring
+        started = time.monotonic()
         live = embeds if text_encoder is None else encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
         val_embeds = live[caption_rows[val_rows]]
         losses = validation_losses(
             unet, noise_scheduler, val_latents, val_embeds, timesteps, profile.inference_batch_size
         )
         with on_device(device, vae, clip):
-            images = sample_images(pipeline, live[len(texts) :], live[:1], seeds, profile)
+            images = sample_images(pipeline, live[len(texts) :], live[:1], seeds, params.sampler_steps, profile)
             text_embeds = embed_texts(clip, processor, params.prompts)
             scores = clip_scores(embed_images(clip, processor, images), text_embeds)
         folder = args.samples / f"eval_step{step:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             image.save(folder / f"prompt{i:02d}.png")
+        measuring += time.monotonic() - started
         return losses.mean().item(), sum(scores) / len(scores)
 
     prediction_type = noise_scheduler.config.prediction_type
@@ -530,6 +535,7 @@ def run(args: argparse.Namespace) -> None:
         [args.lora, args.log_csv, args.samples],
     )  # fmt: skip
     accelerator.print(f"ready to train after {time.monotonic() - STARTED:.1f} s")
+    begun = time.monotonic()
     settings = (denoiser, noise_scheduler, data, params, profile, variant.caption_dropout, accelerator, evaluate)
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
@@ -540,6 +546,10 @@ def run(args: argparse.Namespace) -> None:
     accelerator.wait_for_everyone()
     with args.log_csv.open(mode, newline="", encoding="utf-8") as file:
         train(*settings, Log(file), save, checkpoints)
+    spent = time.monotonic() - begun
+    accelerator.print(
+        f"trained in {spent:.1f} s, {measuring:.1f} s of it ({measuring / spent:.0%}) measuring on the way"
+    )
     checkpoints.clear()
 
 

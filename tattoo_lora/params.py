@@ -105,6 +105,7 @@ class TrainParams:
     early_stop_evals: Count | None
     val_drawings: Count
     val_timesteps: Annotated[int, Range(1, 1000)]
+    sampler_steps: Annotated[int, Range(1, 1000)]
     prompts: list[str]
 
 

@@ -37,12 +37,13 @@ def sample_images(
     prompt_embeds: Tensor,
     negative_prompt_embeds: Tensor,
     seeds: list[int],
+    steps: int,
     profile: Profile,
 ) -> list[Image.Image]:
-    """One picture for each of prompt_embeds (B, T, D); negative_prompt_embeds (1, T, D) is the empty prompt's.
+    """One picture, in so many steps, for each of prompt_embeds (B, T, D).
 
-    Picture i starts from noise seeded with seeds[i] whatever the batch, so that the same prompt and seed give the same
-    start for every variant.
+    negative_prompt_embeds (1, T, D) is the empty prompt's. Picture i starts from noise seeded with seeds[i] whatever
+    the batch, so that the same prompt and seed give the same start for every variant.
     """
     images = []
     unet = pipeline.unet
@@ -52,7 +53,7 @@ def sample_images(
         images += pipeline(
             prompt_embeds=embeds,
             negative_prompt_embeds=negative_prompt_embeds.expand_as(embeds).to(embeds),
-            num_inference_steps=profile.sampler_steps,
+            num_inference_steps=steps,
             guidance_scale=profile.guidance_scale,
             height=profile.resolution,
             width=profile.resolution,

@@ -63,6 +63,7 @@ def make_project(target: Path) -> Path:
     for key, value in FAST.items():
         set_value(target / "profiles/embedded.yaml", key, value)
     set_value(target / "params.yaml", "seeds", "[7, 8]")
+    set_value(target / "params.yaml", "sampler_steps", 2)
     run("git", "init", "-q", cwd=target)
     commit(target)
     return target

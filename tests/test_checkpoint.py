@@ -27,7 +27,7 @@ def copy(finished, tmp_path):
 def command(out):
     return [
         *("python", "-m", "stages.train", "blip", "--latents", f"{PROCESSED}/latents.safetensors"),
-        *("--manifest", f"{PROCESSED}/manifest.csv", "--captions", f"{PROCESSED}/captions_blip"),
+        *("--drawings", f"{PROCESSED}/drawings.csv", "--captions", f"{PROCESSED}/captions_blip"),
         *("--lora", f"{out}/lora", "--log-csv", f"{out}/log.csv", "--samples", f"{out}/samples"),
     ]
 

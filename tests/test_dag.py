@@ -185,7 +185,7 @@ def test_a_hub_model_without_a_network_says_how_to_fetch_it(copy):
 def test_a_lost_caption_is_named(copy):
     (copy / "data/processed/flash/captions_blip/owl.txt").unlink()
     arguments = [
-        *("--latents", "data/processed/flash/latents.safetensors", "--manifest", "data/processed/flash/manifest.csv"),
+        *("--latents", "data/processed/flash/latents.safetensors", "--drawings", "data/processed/flash/drawings.csv"),
         *("--captions", "data/processed/flash/captions_blip", "--lora", "x", "--log-csv", "x.csv", "--samples", "y"),
     ]
     failed = run("python", "-m", "stages.train", "blip", *arguments, cwd=copy, check=False)

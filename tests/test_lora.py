@@ -18,7 +18,7 @@ from tattoo_lora.errors import UserError
 from tattoo_lora.kohya import from_kohya, kohya_name, to_kohya
 from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, kohya_path, save_lora, write_safetensors
 from tattoo_lora.lora_header import dataset_hash, word_frequency
-from tattoo_lora.manifest import Drawing
+from tattoo_lora.drawings import Drawing
 from tattoo_lora.params import load_profile
 from tattoo_lora.prompts import encode_prompts
 from tattoo_lora.sampling import load_pipeline
@@ -184,7 +184,7 @@ def test_the_header_of_a_trained_file_is_filled_from_the_run(finished):
 
 def test_the_header_counts_words_and_knows_the_drawings_whatever_their_order():
     assert word_frequency(["a rose, Line art", "a key"]) == {"a": 2, "art": 1, "key": 1, "line": 1, "rose": 1}
-    drawings = [Drawing(f"{name}.png", f"{name}.png", name * 64, 1, 1, "train") for name in "ab"]
+    drawings = [Drawing(f"{name}.png", name * 64, "train") for name in "ab"]
     assert dataset_hash(drawings) == dataset_hash(drawings[::-1]) != dataset_hash(drawings[:1])
 
 

@@ -104,7 +104,7 @@ def test_every_stage_stops_at_a_typo_before_heavy_imports(folder, stage):
     set_value(folder / "params.yaml", "rank", "eight")
     shutil.copytree(ROOT / "stages", folder / "stages")
     shutil.copytree(ROOT / "tattoo_lora", folder / "tattoo_lora")
-    arguments = {"preprocess": ["x", "--out", "y"], "enrich": ["x", "--out", "y"]}.get(stage, [])
+    arguments = {"preprocess": ["x", "--out", "y", "--sheet", "z"], "enrich": ["x"]}.get(stage, [])
     started = time.monotonic()
     result = run("python", "-X", "importtime", "-m", f"stages.{stage}", *arguments, cwd=folder, check=False)
     assert result.returncode == 1

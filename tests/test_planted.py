@@ -11,7 +11,7 @@ from PIL import Image
 
 from stages.report import differences, read_evaluation, verdict
 from tattoo_lora.line_art import mean_line_art, measure
-from tattoo_lora.manifest import read_manifest
+from tattoo_lora.drawings import read_drawings
 from tattoo_lora.params import load_params
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,17 @@ def copy_of(target: Path, drawings: list[str] | None = None) -> Path:
     for path in (target / "data/raw/flash").glob("*.png"):
         if drawings is not None and path.stem not in drawings:
             path.unlink()
-    run("python", "-m", "stages.preprocess", "data/raw/flash", "--out", PROCESSED, cwd=target)
+    run(
+        "python",
+        "-m",
+        "stages.preprocess",
+        "data/raw/flash",
+        "--out",
+        PROCESSED,
+        "--sheet",
+        "plots/drawings.png",
+        cwd=target,
+    )
     run("python", "-m", "stages.caption_blip", PROCESSED, "--out", f"{PROCESSED}/captions_blip", cwd=target)
     run("python", "-m", "stages.encode", PROCESSED, "--out", f"{PROCESSED}/latents.safetensors", cwd=target)
     return target
@@ -36,7 +46,7 @@ def copy_of(target: Path, drawings: list[str] | None = None) -> Path:
 
 def trained(project: Path, name: str, captions: str = "captions_blip", adapter: bool = True):
     """The evaluation of a training with a folder of captions; always measured with BLIP's own."""
-    inputs = [*("--latents", f"{PROCESSED}/latents.safetensors"), *("--manifest", f"{PROCESSED}/manifest.csv")]
+    inputs = [*("--latents", f"{PROCESSED}/latents.safetensors"), *("--drawings", f"{PROCESSED}/drawings.csv")]
     lora = []
     if adapter:
         outputs = ["--lora", f"{name}/lora", "--log-csv", f"{name}/log.csv", "--samples", f"{name}/samples"]
@@ -110,7 +120,7 @@ def test_a_training_that_copies_its_drawings_is_flagged(tmp_path, right):
 
 def test_coloured_pictures_are_reported_as_not_line_art(project, right):
     held_out = [
-        drawing.file for drawing in read_manifest(project / PROCESSED / "manifest.csv") if drawing.split == "val"
+        drawing.file for drawing in read_drawings(project / PROCESSED / "drawings.csv") if drawing.split == "val"
     ]
     target = mean_line_art([measure(Image.open(project / PROCESSED / "images" / file)) for file in held_out])
     base = trained(project, "base", adapter=False)

@@ -18,7 +18,7 @@ def copy(finished, tmp_path):
 
 def train(project, out, launcher=("python", "-m")):
     arguments = [
-        *("--latents", f"{PROCESSED}/latents.safetensors", "--manifest", f"{PROCESSED}/manifest.csv"),
+        *("--latents", f"{PROCESSED}/latents.safetensors", "--drawings", f"{PROCESSED}/drawings.csv"),
         *(
             "--captions",
             f"{PROCESSED}/captions_blip",

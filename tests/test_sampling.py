@@ -12,7 +12,7 @@ from torchmetrics.multimodal.clip_score import CLIPScore
 
 from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
-from stages.preprocess import fit_square, open_rgb
+from tattoo_lora.raw_images import fit_square, open_rgb
 from tattoo_lora.errors import UserError
 from tattoo_lora.latents import read_latents, scaled_means, write_latents
 from tattoo_lora.lora import add_lora, load_lora, save_lora
@@ -47,14 +47,14 @@ def embeds():
 
 @pytest.fixture(scope="module")
 def drawings():
-    return [fit_square(open_rgb(ROOT / f"data/raw/flash/{name}.png"), 64, "pad") for name in ("owl", "skull", "key")]
+    return [fit_square(open_rgb(ROOT / f"data/raw/flash/{name}.png")[0], 64, "pad") for name in ("owl", "skull", "key")]
 
 
 def test_the_same_seed_draws_the_same_picture_whatever_the_batch(embeds):
     pipeline = make_pipeline()
-    whole = sample_images(pipeline, embeds[1:], embeds[:1], [3, 4, 5], PROFILE)
+    whole = sample_images(pipeline, embeds[1:], embeds[:1], [3, 4, 5], 2, PROFILE)
     single = sample_images(
-        pipeline, embeds[1:], embeds[:1], [3, 4, 5], dataclasses.replace(PROFILE, inference_batch_size=1)
+        pipeline, embeds[1:], embeds[:1], [3, 4, 5], 2, dataclasses.replace(PROFILE, inference_batch_size=1)
     )
     for one, other in zip(whole, single, strict=True):
         assert one.size == (64, 64)
@@ -67,13 +67,13 @@ def test_little_memory_draws_the_same_pictures(embeds):
         pipeline = make_pipeline()
         place(pipeline, torch.device("cpu"), low_memory)
         assert pipeline.vae.use_slicing == low_memory
-        pictures += sample_images(pipeline, embeds[1:2], embeds[:1], [3], PROFILE)
+        pictures += sample_images(pipeline, embeds[1:2], embeds[:1], [3], 2, PROFILE)
     assert np.abs(np.asarray(pictures[0], int) - np.asarray(pictures[1], int)).max() <= 1
 
 
 def test_another_seed_draws_another_picture(embeds):
     pipeline = make_pipeline()
-    one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], [seed], PROFILE)[0] for seed in (3, 4))
+    one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], [seed], 2, PROFILE)[0] for seed in (3, 4))
     assert one.tobytes() != other.tobytes()
 
 
@@ -87,7 +87,7 @@ def test_a_saved_adapter_draws_what_the_live_one_drew(embeds, tmp_path):
     loaded, plain = make_pipeline(), make_pipeline()
     load_lora(loaded, tmp_path / "best.safetensors")
     pictures = [
-        np.asarray(sample_images(pipeline, embeds[1:2], embeds[:1], [3], PROFILE)[0], int)
+        np.asarray(sample_images(pipeline, embeds[1:2], embeds[:1], [3], 2, PROFILE)[0], int)
         for pipeline in (live, loaded, plain)
     ]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
@@ -184,7 +184,7 @@ def test_val_loss_is_steady_where_random_timesteps_are_not():
     """Other noise moves it by less than 1%; as many random timesteps instead, at least three times as much."""
     paths = sorted((ROOT / "data/raw/flash").glob("*.png"))
     held_out = [path for path in paths if is_held_out(file_sha256(path), 0.12)]
-    drawings = [fit_square(open_rgb(path), 64, "pad") for path in held_out]
+    drawings = [fit_square(open_rgb(path)[0], 64, "pad") for path in held_out]
     vae, unet, noise_scheduler = load_vae(*BASE), load_unet(*BASE, torch.float32), load_noise_scheduler(*BASE)
     moments = encode_moments(vae, to_pixel_values(drawings))
     latents = moments.chunk(2, dim=1)[0] * vae.config.scaling_factor

@@ -97,7 +97,9 @@ def main() -> None:
 
     def draw(template: str, name: str) -> list[Image.Image]:
         prompts = encode_prompts(tokenizer, text_encoder, [fill(template, subject) for subject in drawn])
-        images = sample_images(pipeline, prompts, empty, [SEED + i for i in range(len(drawn))], profile)
+        images = sample_images(
+            pipeline, prompts, empty, [SEED + i for i in range(len(drawn))], profile.sampler_steps, profile
+        )
         contact_sheet(images, columns=20).save(WORK / f"measured_{name}.png")
         return images
 
