@@ -93,7 +93,7 @@ def _to_rgb(image: Image.Image, turn_white_ink: bool, notes: list[str]) -> Image
             if "sRGB" not in ImageCms.getProfileDescription(source):
                 image = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
                 notes.append("colours converted to sRGB")
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             notes.append("colour profile unreadable")
     return image.convert("RGB")
 

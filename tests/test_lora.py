@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from tattoo_lora.drawings import Drawing
 from tattoo_lora.errors import UserError
 from tattoo_lora.kohya import from_kohya, kohya_name, to_kohya
 from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, kohya_path, save_lora, write_safetensors
 from tattoo_lora.lora_header import dataset_hash, word_frequency
-from tattoo_lora.drawings import Drawing
 from tattoo_lora.params import load_profile
 from tattoo_lora.prompts import encode_prompts
 from tattoo_lora.sampling import load_pipeline

@@ -6,10 +6,10 @@ import torch
 from conftest import ROOT
 from PIL import Image, ImageDraw, ImageOps
 
-from tattoo_lora.raw_images import fit_square, open_rgb
 from tattoo_lora.bootstrap import Difference, paired_difference
 from tattoo_lora.copies import nearest, pixel_embeds, with_mirrored
 from tattoo_lora.line_art import mean_line_art, measure
+from tattoo_lora.raw_images import fit_square, open_rgb
 
 
 def paper(size=100):

@@ -10,8 +10,8 @@ from conftest import ROOT, run, set_value
 from PIL import Image
 
 from stages.report import differences, read_evaluation, verdict
-from tattoo_lora.line_art import mean_line_art, measure
 from tattoo_lora.drawings import read_drawings
+from tattoo_lora.line_art import mean_line_art, measure
 from tattoo_lora.params import load_params
 
 pytestmark = pytest.mark.slow

@@ -1,98 +1,374 @@
+"""A folder of drawings in, images, captions and tables out: what is kept, what is not, and what is done again."""
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
+from conftest import ENVIRONMENT, ROOT, run, set_value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageOps
 
-from stages.preprocess import background, find_drawings, fit_square, open_rgb, preprocess
+from stages.preprocess import draw_sheet, output_stem, preprocess
+from tattoo_lora.captions import read_user_captions
+from tattoo_lora.drawings import read_drawings
+from tattoo_lora.duplicates import distances, group, near_pairs, same_pairs, to_words
 from tattoo_lora.errors import UserError
-from tattoo_lora.manifest import read_manifest, write_manifest
+from tattoo_lora.manifest import read_manifest
+from tattoo_lora.params import load_params
 from tattoo_lora.split import file_sha256, is_held_out
 
+PARAMS = replace(load_params(ROOT).preprocess, val_share=0.5, vanilla_caption="line art", max_rejected=1.0)
 
-def draw(path, size=(80, 40), color="white", seed=0):
-    """A page with one black bar; the seed makes its bytes its own."""
-    image = Image.new("RGB", size, color)
-    image.paste("black", (10, 10, 20 + seed, 20))
+
+def drawing(seed, size=(120, 90)):
+    """A scribble of its own: lines between points that the seed draws."""
+    image = Image.new("RGB", size, "white")
+    points = np.random.default_rng(seed).integers(5, np.array(size) - 5, (9, 2))
+    ImageDraw.Draw(image).line([tuple(map(int, point)) for point in points], "black", 3)
+    return image
+
+
+def save(path, seed=0, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    drawing(seed).save(path, **options)
     return path
 
 
-def run_preprocess(raw, out, val_share=0.5, **options):
-    out.mkdir(exist_ok=True)
-    return preprocess(
-        raw, out, **{"resolution": 32, "fit": "pad", "val_share": val_share, "vanilla_caption": "line art"} | options
-    )
+def run_preprocess(raw, out, processes=1, **changes):
+    return preprocess(raw, out, replace(PARAMS, **changes), 32, processes)
+
+
+def of_source(rows):
+    return {row.source: row for row in rows}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A memo of its own for each test."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def raw(tmp_path):
     for i in range(8):
-        draw(tmp_path / "raw" / f"d{i}.png", seed=i)
+        save(tmp_path / "raw" / f"d{i}.png", seed=i)
     return tmp_path / "raw"
 
 
 def test_every_drawing_becomes_a_square_rgb_png_with_a_caption_and_a_row(raw, tmp_path):
-    drawings = run_preprocess(raw, tmp_path / "out")
-    assert [d.file for d in drawings] == [f"d{i}.png" for i in range(8)]
-    for drawing in drawings:
-        with Image.open(tmp_path / "out/images" / drawing.file) as image:
+    rows, _ = run_preprocess(raw, tmp_path / "out")
+    assert [row.file for row in rows] == [f"d{i}.png" for i in range(8)]
+    for row in rows:
+        with Image.open(tmp_path / "out/images" / row.file) as image:
             assert (image.size, image.mode, image.format) == ((32, 32), "RGB", "PNG")
-        assert (tmp_path / "out/captions_vanilla" / f"{drawing.stem}.txt").read_text() == "line art\n"
-        assert (drawing.width, drawing.height) == (80, 40)
-        assert drawing.sha256 == file_sha256(raw / drawing.source)
-    write_manifest(tmp_path / "m.csv", drawings)
-    assert read_manifest(tmp_path / "m.csv") == drawings
+        assert (tmp_path / "out/captions_vanilla" / f"{Path(row.file).stem}.txt").read_text() == "line art\n"
+        assert (row.status, row.width, row.height) == ("kept", 120, 90)
+        assert row.sha256 == file_sha256(raw / row.source)
+    assert read_manifest(tmp_path / "out/manifest.csv") == rows
+    kept = read_drawings(tmp_path / "out/drawings.csv")
+    assert [(d.file, d.sha256, d.split) for d in kept] == [(r.file, r.sha256, r.split) for r in rows]
 
 
-def test_padding_keeps_the_whole_drawing_on_its_own_background(tmp_path):
-    image = Image.new("RGB", (90, 30), (250, 240, 200))
-    image.paste("black", (0, 10, 90, 20))
-    padded = np.asarray(fit_square(image, 30, "pad"))
-    assert tuple(padded[0, 0]) == background(image) == (250, 240, 200)
-    assert (padded[15, 2] < 60).all() and (padded[15, 27] < 60).all()
+def hostile_folder(raw):
+    """Every kind of odd file, each with what its row must say: status, and a part of its reason or note."""
+    raw.mkdir()
+    expected, seed = {}, iter(range(10_000, 20_000))
 
+    def file(name, status, says="", content=None, image=None, **options):
+        path = raw / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        else:
+            (drawing(next(seed)) if image is None else image).save(path, **options)
+        expected[os.fsencode(name).decode("utf-8", "backslashreplace")] = (status, says)
+        return path
 
-def test_cropping_keeps_the_middle(tmp_path):
-    image = Image.new("RGB", (90, 30), "red")
-    image.paste("blue", (30, 0, 60, 30))
-    assert tuple(np.asarray(fit_square(image, 30, "crop"))[15, 15]) == (0, 0, 255)
-    assert (np.asarray(fit_square(image, 30, "crop"))[15, :, 0] < 128).mean() > 0.9
+    def encoded(image, kind):
+        buffer = io.BytesIO()
+        image.save(buffer, kind)
+        return buffer.getvalue()
 
-
-def test_transparency_becomes_white(tmp_path):
-    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "t.png")
-    assert open_rgb(tmp_path / "t.png").getpixel((4, 4)) == (255, 255, 255)
-
-
-def test_sixteen_bit_greys_are_scaled_not_clipped(tmp_path):
-    Image.fromarray(np.full((8, 8), 32768, dtype=np.uint16)).save(tmp_path / "deep.png")
-    assert open_rgb(tmp_path / "deep.png").getpixel((4, 4))[0] in (127, 128)
-
-
-def test_exif_rotation_is_applied(tmp_path):
-    image = Image.new("RGB", (40, 20), "white")
+    for kind in ("png", "jpg", "webp", "tiff", "bmp", "gif", "ppm", "tga", "ico", "jp2", "pcx", "avif"):
+        file(f"format_{kind}.{kind}", "kept")
+    for mode in ("1", "L", "P", "LA"):
+        file(f"mode_{mode.lower()}.png", "kept", image=drawing(next(seed)).convert("L").convert(mode))
+    file("mode_rgba.png", "kept", image=drawing(next(seed)).convert("RGBA"))
+    file("cmyk.tif", "kept", image=drawing(next(seed)).convert("CMYK"))
+    file("cmyk.jpg", "kept", image=drawing(next(seed)).convert("CMYK"))
+    deep = np.asarray(drawing(next(seed)).convert("L")).astype(np.uint16) * 257
+    file("sixteen bit.png", "kept", image=Image.fromarray(deep))
+    file("float.tif", "kept", image=drawing(next(seed)).convert("F"))
     exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "r.jpg", exif=exif)
-    assert open_rgb(tmp_path / "r.jpg").size == (20, 40)
+    exif[0x0112] = 8
+    file("rotated.jpg", "kept", "turned as its EXIF says", exif=exif)
+    file("moving.gif", "kept", "first of 2 frames", save_all=True, append_images=[drawing(next(seed))])
+    file("moving.webp", "kept", "first of 2 frames", save_all=True, append_images=[drawing(next(seed))])
+    file("night.png", "kept", "light on dark", image=ImageOps.invert(drawing(next(seed))))
+    white = Image.new("RGBA", (120, 90), (255, 255, 255, 0))
+    white.putalpha(ImageOps.invert(drawing(next(seed)).convert("L")))
+    file("white ink.png", "kept", "white on transparent", image=white)
+    file("bad profile.png", "kept", "colour profile unreadable", icc_profile=b"nothing")
+    file("bad exif.jpg", "kept", exif=b"Exif\0\0broken")
+    file("tiny.png", "rejected", "too small", image=drawing(next(seed), (20, 18)))
+    file("enlarged.png", "kept", image=drawing(next(seed), (60, 60)))
+    file("narrow.png", "kept", image=drawing(next(seed), (300, 12)))
+    # Names.
+    file("schöne Möwe 龍.png", "kept")
+    file("ネコ/ネコ.png", "kept")
+    file("two  blanks .png", "kept")
+    file('quote"comma,semi;.png', "kept")
+    file("new\nline.png", "kept")
+    file("-rf.png", "kept")
+    file("..png", "ignored", "hidden", content=encoded(drawing(next(seed)), "PNG"))
+    file("no ending", "kept", content=encoded(drawing(next(seed)), "PNG"))
+    file("really a jpeg.png", "kept", content=encoded(drawing(next(seed)), "JPEG"))
+    file("upper.PNG", "kept")
+    file("Case.png", "kept")
+    file("case.png", "kept")
+    file("stem.png", "kept")
+    file("stem.jpg", "kept")
+    file("folder/stem.png", "kept")
+    file("folder/deeper/stem.png", "kept")
+    file("e\u0301.png", "kept")
+    file("\u00e9.png", "kept")
+    file("x" * 200 + ".png", "kept")
+    file(b"latin-\xe9.png", "kept")
+    # Broken.
+    whole = encoded(drawing(next(seed)), "PNG")
+    file("empty.png", "rejected", "empty file", content=b"")
+    file("truncated.png", "rejected", "unreadable", content=whole[: len(whole) // 2])
+    file("truncated.jpg", "rejected", "unreadable", content=encoded(drawing(next(seed)), "JPEG")[:700])
+    file("flipped.png", "rejected", "unreadable", content=whole[:60] + b"\xff\xff\xff\xff" + whole[64:])
+    file("text.png", "rejected", "no picture in a format", content=b"no picture at all")
+    file("zeros.jpg", "rejected", "no picture in a format", content=bytes(5000))
+    file("page.svg", "rejected", "no picture in a format", content=b"<svg xmlns='http://www.w3.org/2000/svg'/>")
+    file("page.eps", "rejected", "no picture in a format")
+    file("page.pdf", "rejected", "no picture in a format")
+    file("archive.zip", "rejected", "no picture in a format", content=b"PK\x03\x04" + bytes(100))
+    huge = encoded(Image.new("1", (20_000, 20_000)), "PNG")
+    file("bomb.png", "rejected", "too many pixels: over 179 million", content=huge)
+    file("white.png", "rejected", "empty: nothing is drawn on it", image=Image.new("RGB", (90, 90), "white"))
+    file("clear.png", "rejected", "empty: nothing is drawn on it", image=Image.new("RGBA", (90, 90)))
+    # Duplicates.
+    first = file("an original.png", "kept", image=drawing(next(seed), (240, 180)))
+    file("copy of original.png", "duplicate", "same file as an original.png", content=first.read_bytes())
+    file("converted.bmp", "duplicate", "same pixels as an original.png", image=Image.open(first))
+    file("mirrored.png", "duplicate", "bits differ) an original.png", image=ImageOps.mirror(Image.open(first)))
+    file("smaller.jpg", "duplicate", "bits differ) an original.png", image=Image.open(first).resize((200, 150)))
+    # Beside the drawings.
+    file("stem.txt", "caption", content=b"an anchor\n")
+    file("case.txt", "rejected", "caption refused: not UTF-8", content=b"\xff\xfe\x00")
+    file("narrow.txt", "rejected", "caption refused: longer than 2000 bytes", content=b"a" * 5000)
+    file("upper.txt", "rejected", "caption refused: not a text", content=b"a\x00b")
+    file("night.txt", "rejected", "caption refused: empty", content=b" \n")
+    file("notes.txt", "ignored", "no picture by its ending", content=b"x")
+    file("LICENSE.md", "ignored", "no picture by its ending", content=b"x")
+    file(".DS_Store", "ignored", "hidden", content=b"x")
+    # Links and what is no file.
+    outside = raw.parent / "outside"
+    save(outside / "secret.png", seed=next(seed))
+    for name, target, row in (
+        ("out.png", outside / "secret.png", ("rejected", "a link out of the folder")),
+        ("out", outside, ("rejected", "a link out of the folder")),
+        ("nowhere.png", raw / "missing.png", ("rejected", "no regular file")),
+        ("loop", raw, ("rejected", "a link to a folder")),
+        ("link.png", raw / "case.png", ("duplicate", "same file as")),
+    ):
+        (raw / name).symlink_to(target)
+        expected[name] = row
+    os.mkfifo(raw / "pipe.png")
+    expected["pipe.png"] = ("rejected", "no regular file")
+    return expected
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "webp", "tiff", "bmp", "gif"])
-def test_common_formats_are_read(raw, tmp_path, suffix):
-    draw(raw / f"extra.{suffix}", seed=40)
-    assert "extra.png" in [d.file for d in run_preprocess(raw, tmp_path / "out")]
+def check_hostile(rows, out, expected):
+    found = of_source(rows)
+    assert found.keys() == expected.keys()
+    wrong = {
+        source: (found[source].status, found[source].reason, found[source].note)
+        for source, (status, says) in expected.items()
+        if found[source].status != status or says not in found[source].reason + found[source].note
+    }
+    assert not wrong
+    kept = {row.file for row in rows if row.status == "kept"}
+    assert len({name.casefold() for name in kept}) == sum(status == "kept" for status, _ in expected.values())
+    assert {path.name for path in (out / "images").iterdir()} == kept
 
 
-def test_names_may_be_unicode_and_spaced_and_in_subfolders(raw, tmp_path):
-    draw(raw / "ネコ" / "schöne Möwe 龍.png", seed=41)
-    drawings = {d.file: d for d in run_preprocess(raw, tmp_path / "out")}
-    assert drawings["schöne Möwe 龍.png"].source == "ネコ/schöne Möwe 龍.png"
+def test_of_a_hostile_folder_every_file_has_the_right_row(tmp_path):
+    expected = hostile_folder(tmp_path / "raw")
+    assert len(expected) >= 60
+    before = {path: path.lstat().st_mtime_ns for path in (tmp_path / "raw").rglob("*")}
+    rows, facts = run_preprocess(tmp_path / "raw", tmp_path / "out", processes=2)
+    check_hostile(rows, tmp_path / "out", expected)
+    assert {path: path.lstat().st_mtime_ns for path in (tmp_path / "raw").rglob("*")} == before
+    assert read_user_captions(tmp_path / "out/captions_user.csv") == {
+        of_source(rows)[source].file: "an anchor" for source in ("stem.png", "stem.jpg")
+    }
+    draw_sheet(tmp_path / "sheet.png", tmp_path / "raw", rows, facts)
+    assert Image.open(tmp_path / "sheet.png").height > 1500
+
+
+def test_killed_in_the_middle_a_rerun_goes_on_and_ends_alike(tmp_path):
+    project = tmp_path / "project"
+    expected = hostile_folder(tmp_path / "raw")
+    for i in range(150):
+        save(tmp_path / "raw" / f"more{i}.png", seed=i)
+        expected[f"more{i}.png"] = ("kept", "")
+    project.mkdir()
+    for name in ("params.yaml", "profiles/embedded.yaml"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    set_value(project / "params.yaml", "max_rejected", 1.0)
+    command = [sys.executable, "-m", "stages.preprocess", str(tmp_path / "raw"), "--out", "out", "--sheet", "s.png"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE)
+    memo = project / ".scratch/memo/preprocess"
+    while len(list(memo.rglob("*.json"))) < 40:
+        assert running.poll() is None
+        time.sleep(0.01)
+    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    workers = workers.read_text().split() if workers.exists() else []
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    again = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    decoded = int(again.stdout.split(" files decoded")[0].split()[-1])
+    assert 0 < decoded < len(expected) - 40 and not (project / "out/images/bomb.png").exists()
+    check_hostile(read_manifest(project / "out/manifest.csv"), project / "out", expected)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]  # they ended with their parent
+
+
+def bytes_below(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_only_what_is_new_is_decoded_and_the_result_is_that_of_a_clean_run(raw, tmp_path, monkeypatch):
+    def decoded(out):
+        _, facts = run_preprocess(raw, tmp_path / out)
+        return sum(fact["new"] for fact in facts.values())
+
+    assert decoded("out") == 8
+    assert decoded("out") == 0
+    save(raw / "new.png", seed=70)
+    assert decoded("out") == 1
+    (raw / "d0.png").rename(raw / "Renamed.png")
+    assert decoded("out") == 0
+    (raw / "d1.png").unlink()
+    save(raw / "d2.png", seed=71)
+    assert decoded("out") == 1
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert decoded("clean") == 8
+    assert bytes_below(tmp_path / "clean") == bytes_below(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change", [{"fit": "crop"}, {"trim": False}, {"margin": 0.3}, {"threshold": 99}, {"flatten": True}]
+)
+def test_another_param_decodes_anew_and_back_again_nothing(raw, tmp_path, change):
+    run_preprocess(raw, tmp_path / "out")
+    assert all(fact["new"] for fact in run_preprocess(raw, tmp_path / "out", **change)[1].values())
+    assert not any(fact["new"] for fact in run_preprocess(raw, tmp_path / "out")[1].values())
+
+
+def test_one_process_and_two_give_the_same_bytes(raw, tmp_path, monkeypatch):
+    run_preprocess(raw, tmp_path / "one")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run_preprocess(raw, tmp_path / "two", processes=2)
+    assert bytes_below(tmp_path / "one") == bytes_below(tmp_path / "two")
+
+
+def test_a_plain_name_stays_and_all_others_end_in_a_hash():
+    assert output_stem("owl.png") == "owl"
+    assert output_stem("birds/Große Eule.JPG").startswith("grosse-eule-")
+    assert output_stem("owl-0123abcd.png") != "owl-0123abcd"  # it could be another's
+    assert output_stem("..png").startswith("drawing-") or output_stem("..png")
+
+
+names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30)
+sources = st.lists(st.lists(names, min_size=1, max_size=3).map("/".join), unique=True, max_size=30)
+
+
+@given(sources)
+def test_names_are_injective_and_fit_any_file_system(sources):
+    stems = [output_stem(source) for source in sources]
+    assert len({stem.casefold() for stem in stems}) == len(stems)
+    assert all(len(stem.encode()) < 200 and not {"/", "\0", "\n"} & set(stem) for stem in stems)
+
+
+@given(st.sets(st.text("0123456789abcdef", min_size=64, max_size=64)), st.floats(0.01, 0.9))
+def test_the_split_of_a_drawing_depends_on_no_other(contents, share):
+    before = {sha256: is_held_out(sha256, share) for sha256 in contents}
+    fewer = list(contents)[::2]
+    assert {sha256: is_held_out(sha256, share) for sha256 in fewer} == {sha256: before[sha256] for sha256 in fewer}
+
+
+hashes = st.lists(st.integers(0, 2**64 - 1).map(lambda n: f"{n:064x}"), max_size=20)
+
+
+@settings(deadline=None)
+@given(hashes, st.integers(0, 40))
+def test_groups_are_transitive_and_complete(hashes, distance):
+    pairs = [*near_pairs(hashes, hashes, distance), *same_pairs(hashes)]
+    groups = group(len(hashes), pairs)
+    of = {position: k for k, positions in enumerate(groups) for position in positions}
+    assert len(of) == sum(map(len, groups))  # a drawing is in one group only
+    words = to_words(hashes) if hashes else np.zeros((0, 4), np.uint64)
+    near = distances(words, words, words) <= distance
+    for i in range(len(hashes)):
+        for j in range(i):
+            assert not near[i, j] or of[i] == of[j]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 5), min_size=4, max_size=10), st.sampled_from(["drop", "keep"]))
+def test_a_group_never_straddles_the_split(tmp_path_factory, seeds, duplicates):
+    raw = tmp_path_factory.mktemp("raw")
+    for i, seed in enumerate(seeds):
+        drawing(seed).resize((120 + 2 * i, 90)).save(raw / f"{i}.png")
+    for i in range(8):  # so that both sides have one
+        save(raw / f"other{i}.png", seed=100 + i)
+    try:
+        rows, _ = run_preprocess(raw, raw / "../out", duplicates=duplicates)
+    except UserError:
+        return
+    for k in set(seeds):
+        of_seed = [row for row in rows if row.source[0].isdigit() and seeds[int(row.source[:-4])] == k]
+        assert len({row.split for row in of_seed}) == 1
+        assert sum(row.status == "kept" for row in of_seed) == (1 if duplicates == "drop" else len(of_seed))
+
+
+def test_of_duplicates_the_largest_is_kept_and_one_with_a_caption_before_it(raw, tmp_path):
+    drawing(3).resize((600, 450), Image.Resampling.LANCZOS).save(raw / "d3 large.png")
+    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    assert (rows["d3.png"].status, rows["d3 large.png"].status) == ("duplicate", "kept")
+    (raw / "d3.txt").write_text("mine")
+    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    assert (rows["d3.png"].status, rows["d3 large.png"].status) == ("kept", "duplicate")
+
+
+def test_no_two_sample_drawings_are_taken_for_duplicates(finished):
+    rows = read_manifest(finished / "data/processed/flash/manifest.csv")
+    assert sum(row.status == "kept" for row in rows) == 12
+    assert {row.license for row in rows if row.status == "kept"} == {"CC BY-SA 4.0"}
 
 
 def test_adding_a_drawing_moves_no_other(raw, tmp_path):
-    before = {d.file: d.split for d in run_preprocess(raw, tmp_path / "a")}
-    draw(raw / "aaa.png", seed=50)
-    after = {d.file: d.split for d in run_preprocess(raw, tmp_path / "b")}
+    before = {row.file: row.split for row in run_preprocess(raw, tmp_path / "a")[0]}
+    save(raw / "aaa.png", seed=50)
+    after = {row.file: row.split for row in run_preprocess(raw, tmp_path / "b")[0]}
     assert {file: after[file] for file in before} == before
 
 
@@ -101,36 +377,70 @@ def test_the_held_out_share_is_about_the_one_asked_for():
     assert [is_held_out(c[-16:] + c[:-16], 0.25) for c in contents].count(True) == pytest.approx(250, abs=2)
 
 
-def test_an_unreadable_image_is_reported_and_left_out(raw, tmp_path, capsys):
-    (raw / "broken.png").write_bytes((raw / "d0.png").read_bytes()[:60])
-    drawings = run_preprocess(raw, tmp_path / "out")
-    assert len(drawings) == 8
-    assert "left out, unreadable: " in capsys.readouterr().err
-    assert not (tmp_path / "out/images/broken.png").exists()
+def test_a_drawing_linked_from_a_dvc_cache_is_read(raw, tmp_path):
+    cached = tmp_path / ".dvc/cache/files/md5/ab/cdef0123"
+    save(tmp_path / "linked.png", seed=60)
+    cached.parent.mkdir(parents=True)
+    (tmp_path / "linked.png").rename(cached)
+    (raw / "linked.png").symlink_to(cached)
+    assert of_source(run_preprocess(raw, tmp_path / "out")[0])["linked.png"].status == "kept"
 
 
-def test_notes_beside_drawings_are_no_drawings(raw):
-    (raw / "LICENSE.md").write_text("x")
-    (raw / ".DS_Store").write_text("x")
-    assert len(find_drawings(raw)) == 8
+def test_rights_go_into_the_manifest_and_may_be_required(raw, tmp_path):
+    (raw / "rights.csv").write_text(
+        "file,license,author\nd1.png,CC0,Ada\nd2.png,,\n*,CC BY 4.0,\n", encoding="utf-8-sig"
+    )
+    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    assert (rows["d1.png"].license, rows["d1.png"].author, rows["d3.png"].license) == ("CC0", "Ada", "CC BY 4.0")
+    assert rows["rights.csv"].reason == "the drawings' rights"
+    rows = of_source(run_preprocess(raw, tmp_path / "out", require_license=True)[0])
+    assert (rows["d2.png"].status, rows["d2.png"].reason) == ("rejected", "no license in rights.csv")
+    assert sum(row.status == "kept" for row in rows.values()) == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"name,license\na,b\n", "columns found: name, license; needed: file, license"),
+        (b"\xff\xfe,", "no CSV in UTF-8"),
+    ],
+)
+def test_a_table_of_rights_that_cannot_be_read_is_an_error(raw, tmp_path, content, says):
+    (raw / "rights.csv").write_bytes(content)
+    with pytest.raises(UserError, match=f"rights.csv: {says}"):
+        run_preprocess(raw, tmp_path / "out")
+
+
+def test_rejected_files_are_named_on_the_screen_but_not_all_of_many(raw, tmp_path, capsys):
+    for i in range(12):
+        (raw / f"broken{i:02d}.png").write_bytes(b"x")
+    run_preprocess(raw, tmp_path / "out")
+    lines = capsys.readouterr().err
+    assert "left out: broken00.png: no picture in a format that is read" in lines
+    assert "and 2 more, see manifest.csv" in lines and "broken11" not in lines
+
+
+def test_too_many_rejected_files_are_an_error_and_the_manifest_says_which(raw, tmp_path):
+    for i in range(3):
+        (raw / f"broken{i}.png").write_bytes(b"x")
+    says = r"3 of 11 files rejected, more than preprocess.max_rejected \(0.2\); the first: broken0.png: no picture"
+    with pytest.raises(UserError, match=says):
+        run_preprocess(raw, tmp_path / "out", max_rejected=0.2)
+    with (tmp_path / "out/manifest.csv").open(encoding="utf-8") as table:
+        assert sum(row["status"] == "rejected" for row in csv.DictReader(table)) == 3
 
 
 def test_no_drawings_is_an_error(tmp_path):
     (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/notes.txt").write_text("x")
     with pytest.raises(UserError, match="no drawings; put image files"):
-        find_drawings(tmp_path / "raw")
-
-
-def test_one_drawing_is_an_error(tmp_path):
-    draw(tmp_path / "raw/one.png")
-    with pytest.raises(UserError, match="1 readable drawing.* of 1; at least two are needed"):
         run_preprocess(tmp_path / "raw", tmp_path / "out")
 
 
-def test_two_files_with_one_stem_are_an_error(raw):
-    draw(raw / "sub" / "D3.jpg")
-    with pytest.raises(UserError, match=r"d3.png and sub/D3.jpg would both become d3.png; rename one"):
-        find_drawings(raw)
+def test_one_drawing_is_an_error(tmp_path):
+    save(tmp_path / "raw/one.png")
+    with pytest.raises(UserError, match="1 usable drawing.* of 1; two are needed"):
+        run_preprocess(tmp_path / "raw", tmp_path / "out")
 
 
 @pytest.mark.parametrize(("share", "advice"), [(1e-9, "0 of 8 .* raise"), (1.0, "8 of 8 .* lower")])
@@ -139,8 +449,7 @@ def test_a_split_with_one_side_empty_is_an_error(raw, tmp_path, share, advice):
         run_preprocess(raw, tmp_path / "out", val_share=share)
 
 
-def test_running_twice_gives_the_same_bytes(raw, tmp_path):
-    first = run_preprocess(raw, tmp_path / "out")
-    bytes_of = {d.file: (tmp_path / "out/images" / d.file).read_bytes() for d in first}
-    assert run_preprocess(raw, tmp_path / "out") == first
-    assert {d.file: (tmp_path / "out/images" / d.file).read_bytes() for d in first} == bytes_of
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    result = run("python", "-m", "stages.preprocess", "data/raw/x", "--out", "y", "--sheet", "z", cwd=ROOT, check=False)
+    assert result.returncode == 1
+    assert "data/raw/x: no such folder; `dataset` in params.yaml names a folder under data/raw" in result.stderr

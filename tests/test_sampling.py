@@ -12,7 +12,6 @@ from torchmetrics.multimodal.clip_score import CLIPScore
 
 from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
-from tattoo_lora.raw_images import fit_square, open_rgb
 from tattoo_lora.errors import UserError
 from tattoo_lora.latents import read_latents, scaled_means, write_latents
 from tattoo_lora.lora import add_lora, load_lora, save_lora
@@ -27,6 +26,7 @@ from tattoo_lora.models import (
 )
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.prompts import encode_prompts
+from tattoo_lora.raw_images import fit_square, open_rgb
 from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
 from tattoo_lora.split import file_sha256, is_held_out
 from tattoo_lora.tokenizer import load_tokenizer

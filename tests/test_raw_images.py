@@ -1,0 +1,174 @@
+"""From any file to a clean square drawing: one picture at a time."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image, ImageCms, ImageDraw, ImageOps
+
+from tattoo_lora.params import load_params
+from tattoo_lora.raw_images import Rejected, background, fit_square, flatten, ink_box, open_rgb, prepare
+
+PARAMS = load_params(ROOT).preprocess
+
+
+def bar(size=(80, 40), paper="white", ink="black"):
+    image = Image.new("RGB", size, paper)
+    image.paste(ink, (10, 10, 50, 20))
+    return image
+
+
+def prepared(path, **changes):
+    return prepare(path, replace(PARAMS, **changes), 32)
+
+
+def picture(png):
+    return np.asarray(Image.open(io.BytesIO(png)), dtype=int)
+
+
+def test_padding_keeps_the_whole_drawing_on_its_own_background():
+    image = Image.new("RGB", (90, 30), (250, 240, 200))
+    image.paste("black", (0, 10, 90, 20))
+    padded = np.asarray(fit_square(image, 30, "pad"))
+    assert tuple(padded[0, 0]) == background(image) == (250, 240, 200)
+    assert (padded[15, 2] < 60).all() and (padded[15, 27] < 60).all()
+
+
+def test_cropping_keeps_the_middle():
+    image = Image.new("RGB", (90, 30), "red")
+    image.paste("blue", (30, 0, 60, 30))
+    assert tuple(np.asarray(fit_square(image, 30, "crop"))[15, 15]) == (0, 0, 255)
+    assert (np.asarray(fit_square(image, 30, "crop"))[15, :, 0] < 128).mean() > 0.9
+
+
+def test_transparency_becomes_white(tmp_path):
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "t.png")
+    assert open_rgb(tmp_path / "t.png")[0].getpixel((4, 4)) == (255, 255, 255)
+
+
+def test_white_ink_on_transparency_becomes_black_on_white(tmp_path):
+    image = Image.new("RGBA", (120, 120), (255, 255, 255, 0))
+    image.paste((255, 255, 255, 255), (40, 40, 80, 80))
+    image.save(tmp_path / "white.png")
+    found = prepared(tmp_path / "white.png")
+    assert found.notes[0] == "white on transparent: turned to black on white"
+    assert picture(found.png)[16, 16].max() < 20 and picture(found.png)[0, 0].min() > 235
+    with pytest.raises(Rejected, match="empty: nothing is drawn on it"):
+        prepared(tmp_path / "white.png", invert=False)
+
+
+def test_sixteen_bit_greys_are_scaled_not_clipped(tmp_path):
+    Image.fromarray(np.full((8, 8), 32768, dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert open_rgb(tmp_path / "deep.png")[0].getpixel((4, 4))[0] in (127, 128)
+
+
+def test_exif_rotation_is_applied_and_noted(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    bar((40, 20)).save(tmp_path / "r.jpg", exif=exif)
+    image, notes = open_rgb(tmp_path / "r.jpg")
+    assert image.size == (20, 40) and notes == ["turned as its EXIF says"]
+
+
+def test_another_colour_profile_is_converted_and_noted(tmp_path):
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    Image.new("LAB", (8, 8), (128, 128, 128)).save(tmp_path / "lab.tif", icc_profile=lab.tobytes())
+    image, notes = open_rgb(tmp_path / "lab.tif")
+    assert image.mode == "RGB" and notes == ["colours converted to sRGB"]
+    assert max(abs(level - 119) for level in image.getpixel((4, 4))) <= 3  # L* 50 in sRGB
+
+
+def test_a_broken_colour_profile_is_noted_and_ignored(tmp_path):
+    bar().save(tmp_path / "p.png", icc_profile=b"no profile")
+    image, notes = open_rgb(tmp_path / "p.png")
+    assert image.getpixel((0, 0)) == (255, 255, 255) and notes == ["colour profile unreadable"]
+
+
+def test_of_an_animation_the_first_frame_is_read(tmp_path):
+    bar().save(tmp_path / "a.gif", save_all=True, append_images=[ImageOps.mirror(bar()), ImageOps.flip(bar())])
+    image, notes = open_rgb(tmp_path / "a.gif")
+    assert notes == ["first of 3 frames"] and image.getpixel((12, 15)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
+def test_every_mode_becomes_the_same_black_bar(tmp_path, mode):
+    image = bar().convert("I;16") if mode == "I;16" else bar().convert(mode)
+    if mode == "I;16":
+        image = image.point(lambda level: level * 257)
+    image.save(tmp_path / "m.tif")
+    assert ink_box(open_rgb(tmp_path / "m.tif")[0]) == (10, 10, 50, 20)
+
+
+def test_formats_that_are_handed_to_other_programs_are_not_read(tmp_path):
+    bar().save(tmp_path / "e.eps")
+    with pytest.raises(Rejected, match="no picture in a format that is read"):
+        open_rgb(tmp_path / "e.eps")
+
+
+def test_a_picture_with_too_many_pixels_is_rejected(tmp_path, monkeypatch):
+    bar((400, 400)).save(tmp_path / "big.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    with pytest.raises(Rejected, match="too many pixels: over 0 million"):
+        open_rgb(tmp_path / "big.png")
+
+
+def test_margins_are_trimmed_and_padded_evenly(tmp_path):
+    page = Image.new("RGB", (400, 300), "white")
+    page.paste("black", (300, 200, 340, 240))
+    page.save(tmp_path / "corner.png")
+    trimmed = picture(prepared(tmp_path / "corner.png", margin=0.25).png)[:, :, 0]
+    ink = np.flatnonzero((trimmed < 128).any(axis=0)), np.flatnonzero((trimmed < 128).any(axis=1))
+    assert [(of[0], of[-1]) for of in ink] == [(5, 26), (5, 26)]  # 40 px and a quarter of it on each side
+    assert (picture(prepared(tmp_path / "corner.png", trim=False).png)[:, :, 0] < 128).sum() < 20
+
+
+def test_light_on_dark_is_turned_around(tmp_path):
+    bar(paper="black", ink="white").save(tmp_path / "dark.png")
+    found = prepared(tmp_path / "dark.png")
+    assert found.notes[0] == "light on dark: turned around"
+    assert picture(found.png)[0, 0].min() > 235 and picture(found.png)[16, 16].max() < 20
+    assert picture(prepared(tmp_path / "dark.png", invert=False).png)[0, 0].max() < 20
+
+
+def test_flattening_takes_paper_tone_and_shadow_away(tmp_path):
+    light = np.linspace(120, 230, 320)[None, :, None] * np.array([1, 0.95, 0.85])
+    photo = Image.fromarray(np.broadcast_to(light, (240, 320, 3)).astype(np.uint8))
+    ImageDraw.Draw(photo).ellipse((80, 60, 240, 180), outline=(20, 20, 20), width=4)
+    flat = np.asarray(flatten(photo), dtype=int)
+    paper = np.ones((240, 320), dtype=bool)
+    paper[50:190, 70:250] = False
+    assert flat[paper].min() > 235
+    assert flat[120, 80:84].max() < 90
+    photo.save(tmp_path / "photo.png")
+    assert picture(prepared(tmp_path / "photo.png", flatten=True).png)[0, 0].min() > 235
+    assert picture(prepared(tmp_path / "photo.png").png)[0, 0].min() < 200
+
+
+def test_a_threshold_leaves_black_and_white(tmp_path):
+    bar(ink=(150, 40, 40)).save(tmp_path / "red.png")
+    trimmed = picture(prepared(tmp_path / "red.png", threshold=128, margin=0.0).png)
+    assert trimmed[16, 16].tolist() == [0, 0, 0]
+
+
+def test_enlarging_beyond_the_factor_is_noted(tmp_path):
+    bar((24, 24)).crop((8, 8, 20, 20)).save(tmp_path / "small.png")
+    assert prepared(tmp_path / "small.png", min_size=5, max_upscale=2.0).notes == ["enlarged 3.2 times"]
+    assert prepared(tmp_path / "small.png", min_size=5, max_upscale=3.5).notes == []
+
+
+def test_a_small_drawing_is_rejected(tmp_path):
+    bar().save(tmp_path / "small.png")
+    with pytest.raises(Rejected, match="too small: 40 x 10 px are drawn, min_size is 41"):
+        prepared(tmp_path / "small.png", min_size=41)
+    assert prepared(tmp_path / "small.png", min_size=40)
+
+
+def test_a_drawing_and_its_mirror_image_have_each_others_hashes(tmp_path):
+    image = Image.open(ROOT / "data/raw/flash/scorpion.png").convert("RGB")
+    image.save(tmp_path / "a.png")
+    ImageOps.mirror(image).save(tmp_path / "b.png")
+    one, other = prepared(tmp_path / "a.png"), prepared(tmp_path / "b.png")
+    assert (one.hash, one.mirrored_hash) == (other.mirrored_hash, other.hash)
+    assert one.hash != one.mirrored_hash
