@@ -84,6 +84,11 @@ class Sheet:
         return self.image.crop((0, 0, WIDTH, self.y + PAD))
 
 
+def text_below(row: Found) -> str:
+    """The file's name, and what was done to it or why it was left out."""
+    return ": ".join(filter(None, (row.source, row.reason or row.note)))
+
+
 def contact_sheet(title: str, rows: Sequence[Found], picture: Callable[[Found, str], Picture]) -> Image.Image:
     """The page for the manifest's rows. `picture(row, suffix)` is one as it came (.thumbnail.png) or became (.png)."""
     sheet = Sheet()
@@ -91,7 +96,7 @@ def contact_sheet(title: str, rows: Sequence[Found], picture: Callable[[Found, s
     kept = [row for row in rows if row.status == "kept"]
     step = max(len(kept) / PAIRS, 1)
     chosen = [kept[int(i * step)] for i in range(min(len(kept), PAIRS))]
-    pairs = (([picture(row, CAME), picture(row, BECAME)], f"{row.source}  {row.note}") for row in chosen)
+    pairs = (([picture(row, CAME), picture(row, BECAME)], text_below(row)) for row in chosen)
     sheet.cells(pairs, COLUMNS, PAIR, 2)
     sheet.more(len(kept) - len(chosen), "drawings")
 
@@ -102,13 +107,13 @@ def contact_sheet(title: str, rows: Sequence[Found], picture: Callable[[Found, s
     if groups:
         sheet.heading("Duplicates, each group in a row: the first is kept, the others for the reasons below them")
         for group in list(groups.values())[:GROUPS]:
-            sheet.cells(([([picture(row, CAME)], f"{row.source}  {row.reason}") for row in group]), 8, SINGLE, 4)
+            sheet.cells(([([picture(row, CAME)], text_below(row)) for row in group]), 8, SINGLE, 4)
         sheet.more(len(groups) - GROUPS, "groups")
 
     rejected = [row for row in rows if row.status == "rejected"]
     if rejected:
         sheet.heading("Left out")
-        cells = (([picture(row, CAME)], f"{row.source}  {row.reason}") for row in rejected[:REJECTS])
+        cells = (([picture(row, CAME)], text_below(row)) for row in rejected[:REJECTS])
         sheet.cells(cells, 8, SINGLE, 5)
         sheet.more(len(rejected) - REJECTS, "files")
     return sheet.finish()
