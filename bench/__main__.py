@@ -68,6 +68,15 @@ def bench_preprocess(args: argparse.Namespace) -> None:
     report(f"preprocess, {profile.resolution} px", "drawings", "reference", measured, args.json)
 
 
+def bench_many(args: argparse.Namespace) -> None:
+    from bench.pipeline import preprocess_many
+
+    for drawings in args.drawings:
+        with tempfile.TemporaryDirectory() as folder:
+            found = preprocess_many(drawings, Path(folder))
+        print(f"{drawings} drawings: " + ", ".join(f"{name} {value:.1f}" for name, value in found.items()))
+
+
 def bench_repro(args: argparse.Namespace) -> None:
     from bench.pipeline import repro_cases, small_project
 
@@ -97,6 +106,9 @@ def main() -> None:
         part.add_argument("--count", type=int, default=32, help="pictures a run")
         part.set_defaults(run=bench_inference)
     parts.add_parser("preprocess", help="the stage against Pillow alone").set_defaults(run=bench_preprocess)
+    many = parts.add_parser("many", help="preprocess on few drawings and on many: seconds and memory")
+    many.add_argument("--drawings", type=int, nargs="+", default=[200, 20_000])
+    many.set_defaults(run=bench_many)
     repro = parts.add_parser("repro", help="dvc repro against the same commands without DVC")
     repro.add_argument("--steps", type=int, default=4)
     repro.set_defaults(run=bench_repro)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -11,12 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
+import numpy as np
 import yaml
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from bench.timing import Case, timed
 from stages.preprocess import preprocess
 from tattoo_lora import memo
+from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +59,29 @@ def preprocess_cases(profile: Profile, params: Params, folder: Path) -> dict[str
     (folder / "plain").mkdir()
     cases = {"ours, 1 process": ours(1), "ours, 2 processes": ours(2), "reference": pillow_alone}
     return {name: timed(work, SCANS) for name, work in cases.items()}
+
+
+def preprocess_many(drawings: int, folder: Path) -> dict[str, float]:
+    """The stage on so many small scribbles: seconds, again with nothing new, and the most memory of a process in MB."""
+    raw = folder / "raw"
+    raw.mkdir()
+    for i in range(drawings):
+        image = Image.new("L", (96, 96), 255)
+        points = np.random.default_rng(i).integers(5, 91, (9, 2))
+        ImageDraw.Draw(image).line([tuple(map(int, point)) for point in points], 0, 3)
+        image.save(raw / f"{i}.png")
+    command = [sys.executable, "-m", "stages.preprocess", str(raw), "--out", str(folder / "out")]
+    command += ["--sheet", str(folder / "sheet.png")]
+    found = {}
+    for name in ("seconds", "seconds again"):
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, "DVC_ROOT": str(folder)})
+        _, status, usage = os.wait4(process.pid, 0)
+        if status != 0:
+            raise UserError("stages.preprocess stopped, see above")
+        found[name] = time.perf_counter() - started
+        found[f"MB, {name}"] = usage.ru_maxrss / 1024  # of the first process or a worker, whichever took more
+    return found
 
 
 @contextmanager

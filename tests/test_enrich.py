@@ -1,13 +1,18 @@
 import re
 
+import pandas as pd
 import pytest
+from conftest import ROOT, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.enrich import LONGEST_PHRASE, drop_repeats, enrich_caption, tidy
+from stages.enrich import LONGEST_PHRASE, changes, drop_repeats, enrich_caption, tidy
+from tattoo_lora.captions import write_caption, write_user_captions
 
 SUFFIX = "clean line tattoo, high contrast, stencil, no shading"
-words = st.sampled_from("a rose skull clean line tattoo high contrast stencil no shading of , Rose ,, übung".split())
+words = st.sampled_from(
+    "a rose skull clean line tattoo high contrast stencil no shading of , Rose ,, übung arafed".split()
+)
 captions = st.lists(words, max_size=30).map(" ".join) | st.text(max_size=60)
 
 
@@ -39,6 +44,10 @@ def repeats(text):
         ("", SUFFIX),
         (f"a key, {SUFFIX}", f"a key, {SUFFIX}"),
         (f"a key, {SUFFIX}, {SUFFIX}", f"a key, {SUFFIX}"),
+        ("arafed drawing of an owl", f"drawing of an owl, {SUFFIX}"),
+        ("an araffe, a drawing of a drawing of a cat", f"a drawing of a cat, {SUFFIX}"),
+        ("araffes with araphed wings", f"with wings, {SUFFIX}"),
+        ("a giraffe on an arabesque", f"a giraffe on an arabesque, {SUFFIX}"),
     ],
 )
 def test_examples(caption, expected):
@@ -82,3 +91,48 @@ def test_no_blank_is_doubled_or_left_at_an_end(caption):
 
 def test_without_a_suffix_the_caption_is_only_tidied():
     assert enrich("a rose ,a rose", suffix="") == "a rose"
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("an owl", ["suffix added"]),
+        (f"an owl, {SUFFIX}", []),
+        ("arafed owl", ["invented words removed", "suffix added"]),
+        ("an owl an owl", ["repeats removed", "suffix added"]),
+        (" ".join(f"word{i}" for i in range(60)), ["shortened", "suffix added"]),
+    ],
+)
+def test_what_was_changed_is_said(caption, expected):
+    assert changes(caption, enrich(caption), SUFFIX) == expected
+
+
+def test_the_table_has_both_captions_whose_they_are_and_their_lengths(tmp_path):
+    (tmp_path / "captions_blip").mkdir()
+    write_caption(tmp_path / "captions_blip", "owl", "arafed owl")
+    write_caption(tmp_path / "captions_blip", "key", 'my own key, "old"')
+    write_user_captions(tmp_path / "captions_user.csv", {"key.png": 'my own key, "old"'})
+    run("python", "-m", "stages.enrich", str(tmp_path), cwd=ROOT)
+    table = pd.read_csv(tmp_path / "captions.csv").set_index("file")
+    assert table["origin"].to_dict() == {"key.png": "user", "owl.png": "blip"}
+    assert table.loc["owl.png", "caption"] == "arafed owl"
+    assert table.loc["owl.png", "enriched"] == f"owl, {SUFFIX}"
+    assert table.loc["owl.png", "changes"] == "invented words removed; suffix added"
+    assert table.loc["key.png", "enriched"] == f'my own key, "old", {SUFFIX}'
+    assert (table["enriched_tokens"] > table["tokens"]).all() and (table["tokens"] > 2).all()
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("captions_blip/owl.txt", "captions_blip: no captions; run"),
+        ("captions_user.csv", "captions_user.csv: not found"),
+    ],
+)
+def test_without_its_inputs_it_says_which(tmp_path, missing, says):
+    (tmp_path / "captions_blip").mkdir()
+    write_caption(tmp_path / "captions_blip", "owl", "an owl")
+    write_user_captions(tmp_path / "captions_user.csv", {})
+    (tmp_path / missing).unlink()
+    result = run("python", "-m", "stages.enrich", str(tmp_path), cwd=ROOT, check=False)
+    assert result.returncode == 1 and says in result.stderr
