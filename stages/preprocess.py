@@ -145,9 +145,9 @@ def prepare_once(task: Task) -> dict:
         sha256, task.resolution, task.code, care.fit, care.invert, care.flatten, care.threshold, care.trim,
         care.margin, care.min_size, care.max_upscale,
     )  # fmt: skip
-    known = memo.read(key, ".json")
-    if known is not None:
-        return {"sha256": sha256, "key": key, "new": False, **json.loads(known)}
+    facts = json.loads(memo.read(key, ".json") or "{}")
+    if "rejected" in facts or (facts and memo.path(key, ".png").is_file()):
+        return {"sha256": sha256, "key": key, "new": False, **facts}
     from tattoo_lora.raw_images import Rejected, prepare
 
     try:
@@ -247,7 +247,7 @@ def leave_out_duplicates(rows: list[Found], facts: list[dict], captioned: list[b
                 how = "same pixels as"
             else:
                 bits = distances(to_words([hashes[i]]), to_words([hashes[first]]), to_words([mirrored[first]]))[0, 0]
-                how = f"looks like ({bits} of {16 * 16} bits differ)"
+                how = f"looks like ({bits} of {4 * len(hashes[i])} bits differ)"
             rows[i].status, rows[i].reason, rows[i].file = "duplicate", f"{how} {rows[first].source}", ""
 
 

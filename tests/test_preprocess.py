@@ -273,6 +273,18 @@ def test_only_what_is_new_is_decoded_and_the_result_is_that_of_a_clean_run(raw, 
     assert bytes_below(tmp_path / "clean") == bytes_below(tmp_path / "out")
 
 
+@pytest.mark.parametrize("suffix", [".json", ".png", ".thumbnail.png"])
+def test_what_the_memo_lost_is_made_again(raw, tmp_path, suffix):
+    rows, facts = run_preprocess(raw, tmp_path / "out")
+    before = bytes_below(tmp_path / "out")
+    next(
+        path for path in (tmp_path / ".scratch").rglob(f"*{suffix}") if path.name.count(".") == suffix.count(".")
+    ).unlink()
+    rows, facts = run_preprocess(raw, tmp_path / "out")
+    assert bytes_below(tmp_path / "out") == before
+    draw_sheet(tmp_path / "sheet.png", raw, rows, facts)
+
+
 @pytest.mark.parametrize(
     "change", [{"fit": "crop"}, {"trim": False}, {"margin": 0.3}, {"threshold": 99}, {"flatten": True}]
 )
