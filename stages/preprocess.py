@@ -210,7 +210,8 @@ def look_at(raw: Path) -> tuple[list[Found], list[Path], dict[Path, str]]:
         else:
             candidates.append(path)
         rows.append(row)
-    with_drawing = {path.with_suffix("") for path in candidates}
+    beside = {path.with_suffix("") for path, _ in texts}
+    with_drawing = {stem for stem in (path.with_suffix("") for path in candidates) if stem in beside}
     captions = {}
     for path, row in texts:
         if path.with_suffix("") in with_drawing:
@@ -299,10 +300,9 @@ def preprocess(
         shutil.copyfile(memo.path(fact["key"], ".png"), out / "images" / row.file)
         write_caption(out / "captions_vanilla", Path(row.file).stem, params.vanilla_caption)
     write_drawings(out / "drawings.csv", [Drawing(row.file, row.sha256, row.split) for row, _ in kept])
-    own = {row.source: captions.get(path.with_suffix("")) for path, row in zip(candidates, of_files, strict=True)}
-    write_user_captions(
-        out / "captions_user.csv", {row.file: own[row.source] for row, _ in kept if own[row.source] is not None}
-    )
+    of_stems = ((path.with_suffix(""), row) for path, row in zip(candidates, of_files, strict=True))
+    own = {row.file: captions[stem] for stem, row in of_stems if stem in captions and row.status == "kept"}
+    write_user_captions(out / "captions_user.csv", own)
     return rows, {row.source: fact for row, fact in zip(of_files, facts, strict=True)}
 
 

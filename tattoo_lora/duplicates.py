@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-BLOCK = 512  # rows compared at once: memory grows with the number of drawings, not with its square
+BLOCK = 32  # rows compared at once: memory grows with the number of drawings, not with its square
 
 
 def to_words(hashes: Sequence[str]) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tattoo_lora.errors import UserError
 
 
-@dataclass
+@dataclass(slots=True)
 class Found:
     """One row a file. `status` is one of
 

@@ -219,6 +219,12 @@ def test_of_a_hostile_folder_every_file_has_the_right_row(tmp_path):
     assert Image.open(tmp_path / "sheet.png").height > 1500
 
 
+def is_running(pid):
+    """Whether the process does anything: ended ones may wait for whoever started them to ask."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
 def test_killed_in_the_middle_a_rerun_goes_on_and_ends_alike(tmp_path):
     project = tmp_path / "project"
     expected = hostile_folder(tmp_path / "raw")
@@ -237,8 +243,7 @@ def test_killed_in_the_middle_a_rerun_goes_on_and_ends_alike(tmp_path):
     while len(list(memo.rglob("*.json"))) < 40:
         assert running.poll() is None
         time.sleep(0.01)
-    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children")
-    workers = workers.read_text().split() if workers.exists() else []
+    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     running.send_signal(signal.SIGKILL)
     running.wait()
     again = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
@@ -246,7 +251,7 @@ def test_killed_in_the_middle_a_rerun_goes_on_and_ends_alike(tmp_path):
     decoded = int(again.stdout.split(" files decoded")[0].split()[-1])
     assert 0 < decoded < len(expected) - 40 and not (project / "out/images/bomb.png").exists()
     check_hostile(read_manifest(project / "out/manifest.csv"), project / "out", expected)
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]  # they ended with their parent
+    assert workers and not any(map(is_running, workers))  # they ended with their parent
 
 
 def bytes_below(folder):
@@ -344,22 +349,27 @@ def test_groups_are_transitive_and_complete(hashes, distance):
             assert not near[i, j] or of[i] == of[j]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(st.lists(st.integers(0, 5), min_size=4, max_size=10), st.sampled_from(["drop", "keep"]))
 def test_a_group_never_straddles_the_split(tmp_path_factory, seeds, duplicates):
     raw = tmp_path_factory.mktemp("raw")
     for i, seed in enumerate(seeds):
-        drawing(seed).resize((120 + 2 * i, 90)).save(raw / f"{i}.png")
+        drawing(seed).resize((120 + 2 * (i % 3), 90)).save(raw / f"{i}.png")
     for i in range(8):  # so that both sides have one
         save(raw / f"other{i}.png", seed=100 + i)
     try:
         rows, _ = run_preprocess(raw, raw / "../out", duplicates=duplicates)
     except UserError:
         return
-    for k in set(seeds):
-        of_seed = [row for row in rows if row.source[0].isdigit() and seeds[int(row.source[:-4])] == k]
-        assert len({row.split for row in of_seed}) == 1
-        assert sum(row.status == "kept" for row in of_seed) == (1 if duplicates == "drop" else len(of_seed))
+    groups = {row.group for row in rows if row.group}
+    for of in ([row for row in rows if row.group == name] for name in groups):
+        assert len({row.split for row in of}) == 1
+        assert sum(row.status == "kept" for row in of) == (1 if duplicates == "drop" else len(of))
+    same = [row for row in rows if row.source[0].isdigit()]
+    for one in same:
+        for other in same:
+            if one.sha256 == other.sha256:
+                assert one is other or one.group == other.group != ""
 
 
 def test_of_duplicates_the_largest_is_kept_and_one_with_a_caption_before_it(raw, tmp_path):
