@@ -155,7 +155,7 @@ def prepare_once(task: Task) -> dict:
     except Rejected as rejected:
         facts = {"rejected": str(rejected)}
     else:
-        facts = asdict(prepared)
+        facts = asdict(prepared) | {"png_sha256": hashlib.sha256(prepared.png).hexdigest()}
         memo.write(key, ".png", facts.pop("png"))
         memo.write(key, ".thumbnail.png", facts.pop("thumbnail"))
     memo.write(key, ".json", json.dumps(facts).encode())
@@ -231,9 +231,9 @@ def leave_out_duplicates(rows: list[Found], facts: list[dict], captioned: list[b
     from tattoo_lora.duplicates import distances, group, near_pairs, same_pairs, to_words
 
     hashes, mirrored = [f["hash"] for f in facts], [f["mirrored_hash"] for f in facts]
-    same_bytes, same_pixels = [f["sha256"] for f in facts], [f["pixels_sha256"] for f in facts]
+    same_bytes, same_pictures = [f["sha256"] for f in facts], [f["png_sha256"] for f in facts]
     pairs = [
-        *same_pairs(same_bytes), *same_pairs(same_pixels), *near_pairs(hashes, mirrored, params.duplicate_distance)
+        *same_pairs(same_bytes), *same_pairs(same_pictures), *near_pairs(hashes, mirrored, params.duplicate_distance)
     ]  # fmt: skip
     for positions in group(len(rows), pairs):
         positions.sort(key=lambda i: (not captioned[i], -rows[i].width * rows[i].height, rows[i].source))
@@ -244,8 +244,8 @@ def leave_out_duplicates(rows: list[Found], facts: list[dict], captioned: list[b
                 continue
             if same_bytes[i] == same_bytes[first]:
                 how = "same file as"
-            elif same_pixels[i] == same_pixels[first]:
-                how = "same pixels as"
+            elif same_pictures[i] == same_pictures[first]:
+                how = "same picture as"
             else:
                 bits = distances(to_words([hashes[i]]), to_words([hashes[first]]), to_words([mirrored[first]]))[0, 0]
                 how = f"looks like ({bits} of {4 * len(hashes[i])} bits differ)"

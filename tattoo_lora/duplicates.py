@@ -1,4 +1,4 @@
-"""Which drawings show the same picture: the same bytes, the same pixels, or pictures that look alike.
+"""Which drawings show the same picture: the same file, the same when preprocessed, or pictures that look alike.
 
 Pictures look alike where their perceptual hashes, or one's and that of the other's mirror image, differ in few bits.
 """

@@ -3,7 +3,6 @@
 Only pictures that Pillow decodes by itself are read: no SVG, and no format that Pillow hands to another program.
 """
 
-import hashlib
 import io
 import warnings
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
-from PIL import Image, ImageChops, ImageCms, ImageFilter, ImageOps
+from PIL import Image, ImageCms, ImageFilter, ImageOps
 
 from tattoo_lora.params import PreprocessParams
 
@@ -34,7 +33,6 @@ class Prepared:
     thumbnail: bytes  # PNG of the file as it came, upright
     width: int  # px of the file, upright
     height: int
-    pixels_sha256: str  # of the picture as it came: the same for the same picture in two lossless formats
     hash: str  # hex of the perceptual hash; near in Hamming distance for pictures that look alike
     mirrored_hash: str  # that of the mirror image
     notes: list[str] = field(default_factory=list)  # what was done
@@ -67,10 +65,9 @@ def open_rgb(path: Path, turn_white_ink: bool = True) -> tuple[Image.Image, list
 def _to_rgb(image: Image.Image, turn_white_ink: bool, notes: list[str]) -> Image.Image:
     profile = image.info.get("icc_profile")
     try:
-        upright = ImageOps.exif_transpose(image)
-        if upright.size != image.size or image.getexif().get(0x0112, 1) != 1:
+        if image.getexif().get(0x0112, 1) != 1:
+            image = ImageOps.exif_transpose(image)
             notes.append("turned as its EXIF says")
-        image = upright
     except Exception:  # the picture is whole; only what stands beside it is not
         notes.append("EXIF unreadable")
     if image.mode.startswith("I") or image.mode == "F":
@@ -95,22 +92,35 @@ def _to_rgb(image: Image.Image, turn_white_ink: bool, notes: list[str]) -> Image
                 notes.append("colours converted to sRGB")
         except (ImageCms.PyCMSError, OSError):
             notes.append("colour profile unreadable")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def background(image: Image.Image) -> tuple[int, int, int]:
     """The median colour of the picture's border: the paper that the drawing stands on."""
-    pixels = np.asarray(image)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    right, bottom = image.width - 1, image.height - 1
+    edges = (
+        (0, 0, right + 1, 1),
+        (0, bottom, right + 1, bottom + 1),
+        (0, 0, 1, bottom + 1),
+        (right, 0, right + 1, bottom + 1),
+    )
+    border = np.concatenate([np.asarray(image.crop(edge)).reshape(-1, 3) for edge in edges])
     red, green, blue = np.median(border, axis=0)
     return int(red), int(green), int(blue)
 
 
 def ink_box(image: Image.Image) -> tuple[int, int, int, int] | None:
     """The box around all that differs from the background; None where nothing does."""
-    difference = ImageChops.difference(image, Image.new("RGB", image.size, background(image)))
-    most = ImageChops.lighter(ImageChops.lighter(*difference.split()[:2]), difference.getchannel("B"))
-    return most.point(lambda level: 255 * (level > INK_CONTRAST)).getbbox()
+    differs = [255 * (abs(level - paper) > INK_CONTRAST) for paper in background(image) for level in range(256)]
+    return image.point(differs).getbbox()
+
+
+def with_margin(image: Image.Image, box: tuple[int, int, int, int], margin: int) -> Image.Image:
+    """What is in the box with `margin` px of paper around it: the picture's own as far as there is some."""
+    left, upper, right, lower = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
+    if min(left, upper) >= 0 and right <= image.width and lower <= image.height:
+        return image.crop((left, upper, right, lower))
+    return ImageOps.expand(image.crop(box), margin, background(image))
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -134,10 +144,16 @@ def fit_square(image: Image.Image, resolution: int, fit: str) -> Image.Image:
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
-def perceptual_hash(image: Image.Image) -> str:
-    """Hex of the DCT hash of what is drawn, (HASH_SIDE^2,) bits, its margins aside."""
-    square = ImageOps.pad(image, (4 * HASH_SIDE, 4 * HASH_SIDE), color=background(image))
-    return str(imagehash.phash(square, hash_size=HASH_SIDE))
+def perceptual_hashes(image: Image.Image) -> tuple[str, str]:
+    """Hex of the DCT hash of what is drawn, HASH_SIDE^2 bits, and of its mirror image."""
+    # Four pixels a bit, as phash itself would take; BOX is quick, and does to the mirror image what it does to this.
+    side = 4 * HASH_SIDE
+    scale = side / max(image.size)
+    small = image.convert("L").resize([max(round(of * scale), 1) for of in image.size], Image.Resampling.BOX)
+    paper = round(np.dot(background(image), (0.299, 0.587, 0.114)))
+    squares = [ImageOps.pad(of, (side, side), color=paper) for of in (small, ImageOps.mirror(small))]
+    one, other = (str(imagehash.phash(of, hash_size=HASH_SIDE)) for of in squares)
+    return one, other
 
 
 def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
@@ -158,27 +174,22 @@ def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
     if max(drawn.size) < params.min_size:
         raise Rejected(f"too small: {drawn.width} x {drawn.height} px are drawn, min_size is {params.min_size}")
     if params.trim:
-        margin = round(params.margin * max(drawn.size))
-        image = ImageOps.expand(drawn, margin, background(image))
+        image = with_margin(image, box, round(params.margin * max(drawn.size)))
     factor = resolution / (max if params.fit == "pad" else min)(image.size)
     if factor > params.max_upscale:
         notes.append(f"enlarged {factor:.1f} times")
-    thumbnail = came.copy()
-    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
+    hash, mirrored_hash = perceptual_hashes(drawn)
+    scale = THUMBNAIL / max(came.size)
+    thumbnail = came.resize([max(round(side * scale), 1) for side in came.size], reducing_gap=2.0)
     return Prepared(
         png=to_png(fit_square(image, resolution, params.fit)),
         thumbnail=to_png(thumbnail),
         width=came.width,
         height=came.height,
-        pixels_sha256=_pixels_sha256(came),
-        hash=perceptual_hash(drawn),
-        mirrored_hash=perceptual_hash(ImageOps.mirror(drawn)),
+        hash=hash,
+        mirrored_hash=mirrored_hash,
         notes=notes,
     )
-
-
-def _pixels_sha256(image: Image.Image) -> str:
-    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
 
 
 def to_png(image: Image.Image) -> bytes:

@@ -162,7 +162,7 @@ def hostile_folder(raw):
     # Duplicates.
     first = file("an original.png", "kept", image=drawing(next(seed), (240, 180)))
     file("copy of original.png", "duplicate", "same file as an original.png", content=first.read_bytes())
-    file("converted.bmp", "duplicate", "same pixels as an original.png", image=Image.open(first))
+    file("converted.bmp", "duplicate", "same picture as an original.png", image=Image.open(first))
     file("mirrored.png", "duplicate", "bits differ) an original.png", image=ImageOps.mirror(Image.open(first)))
     file("smaller.jpg", "duplicate", "bits differ) an original.png", image=Image.open(first).resize((200, 150)))
     # Beside the drawings.
