@@ -154,12 +154,16 @@ def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str,
         f"diffusers:\n\n```python\nfrom diffusers import StableDiffusionPipeline\n\n"
         f'pipeline = StableDiffusionPipeline.from_pretrained("{profile.base_model}"{revision})\n'
         f'pipeline.load_lora_weights("{location}", weight_name="{weights.name}")\n'
-        f'pipeline("{prompt}", num_inference_steps={profile.sampler_steps}, '
-        f"guidance_scale={profile.guidance_scale:g}, height={profile.resolution}, width={profile.resolution})"
-        f'.images[0].save("picture.png")\n```\n'
+        f'picture = pipeline(\n    "{prompt}",\n'
+        f"    num_inference_steps={profile.sampler_steps},\n    guidance_scale={profile.guidance_scale:g},\n"
+        f"    height={profile.resolution},\n    width={profile.resolution},\n).images[0]\n"
+        'picture.save("picture.png")\n```\n'
     )
     if is_folder_path(profile.base_model):
-        text += f"\n`{profile.base_model}` is a folder of the project that made this adapter.\n"
+        text += (
+            f"\n`{profile.base_model}` is a folder of the project that made this adapter; ComfyUI and A1111 want the "
+            "same model as one checkpoint file.\n"
+        )
     if kohya is None:
         return text + "\nDoRA: there is no file for ComfyUI and A1111, whose readers disagree about it.\n"
     return text + (

@@ -63,7 +63,7 @@ def serve_hub() -> Iterator[FakeHub]:
             if self.path == "/api/repos/create":
                 asked = json.loads(body)
                 name = f"{asked.get('organization')}/{asked['name']}" if asked.get("organization") else asked["name"]
-                hub.private[name] = asked["private"]
+                hub.private[name] = asked.get("visibility") == "private"
                 self.answer({"url": f"{hub.url}/{name}", "id": name})
             elif self.path == "/api/validate-yaml":
                 self.answer({"errors": [], "warnings": []})
@@ -85,7 +85,7 @@ def serve_hub() -> Iterator[FakeHub]:
                         hub.files[value["path"]] = hub.blobs[value["oid"]]
                     elif line["key"] == "deletedFile":
                         del hub.files[value["path"]]
-                self.answer({"commitUrl": f"{hub.url}/commit/{'0' * 40}", "commitOid": "0" * 40})
+                self.answer({"commitUrl": f"{hub.url}{self.path.removeprefix(chr(47) + "api/models").partition(chr(47) + "commit")[0]}/commit/{'0' * 40}", "commitOid": "0" * 40})
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""A release as a person makes it: the folder, its card, the hub, and DVC's registry of artifacts."""
+"""A release as a person makes it: the folder, its card, and the hub."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, ROOT, commit, copy_project, run, set_value
+from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
 from fake_hub import TOKEN, serve_hub
 
 from app.release import Credit, common_ending, hub_license
@@ -24,6 +24,7 @@ def copy(finished, tmp_path):
 def released(finished, tmp_path_factory):
     """A finished project with the release of blip_plus in it."""
     project = copy_project(finished, tmp_path_factory.mktemp("released") / "p")
+    shutil.copy(ROOT / "data/raw/flash.csv", project / "data/raw")
     run("python", "main.py", "release", "--variant", "blip_plus", cwd=project)
     return project
 
@@ -152,28 +153,6 @@ def test_without_a_token_an_upload_says_how_to_get_one(released, tmp_path):
     nobody = {"HF_HOME": str(tmp_path), "HF_TOKEN": ""}
     said = refused(released, "--variant", "blip_plus", "--upload", "me/tattoo", **nobody)
     assert said == "error: no token for the hub; run `hf auth login`, or set HF_TOKEN, then --upload again"
-
-
-def test_an_adapter_is_registered_assigned_and_fetched_from_a_git_remote(copy, tmp_path):
-    """docs/releasing.md, with a bare Git repository and a DVC remote on disk."""
-    bare, store, elsewhere = tmp_path / "bare.git", tmp_path / "store", tmp_path / "elsewhere"
-    run("git", "init", "-q", "--bare", str(bare), cwd=tmp_path)
-    run("git", "remote", "add", "origin", str(bare), cwd=copy)
-    run("dvc", "remote", "modify", "beside", "url", str(store), cwd=copy)
-    commit(copy)
-    run("gto", "register", "blip_plus", "--version", "v1.0.0", cwd=copy)
-    run("gto", "assign", "blip_plus", "--version", "v1.0.0", "--stage", "prod", cwd=copy)
-    branch = run("git", "branch", "--show-current", cwd=copy).stdout.strip()
-    run("git", "push", "-q", "--tags", "origin", branch, cwd=copy)
-    run("git", "symbolic-ref", "HEAD", f"refs/heads/{branch}", cwd=bare)
-    run("dvc", "push", "-q", cwd=copy)
-    elsewhere.mkdir()
-    for which in (["--stage", "prod"], ["--rev", "v1.0.0"]):
-        out = f"adapter{which[1]}"
-        run("dvc", "artifacts", "get", str(bare), "blip_plus", *which, "-o", out, cwd=elsewhere)
-        for name in ("best", "best.kohya", "final", "final.kohya"):
-            fetched = (elsewhere / out / f"{name}.safetensors").read_bytes()
-            assert fetched == (copy / f"runs/lora/blip_plus/{name}.safetensors").read_bytes()
 
 
 def test_every_variant_is_an_artifact():

@@ -294,3 +294,26 @@ def test_a_clone_without_the_store_says_so_and_can_still_run(pushed, tmp_path):
     assert pull.returncode != 0 and "Traceback" not in pull.stderr
     assert "missing" in pull.stderr.lower() or "not exist" in pull.stderr.lower()
     assert "preprocess" in ran(run("dvc", "repro", "preprocess", cwd=fresh))
+
+
+def test_an_adapter_is_registered_assigned_and_fetched_from_a_git_remote(finished, tmp_path):
+    """docs/releasing.md, with a bare Git repository and a DVC remote on disk."""
+    copy = copy_project(finished, tmp_path / "p")
+    bare, store, elsewhere = tmp_path / "bare.git", tmp_path / "store", tmp_path / "elsewhere"
+    run("git", "init", "-q", "--bare", str(bare), cwd=tmp_path)
+    run("git", "remote", "add", "origin", str(bare), cwd=copy)
+    run("dvc", "remote", "modify", "beside", "url", str(store), cwd=copy)
+    commit(copy)
+    run("gto", "register", "blip_plus", "--version", "v1.0.0", cwd=copy)
+    run("gto", "assign", "blip_plus", "--version", "v1.0.0", "--stage", "prod", cwd=copy)
+    branch = run("git", "branch", "--show-current", cwd=copy).stdout.strip()
+    run("git", "push", "-q", "--tags", "origin", branch, cwd=copy)
+    run("git", "symbolic-ref", "HEAD", f"refs/heads/{branch}", cwd=bare)
+    run("dvc", "push", "-q", cwd=copy)
+    elsewhere.mkdir()
+    for which in (["--stage", "prod"], ["--rev", "v1.0.0"]):
+        out = f"adapter{which[1]}"
+        run("dvc", "artifacts", "get", str(bare), "blip_plus", *which, "-o", out, cwd=elsewhere)
+        for name in ("best", "best.kohya", "final", "final.kohya"):
+            fetched = (elsewhere / out / f"{name}.safetensors").read_bytes()
+            assert fetched == (copy / f"runs/lora/blip_plus/{name}.safetensors").read_bytes()
