@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -23,6 +23,7 @@ import yaml
 from tattoo_lora.captions import with_trigger
 from tattoo_lora.errors import UserError
 from tattoo_lora.hub import is_folder_path
+from tattoo_lora.manifest import Found, read_manifest
 from tattoo_lora.params import Params, Profile, load_params, load_profile
 from tattoo_lora.split import file_sha256
 
@@ -37,15 +38,8 @@ HUB_LICENSES = {
 UNKNOWN = "licence unknown"
 
 
-@dataclass(frozen=True)
-class Credit:
-    """Whose drawing a source file is; empty where nobody wrote it down."""
-
-    source: str
-    split: str  # train or val
-    license: str
-    author: str
-    url: str
+# What the manifest knows of a drawing that a person who hands its adapter on has to know too.
+CREDITS = ("source", "split", "sha256", "license", "author", "url")
 
 
 def check_results(root: Path) -> None:
@@ -69,30 +63,14 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.rstrip()
 
 
-def read_credits(root: Path, dataset: str) -> list[Credit]:
-    """A row for each drawing that was used, from the manifest and, where there is one, data/raw/<dataset>.csv."""
-    listed = {}
-    if (table := root / f"data/raw/{dataset}.csv").is_file():
-        listed = {
-            row["file"]: {"license": row["license"], "author": row["author"], "url": row["source"]}
-            for row in read_table(table)
-        }
-    rows = read_table(root / f"data/processed/{dataset}/manifest.csv")
-    rows = [{**listed.get(row["source"], {}), **row} for row in rows if row["file"]]
-    return [
-        Credit(row["source"], row["split"], *(row.get(key) or "" for key in ("license", "author", "url")))
-        for row in rows
-    ]
-
-
 def read_table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as table:
         return list(csv.DictReader(table))
 
 
-def hub_license(credits: list[Credit]) -> str:
+def hub_license(drawings: list[Found]) -> str:
     """The hub's name of the one licence that all drawings have; `other` for several, `unknown` for none."""
-    found = {credit.license for credit in credits}
+    found = {drawing.license for drawing in drawings}
     if "" in found:
         return "unknown"
     name = "-".join(found.pop().lower().split()) if len(found) == 1 else "other"
@@ -151,9 +129,11 @@ def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str,
     """How to draw with it in diffusers, and where kohya's file is there in ComfyUI and A1111."""
     revision = f', revision="{profile.base_revision}"' if profile.base_revision else ""
     text = (
-        f"diffusers:\n\n```python\nfrom diffusers import StableDiffusionPipeline\n\n"
-        f'pipeline = StableDiffusionPipeline.from_pretrained("{profile.base_model}"{revision})\n'
+        f"diffusers:\n\n```python\nimport torch\nfrom diffusers import StableDiffusionPipeline\n\n"
+        f"on_gpu = torch.cuda.is_available()\npipeline = StableDiffusionPipeline.from_pretrained(\n"
+        f'    "{profile.base_model}"{revision}, torch_dtype=torch.float16 if on_gpu else torch.float32\n)\n'
         f'pipeline.load_lora_weights("{location}", weight_name="{weights.name}")\n'
+        f'pipeline.to("cuda" if on_gpu else "cpu")\n'
         f'picture = pipeline(\n    "{prompt}",\n'
         f"    num_inference_steps={profile.sampler_steps},\n    guidance_scale={profile.guidance_scale:g},\n"
         f"    height={profile.resolution},\n    width={profile.resolution},\n).images[0]\n"
@@ -173,14 +153,14 @@ def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str,
     )
 
 
-def credits_text(credits: list[Credit]) -> str:
+def credits_text(drawings: list[Found]) -> str:
     """How many drawings under which licence, and by whom."""
-    of_license = Counter(credit.license or UNKNOWN for credit in credits)
-    held_out = sum(credit.split == "val" for credit in credits)
-    lines = [f"{len(credits)} drawings, {held_out} of them held out:\n", "| licence | drawings |", "|---|---:|"]
+    of_license = Counter(drawing.license or UNKNOWN for drawing in drawings)
+    held_out = sum(drawing.split == "val" for drawing in drawings)
+    lines = [f"{len(drawings)} drawings, {held_out} of them held out:\n", "| licence | drawings |", "|---|---:|"]
     lines += [f"| {license} | {count} |" for license, count in of_license.most_common()]
-    authors = Counter(credit.author for credit in credits if credit.author)
-    unnamed = len(credits) - authors.total()
+    authors = Counter(drawing.author for drawing in drawings if drawing.author)
+    unnamed = len(drawings) - authors.total()
     by = ", ".join(f"{author} ({count})" for author, count in sorted(authors.items()))
     lines.append(f"\nBy {by or 'authors unknown'}{f', and {unnamed} by authors unknown' if by and unnamed else ''}.")
     lines.append("Each drawing's author, licence and address: `drawings.csv`.")
@@ -195,7 +175,7 @@ def licence_text(license: str) -> str:
 
 
 def model_card(
-    root: Path, variant: str, weights: Path, kohya: Path | None, license: str, credits: list[Credit], location: str
+    root: Path, variant: str, weights: Path, kohya: Path | None, license: str, drawings: list[Found], location: str
 ) -> str:
     """README.md of the folder; `weights` and `kohya` are in it, pictures under the names that `release` gives them."""
     from safetensors import safe_open
@@ -255,7 +235,7 @@ than tattoo line art, and motifs far from the drawings it learned, were not meas
 
 ## Drawings
 
-{credits_text(credits)}
+{credits_text(drawings)}
 ## Licence
 
 {licence_text(license)}
@@ -290,8 +270,9 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
         raise UserError(f"{out}: holds something else; give --out a new folder")
     check_results(root)
     adapter = root / f"runs/lora/{variant}/best.safetensors"
-    credits = read_credits(root, params.dataset)
-    license = license or hub_license(credits)
+    manifest = read_manifest(root / f"data/processed/{params.dataset}/manifest.csv")
+    drawings = [row for row in manifest if row.status == "kept"]
+    license = license or hub_license(drawings)
 
     shutil.rmtree(out, ignore_errors=True)
     (out / "images").mkdir(parents=True)
@@ -303,11 +284,11 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
     for i, (_, picture) in enumerate(example_prompts(root, variant)):
         shutil.copyfile(picture, out / f"images/{i:02}.png")
     with (out / "drawings.csv").open("w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, list(asdict(credits[0])), lineterminator="\n")
+        writer = csv.DictWriter(table, CREDITS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(asdict(credit) for credit in credits)
+        writer.writerows(asdict(drawing) for drawing in drawings)
     folder = out.relative_to(root).as_posix() if out.is_relative_to(root) else out.name  # no path of this machine
-    card = model_card(root, variant, weights, kohya, license, credits, repo_id or folder)
+    card = model_card(root, variant, weights, kohya, license, drawings, repo_id or folder)
     (out / "README.md").write_text(card, encoding="utf-8")
     return license
 

@@ -52,7 +52,7 @@ def make_project(target: Path) -> Path:
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
     ).stdout.decode()
-    kept = {f"data/raw/flash/{name}.png" for name in DRAWINGS}
+    kept = {"data/raw/flash/rights.csv"} | {f"data/raw/flash/{name}.png" for name in DRAWINGS}
     for name in filter(None, files.split("\0")):
         if name.startswith("data/raw/") and name not in kept or not (ROOT / name).is_file() or name == "dvc.lock":
             continue

@@ -85,7 +85,8 @@ def serve_hub() -> Iterator[FakeHub]:
                         hub.files[value["path"]] = hub.blobs[value["oid"]]
                     elif line["key"] == "deletedFile":
                         del hub.files[value["path"]]
-                self.answer({"commitUrl": f"{hub.url}{self.path.removeprefix(chr(47) + "api/models").partition(chr(47) + "commit")[0]}/commit/{'0' * 40}", "commitOid": "0" * 40})
+                repo_id = "/".join(self.path.split("/")[3:5])  # of /api/models/owner/name/commit/main
+                self.answer({"commitUrl": f"{hub.url}/{repo_id}/commit/{'0' * 40}", "commitOid": "0" * 40})
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"

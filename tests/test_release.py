@@ -12,7 +12,8 @@ import yaml
 from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
 from fake_hub import TOKEN, serve_hub
 
-from app.release import Credit, common_ending, hub_license
+from app.release import common_ending, credits_text, hub_license
+from tattoo_lora.manifest import Found
 
 
 @pytest.fixture
@@ -24,7 +25,6 @@ def copy(finished, tmp_path):
 def released(finished, tmp_path_factory):
     """A finished project with the release of blip_plus in it."""
     project = copy_project(finished, tmp_path_factory.mktemp("released") / "p")
-    shutil.copy(ROOT / "data/raw/flash.csv", project / "data/raw")
     run("python", "main.py", "release", "--variant", "blip_plus", cwd=project)
     return project
 
@@ -115,13 +115,21 @@ def test_a_folder_with_something_else_is_left_alone(copy, tmp_path):
 
 
 def test_a_licence_is_the_hubs_name_other_for_several_and_unknown_where_one_is_missing():
-    def credit(license):
-        return Credit("a.png", "train", license, "", "")
+    def drawn(license):
+        return Found("a.png", license=license)
 
-    assert hub_license([credit("CC BY-SA 4.0")] * 2) == "cc-by-sa-4.0"
-    assert hub_license([credit("CC BY 4.0"), credit("CC0 1.0")]) == "other"
-    assert hub_license([credit("my own terms")]) == "other"
-    assert hub_license([credit("CC BY 4.0"), credit("")]) == "unknown"
+    assert hub_license([drawn("CC BY-SA 4.0")] * 2) == "cc-by-sa-4.0"
+    assert hub_license([drawn("CC BY 4.0"), drawn("CC0 1.0")]) == "other"
+    assert hub_license([drawn("my own terms")]) == "other"
+    assert hub_license([drawn("CC BY 4.0"), drawn("")]) == "unknown"
+
+
+def test_a_card_names_what_is_not_known_of_the_drawings():
+    drawings = [Found("a.png", split="train", license="CC0 1.0", author="Ada"), Found("b.png", split="val")]
+    text = credits_text(drawings)
+    assert "2 drawings, 1 of them held out" in text and "| licence unknown | 1 |" in text
+    assert "By Ada (1), and 1 by authors unknown." in text
+    assert "By authors unknown." in credits_text(drawings[1:])
 
 
 def test_the_words_that_call_the_style_are_what_all_captions_end_in():
