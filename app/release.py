@@ -163,7 +163,7 @@ def credits_text(drawings: list[Found]) -> str:
     unnamed = len(drawings) - authors.total()
     by = ", ".join(f"{author} ({count})" for author, count in sorted(authors.items()))
     lines.append(f"\nBy {by or 'authors unknown'}{f', and {unnamed} by authors unknown' if by and unnamed else ''}.")
-    lines.append("Each drawing's author, licence and address: `drawings.csv`.")
+    lines.append("Each drawing's author, licence and address: `credits.csv`.")
     return "\n".join(lines) + "\n"
 
 
@@ -266,7 +266,7 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
     """
     params = load_params(root)
     params.variant(variant)
-    if out.exists() and any(out.iterdir()) and not (out / "drawings.csv").is_file():
+    if out.exists() and any(out.iterdir()) and not (out / "credits.csv").is_file():
         raise UserError(f"{out}: holds something else; give --out a new folder")
     check_results(root)
     adapter = root / f"runs/lora/{variant}/best.safetensors"
@@ -283,7 +283,7 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
     shutil.copyfile(root / "plots/comparison.png", out / "comparison.png")
     for i, (_, picture) in enumerate(example_prompts(root, variant)):
         shutil.copyfile(picture, out / f"images/{i:02}.png")
-    with (out / "drawings.csv").open("w", newline="", encoding="utf-8") as table:
+    with (out / "credits.csv").open("w", newline="", encoding="utf-8") as table:
         writer = csv.DictWriter(table, CREDITS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(asdict(drawing) for drawing in drawings)

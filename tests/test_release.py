@@ -61,7 +61,7 @@ def test_the_folder_holds_weights_pictures_credits_and_a_card(released):
     assert "`clean line tattoo, high contrast, stencil, no shading` last" in text
     assert run("git", "rev-parse", "HEAD", cwd=released).stdout.strip() in text
     assert str(released) not in text
-    with (folder / "drawings.csv").open(encoding="utf-8") as table:
+    with (folder / "credits.csv").open(encoding="utf-8") as table:
         rows = list(csv.DictReader(table))
     assert len(rows) == 12 and all(row["license"] == "CC BY-SA 4.0" and row["author"] in text for row in rows)
 

@@ -255,10 +255,10 @@ def test_a_full_disk_is_named_and_the_push_repeated_elsewhere(small, tmp_path):
 
 
 def test_a_plugin_that_is_not_installed_is_named(small):
-    run("dvc", "remote", "add", "-d", "there", "gs://bucket/project", cwd=small)
-    if run(sys.executable, "-c", "import dvc_gs", cwd=small, check=False).returncode == 0:
-        pytest.skip("dvc-gs is installed here")
-    assert "dvc-gs" in run("dvc", "push", cwd=small, check=False).stderr
+    run("dvc", "remote", "add", "-d", "there", "azure://container/project", cwd=small)
+    if run(sys.executable, "-c", "import dvc_azure", cwd=small, check=False).returncode == 0:
+        pytest.skip("dvc-azure is installed here")
+    assert "dvc-azure" in run("dvc", "push", cwd=small, check=False).stderr
 
 
 @pytest.fixture(scope="module")
