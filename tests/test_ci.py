@@ -19,11 +19,12 @@ def test_the_workflows_and_the_citation_are_what_their_schemas_say():
         run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files), cwd=ROOT)
 
 
-def test_every_script_that_a_workflow_calls_is_there_and_each_is_called():
+def test_every_script_that_a_workflow_calls_is_there():
     called = set()
     for workflow in WORKFLOWS:
         called |= set(re.findall(r"run: \.ci/(\w+)", workflow.read_text(encoding="utf-8")))
-    assert called == {script.name for script in SCRIPTS}
+    by_hand = {"licences"}
+    assert called | by_hand == {script.name for script in SCRIPTS}
     assert all(os.access(script, os.X_OK) for script in SCRIPTS)
 
 
