@@ -86,6 +86,8 @@ def main() -> None:
     )
     release.add_options(of_release)
     args = parser.parse_args()
+    if args.command and (args.profile or args.dataset or args.images):
+        parser.error("a release is of the results that are there: profile and dataset are those of params.yaml")
     with one_line_errors():
         check_environment()
         if args.command == "release":

@@ -171,6 +171,12 @@ def test_every_variant_is_an_artifact():
     }
 
 
+def test_a_release_of_another_profile_than_that_of_params_is_refused():
+    refused = run("python", "main.py", "--profile", "sd15", "release", "--variant", "blip", cwd=ROOT, check=False)
+    assert refused.returncode == 2
+    assert "error: a release is of the results that are there" in refused.stderr
+
+
 def test_help_shows_examples():
     shown = run("python", "main.py", "release", "--help", cwd=ROOT).stdout
     assert "python main.py release --variant blip_plus --upload" in shown
