@@ -4,6 +4,7 @@
     python main.py --images ~/flash             bring a folder of your own drawings in, and run on it
     python main.py --dataset flash              go back to a folder that is in data/raw already
     python main.py --profile sd15               Stable Diffusion 1.5 from the hub, on a GPU
+    python main.py release --variant blip_plus  an adapter with its model card, to hand on; see release --help
 
 Whatever a change does not invalidate is not run again; run it twice and the second does nothing.
 """
@@ -17,6 +18,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from app import release
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.hub import is_folder_path
 from tattoo_lora.params import Profile, load_params, load_profile
@@ -78,9 +80,19 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", help="a folder under data/raw/")
     source.add_argument("--images", type=Path, help="a folder of drawings to copy into data/raw/ and use")
+    commands = parser.add_subparsers(dest="command", metavar="[release]", help="hand an adapter on")
+    of_release = commands.add_parser(
+        "release", description=release.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    release.add_options(of_release)
     args = parser.parse_args()
+    if args.command and (args.profile or args.dataset or args.images):
+        parser.error("a release is of the results that are there: profile and dataset are those of params.yaml")
     with one_line_errors():
         check_environment()
+        if args.command == "release":
+            release.run(args, ROOT)
+            return
         load_params(ROOT)  # before anything is changed
         profile = load_profile(args.profile or load_params(ROOT).profile, ROOT)
         check_models(profile)

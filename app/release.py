@@ -1,0 +1,333 @@
+"""Make an adapter ready to hand on: weights for every program, a model card, pictures, and who drew what it learned.
+
+    python main.py release --variant blip_plus
+    python main.py release --variant blip_plus --license cc-by-4.0 --out ~/releases/blip_plus
+    python main.py release --variant blip_plus --upload your-name/tattoo-blip-plus
+
+Writes runs/release/<variant>/. All of the card is taken from the run: a stale or uncommitted one is refused. --upload
+puts the folder on the Hugging Face hub as a private repository, with the token of `hf auth login` or HF_TOKEN.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from tattoo_lora.captions import with_trigger
+from tattoo_lora.errors import UserError
+from tattoo_lora.hub import is_folder_path
+from tattoo_lora.manifest import Found, read_manifest
+from tattoo_lora.params import Params, Profile, load_params, load_profile
+from tattoo_lora.split import file_sha256
+
+OUT = Path("runs/release")
+# What the results depend on, and the results that are in Git: the card names a commit that holds them.
+IN_GIT = ("params.yaml", "profiles", "dvc.yaml", "dvc.lock", "stages", "tattoo_lora", "metrics", "plots")
+# Licences that the hub knows, https://huggingface.co/docs/hub/repositories-licenses, as drawings come with them.
+HUB_LICENSES = {
+    *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
+    *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "apache-2.0", "mit"),
+}
+UNKNOWN = "licence unknown"
+
+
+# What the manifest knows of a drawing that a person who hands its adapter on has to know too.
+CREDITS = ("source", "split", "sha256", "license", "author", "url")
+
+
+def check_results(root: Path) -> None:
+    """UserError where the results are not those of what is in the folder, or Git does not hold what they came from."""
+    status = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], cwd=root, capture_output=True, text=True)
+    if status.returncode != 0:
+        raise UserError(f"`dvc status` failed: {status.stderr.strip().splitlines()[-1]}")
+    if stale := sorted(json.loads(status.stdout)):
+        raise UserError(
+            f"stale or missing: {', '.join(stale[:3])} ({len(stale)} in all); "
+            "run `python main.py`, or `dvc pull` where a remote has the results"
+        )
+    changed = git(root, "status", "--porcelain", "--", *IN_GIT).splitlines()
+    if changed:
+        raise UserError(
+            f"not committed: {changed[0][3:]} ({len(changed)} in all); commit, so that the card can name the run"
+        )
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.rstrip()
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as table:
+        return list(csv.DictReader(table))
+
+
+def hub_license(drawings: list[Found]) -> str:
+    """The hub's name of the one licence that all drawings have; `other` for several, `unknown` for none."""
+    found = {drawing.license for drawing in drawings}
+    if "" in found:
+        return "unknown"
+    name = "-".join(found.pop().lower().split()) if len(found) == 1 else "other"
+    return name if name in HUB_LICENSES else "other"
+
+
+def common_ending(captions: list[str]) -> str:
+    """The phrases that all captions end in, empty where there are none: the words that call the style."""
+    phrases = [caption.split(", ") for caption in captions]
+    length = 0
+    while all(len(of) > length for of in phrases) and len({of[-1 - length] for of in phrases}) == 1:
+        length += 1
+    return ", ".join(phrases[0][len(phrases[0]) - length :])
+
+
+def example_prompts(root: Path, variant: str) -> list[tuple[str, Path]]:
+    """Each prompt of the evaluation and its first picture."""
+    folder = root / "runs/evaluation" / variant
+    first: dict[str, Path] = {}
+    for row in read_table(folder / "pictures.csv"):
+        first.setdefault(row["prompt"], folder / row["file"])
+    return list(first.items())
+
+
+def front_matter(
+    title: str, prompts: list[tuple[str, str]], metrics: dict, params: Params, profile: Profile, license: str
+) -> str:
+    """The card's YAML, https://huggingface.co/docs/hub/model-cards; `prompts` with their pictures' paths."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type=params.dataset,
+            dataset_name=f"{params.dataset}, held-out drawings and fixed prompts",
+            metric_type=name,
+            metric_value=value,
+        )
+        for name, value in metrics.items()
+        if value is not None
+    ]
+    data = ModelCardData(
+        model_name=title,
+        base_model=None if is_folder_path(profile.base_model) else profile.base_model,
+        library_name="diffusers",
+        license=license,
+        pipeline_tag="text-to-image",
+        tags=["lora", "stable-diffusion", "tattoo", "line-art", "template:sd-lora"],
+        widget=[{"text": prompt, "output": {"url": path}} for prompt, path in prompts],
+        eval_results=results,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str, location: str) -> str:
+    """How to draw with it in diffusers, and where kohya's file is there in ComfyUI and A1111."""
+    revision = f', revision="{profile.base_revision}"' if profile.base_revision else ""
+    text = (
+        f"diffusers:\n\n```python\nimport torch\nfrom diffusers import StableDiffusionPipeline\n\n"
+        f"on_gpu = torch.cuda.is_available()\npipeline = StableDiffusionPipeline.from_pretrained(\n"
+        f'    "{profile.base_model}"{revision}, torch_dtype=torch.float16 if on_gpu else torch.float32\n)\n'
+        f'pipeline.load_lora_weights("{location}", weight_name="{weights.name}")\n'
+        f'pipeline.to("cuda" if on_gpu else "cpu")\n'
+        f'picture = pipeline(\n    "{prompt}",\n'
+        f"    num_inference_steps={profile.sampler_steps},\n    guidance_scale={profile.guidance_scale:g},\n"
+        f"    height={profile.resolution},\n    width={profile.resolution},\n).images[0]\n"
+        'picture.save("picture.png")\n```\n'
+    )
+    if is_folder_path(profile.base_model):
+        text += (
+            f"\n`{profile.base_model}` is a folder of the project that made this adapter; ComfyUI and A1111 want the "
+            "same model as one checkpoint file.\n"
+        )
+    if kohya is None:
+        return text + "\nDoRA: there is no file for ComfyUI and A1111, whose readers disagree about it.\n"
+    return text + (
+        f"\nComfyUI: `{kohya.name}` into `models/loras`, and a *Load LoRA* node behind the checkpoint of the base "
+        f"model, both strengths 1.\n\nA1111: `{kohya.name}` into `models/Lora`, and `<lora:{kohya.stem}:1>` in the "
+        "prompt, with the checkpoint of the base model.\n"
+    )
+
+
+def credits_text(drawings: list[Found]) -> str:
+    """How many drawings under which licence, and by whom."""
+    of_license = Counter(drawing.license or UNKNOWN for drawing in drawings)
+    held_out = sum(drawing.split == "val" for drawing in drawings)
+    lines = [f"{len(drawings)} drawings, {held_out} of them held out:\n", "| licence | drawings |", "|---|---:|"]
+    lines += [f"| {license} | {count} |" for license, count in of_license.most_common()]
+    authors = Counter(drawing.author for drawing in drawings if drawing.author)
+    unnamed = len(drawings) - authors.total()
+    by = ", ".join(f"{author} ({count})" for author, count in sorted(authors.items()))
+    lines.append(f"\nBy {by or 'authors unknown'}{f', and {unnamed} by authors unknown' if by and unnamed else ''}.")
+    lines.append("Each drawing's author, licence and address: `credits.csv`.")
+    return "\n".join(lines) + "\n"
+
+
+def licence_text(license: str) -> str:
+    """What the card's licence field says, and does not."""
+    if license == "unknown":
+        return "Unknown, because that of a drawing is: ask before you use or share it."
+    return f"`{license}`; the base model's own licence holds for what is drawn with both."
+
+
+def model_card(
+    root: Path, variant: str, weights: Path, kohya: Path | None, license: str, drawings: list[Found], location: str
+) -> str:
+    """README.md of the folder; `weights` and `kohya` are in it, pictures under the names that `release` gives them."""
+    from safetensors import safe_open
+
+    params = load_params(root)
+    profile = load_profile(params.profile, root)
+    metrics = json.loads((root / f"metrics/{variant}.json").read_text(encoding="utf-8"))
+    with safe_open(weights, framework="numpy") as adapter:
+        header = adapter.metadata()
+    captions = [
+        path.read_text(encoding="utf-8").strip()
+        for path in sorted((root / f"data/processed/{params.dataset}/captions_{variant}").glob("*.txt"))
+    ]
+    trigger, ending = params.variant(variant).trigger, common_ending(captions)
+    examples = [(prompt, f"images/{i:02}.png") for i, (prompt, _) in enumerate(example_prompts(root, variant))]
+    motif = examples[0][0].partition(", ")[0]
+    prompt = with_trigger(trigger, f"{motif}, {ending}" if ending else examples[0][0])
+    title = f"tattoo-lora {variant}"
+    base = f"{profile.base_model}@{profile.base_revision}" if profile.base_revision else profile.base_model
+    tables = (root / "plots/comparison.md").read_text(encoding="utf-8").strip()
+    settings = yaml.safe_dump(
+        {"train": asdict(params.train), f"variants.{variant}": asdict(params.variant(variant))}
+        | {f"profiles/{params.profile}.yaml": asdict(profile)},
+        sort_keys=False,
+        allow_unicode=True,
+        width=110,
+    )
+    calls = " and ".join([f"`{trigger}` first"] * bool(trigger) + [f"`{ending}` last"] * bool(ending))
+    files = [f"| `{path.name}` | `{file_sha256(path)}` |" for path in (weights, kohya) if path]
+    return f"""{front_matter(title, examples, metrics, params, profile, license)}
+# {title}
+
+A LoRA adapter of rank {params.train.rank} that draws tattoo line art with `{base}`, {profile.resolution} px. It learned
+{header["ss_num_train_images"]} drawings, each with a caption such as *{with_trigger(trigger, captions[0])}*.
+
+![Pictures of the fixed prompts, one a row, with {len(params.evaluate.seeds)} seeds.](samples.png)
+
+## Use
+
+{f"In the prompt: {calls}." if calls else "It needs no trigger words."}
+
+{how_to_use(profile, weights, kohya, prompt, location)}
+## Figures
+
+`{variant}` against the base model and the other adapters of the same run, which differ in their captions only.
+`val_loss` is the error in predicting the noise added to held-out drawings; `clip_score` says how well pictures fit
+their prompts.
+
+{tables}
+
+![The same prompts and seeds: the base model and each adapter.](comparison.png)
+
+## Limits
+
+{metrics["copies"]:.0%} of the pictures measured were too near to a training drawing: look before you hand one on. Other
+than tattoo line art, and motifs far from the drawings it learned, were not measured.
+
+## Drawings
+
+{credits_text(drawings)}
+## Licence
+
+{licence_text(license)}
+
+## Where it comes from
+
+| | |
+|---|---|
+| trained at Git commit | `{header["ss_git_commit"]}` |
+| results committed in | `{git(root, "rev-parse", "HEAD")}` |
+| dataset | `{params.dataset}`, SHA-256 over its drawings `{header["ss_dataset_hash"]}` |
+| seed | {header["ss_seed"]} |
+
+| file | SHA-256 |
+|---|---|
+{chr(10).join(files)}
+
+```yaml
+{settings}```
+"""
+
+
+def release(root: Path, variant: str, out: Path, license: str | None = None, repo_id: str | None = None) -> str:
+    """Write the folder `out` anew; the licence in its card.
+
+    The card's example loads `repo_id` from the hub, or the folder. UserError for an unknown variant, results that are
+    stale or not committed, or a folder that holds something else.
+    """
+    params = load_params(root)
+    params.variant(variant)
+    if out.exists() and any(out.iterdir()) and not (out / "credits.csv").is_file():
+        raise UserError(f"{out}: holds something else; give --out a new folder")
+    check_results(root)
+    adapter = root / f"runs/lora/{variant}/best.safetensors"
+    manifest = read_manifest(root / f"data/processed/{params.dataset}/manifest.csv")
+    drawings = [row for row in manifest if row.status == "kept"]
+    license = license or hub_license(drawings)
+
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "images").mkdir(parents=True)
+    weights = Path(shutil.copyfile(adapter, out / f"tattoo-lora-{variant}.safetensors"))
+    kohya = adapter.with_suffix(".kohya.safetensors")
+    kohya = Path(shutil.copyfile(kohya, out / f"tattoo-lora-{variant}.kohya.safetensors")) if kohya.is_file() else None
+    shutil.copyfile(root / f"plots/samples/{variant}.png", out / "samples.png")
+    shutil.copyfile(root / "plots/comparison.png", out / "comparison.png")
+    for i, (_, picture) in enumerate(example_prompts(root, variant)):
+        shutil.copyfile(picture, out / f"images/{i:02}.png")
+    with (out / "credits.csv").open("w", newline="", encoding="utf-8") as table:
+        writer = csv.DictWriter(table, CREDITS, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(asdict(drawing) for drawing in drawings)
+    folder = out.relative_to(root).as_posix() if out.is_relative_to(root) else out.name  # no path of this machine
+    card = model_card(root, variant, weights, kohya, license, drawings, repo_id or folder)
+    (out / "README.md").write_text(card, encoding="utf-8")
+    return license
+
+
+def upload(folder: Path, repo_id: str) -> str:
+    """Put the folder on the hub, in a private repository; its address. UserError for no token or a hub that refuses."""
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    if get_token() is None:
+        raise UserError("no token for the hub; run `hf auth login`, or set HF_TOKEN, then --upload again")
+    api = HfApi()
+    try:
+        address = api.create_repo(repo_id, private=True, exist_ok=True)
+        # What an earlier release left there and this one does not have goes too.
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message="Release the adapter", delete_patterns="*"
+        )
+    except HFValidationError:
+        raise UserError(f"--upload {repo_id}: write it as owner/name, of letters, digits, `-`, `_` and `.`") from None
+    # ValueError: the hub does not take the card; RuntimeError: one of the files did not arrive.
+    except (HTTPError, ConnectionError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"--upload {repo_id}: the hub refused or did not answer: {said}") from None
+    return str(address)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--variant", required=True, help="which adapter: runs/lora/<variant>/best.safetensors")
+    parser.add_argument("--out", type=Path, help=f"folder, written anew; default: {OUT}/<variant>")
+    parser.add_argument("--license", help="the card's licence, as the hub writes it; default: that of all the drawings")
+    parser.add_argument("--upload", metavar="OWNER/NAME", help="put it on the Hugging Face hub too, as private")
+
+
+def run(args: argparse.Namespace, root: Path) -> None:
+    out = args.out.expanduser() if args.out else root / OUT / args.variant
+    license = release(root, args.variant, out, args.license, args.upload)
+    print(out)
+    if license == "unknown":
+        print("licence unknown: not every drawing has one in the manifest; the card says so", file=sys.stderr)
+    if args.upload:
+        print(upload(out, args.upload))

@@ -1,0 +1,98 @@
+"""The documents do what they say: their commands run, their links lead somewhere, no error is missing.
+
+A block that needs a GPU, the hub or an account has `<!-- not run: why -->` before it; `pytest -rs` lists them.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import ENVIRONMENT, ROOT, copy_project, run
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SOURCES = sorted(path for folder in (".", "app", "stages", "tattoo_lora") for path in (ROOT / folder).glob("*.py"))
+BLOCK = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n)?```bash\n(?P<code>.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://)([^)\s]+)\)")
+
+
+def text_of(document):
+    return document.read_text(encoding="utf-8")
+
+
+def blocks(document):
+    """(command lines, why they are not run or None) of each block for a shell."""
+    return [(match["code"], match["why"]) for match in BLOCK.finditer(text_of(document))]
+
+
+RUN = [document for document in DOCUMENTS if any(why is None for _, why in blocks(document))]
+NOT_RUN = [(document.name, why, code) for document in DOCUMENTS for code, why in blocks(document) if why]
+
+
+@pytest.mark.slow  # trainings and pictures, minutes in all
+@pytest.mark.parametrize("document", RUN, ids=lambda document: document.name)
+def test_every_command_runs_in_a_small_finished_project(finished, tmp_path, document):
+    project = copy_project(finished, tmp_path / "project")
+    shutil.copytree(project / "data/raw/flash", tmp_path / "home/my-flash")
+    environment = {**ENVIRONMENT, "HOME": str(tmp_path / "home"), "PRE_COMMIT_HOME": str(tmp_path / "hooks")}
+    for code, why in blocks(document):
+        if why is None:
+            done = subprocess.run(
+                ["bash", "-e", "-c", code], cwd=project, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            # What Git knows is committed, as one does between two things; new drawings are for `dvc add`.
+            run("git", "commit", "-qam", "state", cwd=project, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("document", "why", "code"), NOT_RUN, ids=[f"{name}-{why}" for name, why, _ in NOT_RUN])
+def test_what_is_not_run_is_listed_and_at_least_parses(document, why, code):
+    subprocess.run(["bash", "-n", "-c", code], check=True)
+    pytest.skip(f"{document}: {why}")
+
+
+def anchors(document):
+    """The headings as links name them on a Git host."""
+    headings = re.findall(r"^#+ (.+)$", text_of(document), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_link_leads_somewhere(document):
+    for link in LINK.findall(text_of(document)):
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_program_that_is_named_is_there(document):
+    for module in re.findall(r"python -m ((?:app|stages|bench)[\w.]*)", text_of(document)):
+        path = ROOT / module.replace(".", "/")
+        shown_in_a_recipe = module == "stages.shorten"
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file() or shown_in_a_recipe, module
+    for script in re.findall(r"(?<![\w/])(?:\.ci|tests)/[\w.]+", text_of(document)):
+        assert (ROOT / script).exists(), script
+
+
+def errors(source):
+    """The longest fixed part of each UserError's message."""
+    for node in ast.walk(ast.parse(text_of(source))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
+            parts = [node.args[0]] if isinstance(node.args[0], ast.Constant) else node.args[0].values
+            yield max((part.value for part in parts if isinstance(part, ast.Constant)), key=len).strip()
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: os.path.relpath(source, ROOT))
+def test_every_error_is_in_the_troubleshooting_guide(source):
+    guide = text_of(ROOT / "docs/troubleshooting.md")
+    missing = [error for error in errors(source) if error.replace("`", "") not in guide]
+    assert missing == []
+
+
+def test_every_not_run_block_says_why():
+    assert all(len(why) > 10 for _, why, _ in NOT_RUN)

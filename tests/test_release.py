@@ -1,0 +1,182 @@
+"""A release as a person makes it: the folder, its card, and the hub."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
+from fake_hub import TOKEN, serve_hub
+
+from app.release import common_ending, credits_text, hub_license
+from tattoo_lora.manifest import Found
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return copy_project(finished, tmp_path / "p")
+
+
+@pytest.fixture(scope="module")
+def released(finished, tmp_path_factory):
+    """A finished project with the release of blip_plus in it."""
+    project = copy_project(finished, tmp_path_factory.mktemp("released") / "p")
+    run("python", "main.py", "release", "--variant", "blip_plus", cwd=project)
+    return project
+
+
+def release(project, *arguments, **environment):
+    command = (sys.executable, "main.py", "release", *arguments)
+    return subprocess.run(command, cwd=project, env={**ENVIRONMENT, **environment}, capture_output=True, text=True)
+
+
+def refused(project, *arguments, **environment):
+    result = release(project, *arguments, **environment)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+def card_of(folder):
+    _, matter, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(matter), text
+
+
+def test_the_folder_holds_weights_pictures_credits_and_a_card(released):
+    folder = released / "runs/release/blip_plus"
+    for name, source in (("", "best"), (".kohya", "best.kohya")):
+        weights = (folder / f"tattoo-lora-blip_plus{name}.safetensors").read_bytes()
+        assert weights == (released / f"runs/lora/blip_plus/{source}.safetensors").read_bytes()
+    matter, text = card_of(folder)
+    assert matter["license"] == "cc-by-sa-4.0" and matter["library_name"] == "diffusers"
+    assert all((folder / example["output"]["url"]).is_file() for example in matter["widget"])
+    assert all((folder / picture).is_file() for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text))
+    metrics = json.loads((released / "metrics/blip_plus.json").read_text())
+    shown = {m["type"]: m["value"] for result in matter["model-index"][0]["results"] for m in result["metrics"]}
+    assert shown == {name: value for name, value in metrics.items() if value is not None}
+    assert (released / "plots/comparison.md").read_text().strip() in text
+    assert "`clean line tattoo, high contrast, stencil, no shading` last" in text
+    assert run("git", "rev-parse", "HEAD", cwd=released).stdout.strip() in text
+    assert str(released) not in text
+    with (folder / "credits.csv").open(encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    assert len(rows) == 12 and all(row["license"] == "CC BY-SA 4.0" and row["author"] in text for row in rows)
+
+
+def test_what_the_card_says_to_run_runs(released):
+    code = re.search(r"```python\n(.*?)```", card_of(released / "runs/release/blip_plus")[1], re.DOTALL)[1]
+    run("python", "-c", code, cwd=released)
+    assert (released / "picture.png").stat().st_size > 1000
+
+
+def test_the_same_run_gives_the_same_bytes_and_an_old_release_goes(released):
+    folder = released / "runs/release/blip_plus"
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "old.safetensors").write_text("of an earlier release")
+    run("python", "main.py", "release", "--variant", "blip_plus", cwd=released)
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_stale_run_is_refused(copy):
+    set_value(copy / "params.yaml", "rank", 4)
+    said = refused(copy, "--variant", "blip")
+    assert said.startswith("error: stale or missing: train@blip, train@blip_plus, train@vanilla (3 in all)")
+    assert not (copy / "runs/release").exists()
+
+
+def test_a_missing_run_is_refused(copy):
+    shutil.rmtree(copy / "runs")
+    assert "error: stale or missing: evaluate@base" in refused(copy, "--variant", "blip")
+
+
+def test_results_that_are_not_committed_are_refused(copy):
+    run("git", "reset", "-q", "--soft", "HEAD~1", cwd=copy)
+    assert "error: not committed: dvc.lock" in refused(copy, "--variant", "blip")
+
+
+def test_an_unknown_variant_is_refused(copy):
+    assert "variants: there is no nowhere; there are vanilla, blip, blip_plus" in refused(copy, "--variant", "nowhere")
+
+
+def test_a_dvc_that_fails_is_named(copy):
+    (copy / "dvc.yaml").write_text("stages: 1\n")
+    assert "error: `dvc status` failed: " in refused(copy, "--variant", "blip")
+
+
+def test_a_folder_with_something_else_is_left_alone(copy, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep")
+    said = refused(copy, "--variant", "blip", "--out", str(tmp_path / "mine"))
+    assert said.endswith("mine: holds something else; give --out a new folder")
+    assert (tmp_path / "mine/notes.txt").read_text() == "keep"
+
+
+def test_a_licence_is_the_hubs_name_other_for_several_and_unknown_where_one_is_missing():
+    def drawn(license):
+        return Found("a.png", license=license)
+
+    assert hub_license([drawn("CC BY-SA 4.0")] * 2) == "cc-by-sa-4.0"
+    assert hub_license([drawn("CC BY 4.0"), drawn("CC0 1.0")]) == "other"
+    assert hub_license([drawn("my own terms")]) == "other"
+    assert hub_license([drawn("CC BY 4.0"), drawn("")]) == "unknown"
+
+
+def test_a_card_names_what_is_not_known_of_the_drawings():
+    drawings = [Found("a.png", split="train", license="CC0 1.0", author="Ada"), Found("b.png", split="val")]
+    text = credits_text(drawings)
+    assert "2 drawings, 1 of them held out" in text and "| licence unknown | 1 |" in text
+    assert "By Ada (1), and 1 by authors unknown." in text
+    assert "By authors unknown." in credits_text(drawings[1:])
+
+
+def test_the_words_that_call_the_style_are_what_all_captions_end_in():
+    assert common_ending(["a cat, line tattoo, stencil", "a dog, line tattoo, stencil"]) == "line tattoo, stencil"
+    assert common_ending(["a cat", "a dog"]) == ""
+    assert common_ending(["line tattoo, stencil"] * 2) == "line tattoo, stencil"
+
+
+def test_a_release_goes_to_the_hub_as_private(released):
+    with serve_hub() as hub:
+        there = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        hub.files["old.safetensors"] = b"of an earlier release"
+        done = release(released, "--variant", "blip_plus", "--upload", "me/tattoo", **there)
+        assert done.returncode == 0, done.stderr
+        assert f"{hub.url}/me/tattoo" in done.stdout
+        assert hub.private == {"me/tattoo": True}
+        folder = released / "runs/release/blip_plus"
+        assert hub.files == {
+            path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        }
+        assert 'load_lora_weights("me/tattoo"' in hub.files["README.md"].decode()
+        said = refused(released, "--variant", "blip_plus", "--upload", "me/tattoo", **there | {"HF_TOKEN": "hf_other"})
+        assert "the hub refused or did not answer" in said and "401" in said and "hf_other" not in said
+        said = refused(released, "--variant", "blip_plus", "--upload", "no such name", **there)
+        assert "error: --upload no such name: write it as owner/name" in said
+
+
+def test_without_a_token_an_upload_says_how_to_get_one(released, tmp_path):
+    nobody = {"HF_HOME": str(tmp_path), "HF_TOKEN": ""}
+    said = refused(released, "--variant", "blip_plus", "--upload", "me/tattoo", **nobody)
+    assert said == "error: no token for the hub; run `hf auth login`, or set HF_TOKEN, then --upload again"
+
+
+def test_every_variant_is_an_artifact():
+    project = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    variants = project["stages"]["train"]["matrix"]["variant"]
+    assert {name: of["path"] for name, of in project["artifacts"].items()} == {
+        variant: f"runs/lora/{variant}" for variant in variants
+    }
+
+
+def test_a_release_of_another_profile_than_that_of_params_is_refused():
+    refused = run("python", "main.py", "--profile", "sd15", "release", "--variant", "blip", cwd=ROOT, check=False)
+    assert refused.returncode == 2
+    assert "error: a release is of the results that are there" in refused.stderr
+
+
+def test_help_shows_examples():
+    shown = run("python", "main.py", "release", "--help", cwd=ROOT).stdout
+    assert "python main.py release --variant blip_plus --upload" in shown
