@@ -10,7 +10,9 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -22,6 +24,7 @@ import yaml
 CURVES = ("val_loss", "clip_score", "train_loss")
 BASE = "base"
 WORKSPACE = "workspace"
+ONE_READER = threading.Lock()  # the file systems of DVC are not made for several threads
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Run:
     name: str
     rev: str | None = None
     folder: Path = Path()
-    state: str = ""  # of an experiment: Success, Running, Queued, Failed
+    state: str = ""  # of an experiment: Success, Running, Queued or Failed
     params: dict = field(default_factory=dict, compare=False)  # flat: {"train.rank": 8}
     metrics: dict = field(default_factory=dict, compare=False)  # {"blip": {"val_loss": 0.09}}
 
@@ -62,27 +65,38 @@ def files_at(rev: str):
     return dvc.api.DVCFileSystem(rev=rev)
 
 
-@lru_cache(maxsize=512)
+@contextmanager
+def missing_is_none() -> Iterator[None]:
+    """Leave the block where a commit, or the results that DVC's cache should hold for it, are not there (any more)."""
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexError
+    from scmrepo.exceptions import SCMError
+
+    with suppress(OSError, DvcException, DataIndexError, SCMError), ONE_READER:
+        yield
+
+
+@lru_cache(maxsize=2048)
+def _read_at(rev: str, path: str) -> bytes:
+    return files_at(rev).read_bytes(path)
+
+
+@lru_cache(maxsize=2048)
+def _names_at(rev: str, folder: str) -> list[str]:
+    return sorted(PurePosixPath(path).name for path in files_at(rev).ls(folder, detail=False))
+
+
 def read_at(rev: str, path: str) -> bytes | None:
     """The file's bytes at a commit, which never change; None where Git and DVC's cache lack it."""
-    from dvc.exceptions import DvcException
-    from scmrepo.exceptions import SCMError
-
-    try:
-        return files_at(rev).read_bytes(path)
-    except (OSError, DvcException, SCMError):
-        return None
+    with missing_is_none():
+        return _read_at(rev, path)
+    return None
 
 
-@lru_cache(maxsize=512)
 def names_at(rev: str, folder: str) -> list[str]:
-    from dvc.exceptions import DvcException
-    from scmrepo.exceptions import SCMError
-
-    try:
-        return sorted(PurePosixPath(path).name for path in files_at(rev).ls(folder, detail=False))
-    except (OSError, DvcException, SCMError):
-        return []
+    with missing_is_none():
+        return _names_at(rev, folder)
+    return []
 
 
 def inside(folder: str, name: str) -> str | None:
@@ -114,39 +128,52 @@ def workspace(root: Path = Path()) -> Run:
 
 
 def show_experiments() -> list[Run]:
-    """The experiments of all commits and the last commit itself, from `dvc exp show`; the newest first."""
+    """The last commit and the experiments of all commits, from `dvc exp show`."""
     listed = ["git", "for-each-ref", "--format=%(refname)", "refs/exps"]
     refs = subprocess.run(listed, capture_output=True, text=True).stdout.splitlines()
     baselines = {"".join(ref.split("/")[2:4]) for ref in refs if re.fullmatch(r"refs/exps/\w\w/\w{38}/.+", ref)}
+    executors = read_executors()
+    baselines |= {executor["baseline_rev"] for executor in executors.values()}
     revs = [option for baseline in sorted(baselines) for option in ("--rev", baseline)]
     command = [sys.executable, "-m", "dvc", "exp", "show", "--json", "--hide-workspace", "--rev", "HEAD", *revs]
     shown = subprocess.run(command, capture_output=True, text=True).stdout
     try:
-        return runs_of(json.loads(shown))
+        return runs_of(json.loads(shown), {name: Path(of["root_dir"]) for name, of in executors.items()})
     except json.JSONDecodeError:  # no repository, or no commit in it yet
         return []
 
 
-def runs_of(shown: list[dict]) -> list[Run]:
-    """The runs in what `dvc exp show --json` prints."""
+def read_executors(root: Path = Path()) -> dict[str, dict]:
+    """What DVC notes of the experiments that run outside of the workspace, by name: baseline_rev, root_dir."""
+    found = {}
+    for path in (root / ".dvc/tmp/exps/run").glob("*/*.run"):
+        try:
+            executor = json.loads(path.read_text(encoding="utf-8"))
+            if re.fullmatch(r"[0-9a-f]{40}", executor["baseline_rev"]) and executor["location"] != "workspace":
+                found[executor["name"]] = executor
+        except (OSError, ValueError, TypeError, KeyError):  # just being written, or just deleted
+            continue
+    return found
+
+
+def runs_of(shown: list[dict], folders: dict[str, Path]) -> list[Run]:
+    """The runs in what `dvc exp show --json` prints; those that run now are in `folders`, where they have one."""
     found: dict[str, Run] = {}
     for entry in shown:
         if entry["rev"] == WORKSPACE:
             continue
         experiments = [(of["revs"][0], of) for of in entry.get("experiments") or []]
         for state, of in [(entry, {}), *experiments]:
-            executor = of.get("executor") or {}
             name = of.get("name") or state.get("name") or state["rev"][:7]
-            status = (executor.get("state") or "success").capitalize()
+            status = ((of.get("executor") or {}).get("state") or "success").capitalize() if of else ""
             data = state.get("data") or {}
-            folder, rev = Path(), state["rev"]
-            if status == "Running" and (root := (executor.get("local") or {}).get("root")):
-                folder, rev = Path(root), None  # its files are where it works
+            live = folders.get(name) if status == "Running" else None
             # A failed experiment, and one that waits, shows the metrics of the commit it started from.
-            metrics = data.get("metrics") if status == "Success" else None
+            metrics = by_variant(data.get("metrics") or {}) if status in ("", "Success") else {}
             if name in found:
                 name = f"{name} ({state['rev'][:7]})"
-            found[name] = Run(name, rev, folder, status, flat_params(data), by_variant(metrics or {}))
+            rev = None if live else state["rev"]
+            found[name] = Run(name, rev, live or Path(), status, flat_params(data), metrics)
     return list(found.values())
 
 
@@ -268,7 +295,7 @@ def evaluated_of(run: Run) -> pd.DataFrame:
         folder = f"runs/evaluation/{name}"
         table = read_table(run.read(f"{folder}/pictures.csv"))
         if set(columns[1:-1]) | {"file"} <= set(table.columns):
-            found.append(table.assign(name=name, path=[inside(folder, file) for file in table["file"]])[columns])
+            found.append(table.assign(name=name, path=[inside(folder, file) or "" for file in table["file"]])[columns])
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
@@ -348,17 +375,21 @@ def states(stages: list[dict], written: set[str]) -> list[StageState]:
     """Each stage's state, of what app.stage_states found and the outputs being written, in the order of the DAG."""
     found: dict[str, StageState] = {}
     for stage in stages:
-        behind = [name for name in stage["upstream"] if name in found and found[name].state != "up to date"]
-        changed = ", ".join(stage["changed"][:2]) + (f" and {len(more)} more" if (more := stage["changed"][2:]) else "")
+        behind = [name for name, of in found.items() if name in stage["upstream"] and of.state != "up to date"]
         if written & set(stage["outs"]):
             state, why = "running", ""
         elif not stage["has_outs"]:
-            state, why = "not run", f"waits for {', '.join(behind)}" if behind else ""
+            state, why = "not run", f"waits for {first_two(behind)}" if behind else ""
         elif behind:
-            state, why = "stale", f"waits for {', '.join(behind)}"
+            state, why = "stale", f"waits for {first_two(behind)}"
         elif stage["changed"]:
-            state, why = "stale", f"changed: {changed}"
+            state, why = "stale", f"changed: {first_two(stage['changed'])}"
         else:
             state, why = "up to date", ""
         found[stage["name"]] = StageState(stage["name"], state, why)
     return list(found.values())
+
+
+def first_two(names: list[str]) -> str:
+    more = len(names) - 2
+    return ", ".join(names[:2]) + (f" and {more} more" if more > 0 else "")

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import CURVES, Run, curves_of, metrics_of
-from app.shown import choose_run, curve_chart, known_runs, show_picture, show_table
+from app.shown import choose_run, curve_chart, known_runs, nothing_yet, show_picture, show_table
 
 METRICS = ("val_loss", "val_loss_common", "clip_score", "copies")
 WAIT = 20  # seconds for DVC to list the experiments
@@ -34,10 +34,12 @@ def metrics_table(one: Run, other: Run) -> pd.DataFrame:
 st.title("Compare")
 with st.spinner("Asking DVC for the experiments"):
     runs = known_runs(WAIT)
-if len(runs) < 2:
-    st.info("There is only the workspace to show. An experiment is made so; then two runs can be compared:")
-    st.code("dvc exp run -n rank4 -S train.rank=4", language="bash")
+if not any(metrics_of(run) for run in runs.values()):
+    nothing_yet("There is nothing to compare yet.")
     st.stop()
+if not any(run.state for run in runs.values()):
+    st.text("There are no experiments yet. One is made so, and can then be chosen here:")
+    st.code("dvc exp run -n rank4 -S train.rank=4", language="bash")
 left, right = st.columns(2)
 with left:
     one = choose_run("One", "one")

@@ -119,7 +119,7 @@ def show_stencil(drawn: dict[str, str]) -> None:
             show_error("No stencil can be made of this.", error)
             return
         files = {"png": png, "svg": svg, "pdf": pdf}
-        st.session_state["stencil"] = {"files": files, "gaps": narrow_gaps(ink, options), "mm": options.min_gap_mm}
+        st.session_state["made"] = {"files": files, "gaps": narrow_gaps(ink, options), "mm": options.min_gap_mm}
 
 
 def show_stencil_files(run: Run, made: dict) -> None:
@@ -154,11 +154,11 @@ try:
         st.warning("Choose what to draw with.")
     elif pressed:
         st.session_state["drawn"] = draw(columns, shared, profile)
-        st.session_state.pop("stencil", None)
+        st.session_state.pop("made", None)
 except UserError as error:
     show_error("Nothing was drawn.", error)
 if drawn := st.session_state.get("drawn"):
     show_drawn(run, drawn)
     show_stencil(drawn)
-    if made := st.session_state.get("stencil"):
+    if made := st.session_state.get("made"):
         show_stencil_files(run, made)
