@@ -149,7 +149,8 @@ def read_executors(root: Path = Path()) -> dict[str, dict]:
     for path in (root / ".dvc/tmp/exps/run").glob("*/*.run"):
         try:
             executor = json.loads(path.read_text(encoding="utf-8"))
-            if re.fullmatch(r"[0-9a-f]{40}", executor["baseline_rev"]) and executor["location"] != "workspace":
+            alive = executor["status"] < 3 and executor["location"] != "workspace"  # 3 and above: over
+            if alive and re.fullmatch(r"[0-9a-f]{40}", executor["baseline_rev"]):
                 found[executor["name"]] = executor
         except (OSError, ValueError, TypeError, KeyError):  # just being written, or just deleted
             continue

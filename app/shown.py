@@ -15,7 +15,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import pandas as pd
 import streamlit as st
 from PIL import Image
@@ -156,6 +155,13 @@ def thumbnail(raw: bytes, side: int) -> bytes | None:
     return png.getvalue()
 
 
+def show_figure(run: Run, path: str, alt: str) -> None:
+    """A picture of the report's as it is, as wide as its column; nothing where there is none or it is half-written."""
+    raw = run.read(path)
+    if raw and thumbnail(raw, 1):
+        st.image(raw, width="stretch", alt=alt)
+
+
 def show_picture(run: Run, path: str | None, alt: str, side: int = SIDE, width: int | str = "stretch") -> None:
     """The picture in the run, as wide as its column or `width` px; a word in its place where it is broken or none."""
     raw = run.read(path) if path else None
@@ -180,10 +186,13 @@ def color_scale(variants: list[str]) -> dict[str, list[str]]:
     return {"domain": variants, "range": [COLORS.get(name) or next(spare) for name in variants]}
 
 
-def curve_chart(curves: pd.DataFrame, title: str, height: int = 340) -> alt.Chart:
-    """Lines by step, a colour a variant, a dash a run: drag to move, wheel with Shift to zoom."""
+def curve_chart(curves: pd.DataFrame, title: str, height: int = 340):
+    """An Altair chart: lines by step, a colour a variant, a dash a run: drag to move, wheel with Shift to zoom."""
+    import altair as alt  # a third of a second that the first page has no need of
+
     zoom = alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
     runs = list(curves["run"].unique())
+    dashes = alt.Legend(symbolType="stroke", symbolSize=300) if len(runs) > 1 else None
     color = alt.Color("variant:N", scale=alt.Scale(**color_scale(list(curves["variant"].unique()))), title=None)
     return (
         alt.Chart(curves, title=title, height=height)
@@ -192,7 +201,7 @@ def curve_chart(curves: pd.DataFrame, title: str, height: int = 340) -> alt.Char
             x=alt.X("step:Q", title="step"),
             y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, padding=10)),
             color=color,
-            strokeDash=alt.StrokeDash("run:N", title=None, sort=runs, **({} if len(runs) > 1 else {"legend": None})),
+            strokeDash=alt.StrokeDash("run:N", title=None, sort=runs, legend=dashes),
             tooltip=["run:N", "variant:N", "step:Q", alt.Tooltip("value:Q", format=".5f")],
         )
         .configure_legend(orient="bottom")

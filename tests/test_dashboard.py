@@ -71,9 +71,9 @@ def test_the_overview_says_which_stages_a_change_makes_stale_and_why(copy):
     with opened(copy) as app:
         for _ in range(60):
             app.run()
-            if "are to be run" in texts(app):
+            if "Looking" not in texts(app):
                 break
-        assert "7 of 12 stages are to be run; `dvc repro` runs them." in texts(app)
+        assert "7 of 12 stages are to be run; `dvc repro` runs them." in [line.value for line in app.markdown]
         why = next(table.value for table in app.dataframe if "why" in table.value.columns).set_index("stage")["why"]
         assert why["train@blip"] == "changed: params.yaml" and why["report"] == (
             "waits for train@vanilla, train@blip and 4 more"
@@ -128,6 +128,21 @@ def test_the_data_page_searches_names_and_captions(finished):
         assert not app.exception and "skull.png" in texts(app) and "owl.png" not in texts(app)
         app.text_input[0].set_value("<script>.*").run()
         assert app.tabs[0].label == "Drawings (0)"
+
+
+def test_the_data_page_shows_what_was_set_aside_and_why(copy):
+    raw = copy / "data/raw/flash"
+    owl = (raw / "owl.png").read_bytes()
+    (raw / "another owl.png").write_bytes(owl)
+    (raw / "torn.png").write_bytes(owl[: len(owl) // 2])
+    run("dvc", "repro", "preprocess", cwd=copy)
+    with opened(copy, "data") as app:
+        assert "flash: 14 files, 12 kept, 1 duplicate, 1 rejected" in texts(app)
+        assert [tab.label for tab in app.tabs][1:3] == ["Set aside (2)", "Duplicates (1)"]
+        assert "torn.png\nrejected: " in texts(app) and "duplicate of" in texts(app)
+        assert "owl.png\nkept" in texts(app) or "another owl.png\nkept" in texts(app)
+        app.text_input[0].set_value("torn").run()
+        assert [tab.label for tab in app.tabs][:2] == ["Drawings (0)", "Set aside (1)"]
 
 
 def test_names_captions_and_prompts_stay_texts(copy):

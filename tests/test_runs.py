@@ -8,7 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import copy_project, run, set_value
+from conftest import ENVIRONMENT, copy_project, run, set_value
 
 from app.runs import (
     Run,
@@ -233,8 +233,10 @@ def test_experiments_are_told_apart_by_their_state(tmp_path):
 
 
 def test_notes_of_running_experiments_may_be_half_written(tmp_path):
-    note = {"name": "rank4", "baseline_rev": REV, "root_dir": "/x", "location": "tempdir"}
-    for i, content in enumerate([json.dumps(note), '{"name": "ra', "[]", json.dumps(note | {"baseline_rev": "--all"})]):
+    note = {"name": "rank4", "baseline_rev": REV, "root_dir": "/x", "location": "tempdir", "status": 2}
+    others = [{"name": "odd", "baseline_rev": "--all"}, {"name": "over", "status": 6}]
+    notes = [json.dumps(note), '{"name": "ra', "[]", *(json.dumps(note | other) for other in others)]
+    for i, content in enumerate(notes):
         write(tmp_path / f".dvc/tmp/exps/run/{i}/{i}.run", content)
     assert list(read_executors(tmp_path)) == ["rank4"]
 

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import CURVES, Run, curves_of, metrics_of
-from app.shown import choose_run, curve_chart, known_runs, nothing_yet, show_picture, show_table
+from app.shown import choose_run, curve_chart, known_runs, nothing_yet, show_figure, show_table
 
 METRICS = ("val_loss", "val_loss_common", "clip_score", "copies")
 WAIT = 20  # seconds for DVC to list the experiments
@@ -13,9 +13,8 @@ WAIT = 20  # seconds for DVC to list the experiments
 def differing(one: Run, other: Run) -> pd.DataFrame:
     """The params that are not the same in both."""
     keys = [key for key in {**one.params, **other.params} if one.params.get(key) != other.params.get(key)]
-    rows = [{"param": key, "one": one.params.get(key), "other": other.params.get(key)} for key in keys]
-    table = pd.DataFrame(rows, columns=["param", "one", "other"]).map(lambda value: "" if value is None else str(value))
-    return table.set_axis(["param", f"one: {one.name}", f"other: {other.name}"], axis=1)
+    rows = [[key, *(str(of.params.get(key, "")) for of in (one, other))] for key in keys]
+    return pd.DataFrame(rows, columns=["param", f"one: {one.name}", f"other: {other.name}"])
 
 
 def metrics_table(one: Run, other: Run) -> pd.DataFrame:
@@ -44,7 +43,8 @@ left, right = st.columns(2)
 with left:
     one = choose_run("One", "one")
 with right:
-    st.session_state.setdefault("other", next(reversed(runs)))
+    newest = next((name for name, run in runs.items() if run.state), list(runs)[-1])
+    st.session_state.setdefault("other", newest)
     other = choose_run("Other", "other")
 for run in (one, other):
     if run.state not in ("", "Success"):
@@ -73,7 +73,7 @@ st.subheader("Pictures")
 for column, run in zip(st.columns(2), (one, other), strict=True):
     with column:
         st.text(run.name)
-        show_picture(run, "plots/comparison.png", f"comparison of {run.name}", side=1200)
+        show_figure(run, "plots/comparison.png", f"comparison of {run.name}")
 names = sorted({name for run in (one, other) for name in run.names("plots/samples")})
 if names:
     name = st.segmented_control(
@@ -81,4 +81,4 @@ if names:
     )
     for column, run in zip(st.columns(2), (one, other), strict=True):
         with column:
-            show_picture(run, f"plots/samples/{name}", f"{name} of {run.name}", side=1200)
+            show_figure(run, f"plots/samples/{name}", f"{name} of {run.name}")

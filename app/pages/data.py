@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import KINDS, Run, drawings_of, inside, search, workspace
-from app.shown import current_params, nothing_yet, show_picture, show_table
+from app.shown import current_params, nothing_yet, show_figure, show_picture, show_table
 
 PAGE = 12  # drawings at once
 
@@ -84,6 +84,5 @@ with tabs[2]:
         st.text("No duplicates.")
     show_duplicates(run, dataset, grouped)
 with tabs[3]:
-    if run.read("plots/drawings.png"):
-        show_picture(run, "plots/drawings.png", "What came in and what came out", side=1400)
+    show_figure(run, "plots/drawings.png", "What came in and what came out")
     show_table(found)

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import Run, metrics_of, parse_log, tables_of, workspace
-from app.shown import LIVE, as_markdown, nothing_yet, show_picture, show_table, stage_states
+from app.shown import LIVE, as_markdown, nothing_yet, show_figure, show_table, stage_states
 
 BADGES = {  # colour and icon of a state
     "up to date": ("green", ":material/check:"),
@@ -26,7 +26,7 @@ def show_stages() -> None:
     if running:
         st.text("Running now: " + ", ".join(f"{name}{progress_of(name)}" for name in running))
     elif behind:
-        st.text(f"{len(behind)} of {len(found)} stages are to be run; `dvc repro` runs them.")
+        st.markdown(f"{len(behind)} of {len(found)} stages are to be run; `dvc repro` runs them.")
     else:
         st.text("Everything is up to date.")
     with st.container(horizontal=True, gap="xsmall"):
@@ -59,7 +59,7 @@ def show_results() -> None:
     tables = tables_of(text)
     if not tables:
         if metrics_of(run):
-            st.text("plots/comparison.md is not there; `dvc repro report` writes it.")
+            st.markdown("plots/comparison.md is not there; `dvc repro report` writes it.")
         else:
             nothing_yet("Nothing has been compared yet.")
         return
@@ -114,16 +114,18 @@ def show_pictures(run: Run) -> None:
     st.subheader("Side by side")
     pictures, charts = st.columns([3, 2])
     with pictures:
-        show_picture(run, "plots/comparison.png", "Rows: prompts. Columns: base and variants.", side=1400)
+        show_figure(run, "plots/comparison.png", "Rows: prompts. Columns: base and variants.")
     with charts:
         for path, about in {
             "plots/nearest.png": "What was drawn, above the training drawing nearest to it: copies would show here.",
             "plots/differences.png": "Differences with their 95% intervals: green better, red worse, grey neither.",
         }.items():
             st.text(about)
-            show_picture(run, path, about, side=1400)
+            show_figure(run, path, about)
 
 
 st.title("Tattoo LoRA")
-show_stages()
-show_results()
+above = st.container()
+show_results()  # at once; DVC is asked for the stages only then
+with above:
+    show_stages()

@@ -93,7 +93,7 @@ def show_drawn(run: Run, drawn: dict[str, str]) -> None:
                 st.download_button(
                     "PNG", raw, name, "image/png", key=f"png {column}", on_click="ignore", icon=":material/download:"
                 )
-    st.text("Each PNG holds its settings; `python -m app.generate --again FILE` draws it again to the byte.")
+    st.markdown("Each PNG holds its settings; `python -m app.generate --again FILE` draws it again to the byte.")
 
 
 def show_stencil(drawn: dict[str, str]) -> None:
@@ -103,7 +103,7 @@ def show_stencil(drawn: dict[str, str]) -> None:
     st.subheader("Stencil")
     with st.form("stencil"):
         first, second, third, fourth = st.columns(4, vertical_alignment="bottom")
-        column = first.selectbox("Picture", list(drawn))
+        column = first.selectbox("Picture", list(drawn), index=len(drawn) - 1)
         width_mm = second.number_input("Width of the print, mm", 10, 180, 90)
         page = third.selectbox("Page", list(PAGES))
         mirror = fourth.checkbox("Mirrored, for transfer paper")
