@@ -20,7 +20,13 @@ pytestmark = [
     pytest.mark.slow,  # minutes, and timings that want a quiet machine
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `apt-get install chromium`"),
 ]
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {  # Streamlit goes by what the browser calls itself
+    "viewport": {"width": 390, "height": 844},
+    "user_agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 Mobile/15E148",
+    "is_mobile": True,
+    "has_touch": True,
+}
 PAGES = ("Overview", "Curves", "Gallery", "Data", "Playground", "Compare")
 
 
@@ -58,8 +64,8 @@ def served(project):
 class Visitor:
     """A browser's window with what went wrong in it: errors on its console, requests to other machines."""
 
-    def __init__(self, browser, address, size=DESKTOP):
-        self.page = browser.new_context(viewport=size, accept_downloads=True).new_page()
+    def __init__(self, browser, address, device=DESKTOP):
+        self.page = browser.new_context(**device, accept_downloads=True).new_page()
         self.wrong = []
         self.page.on("console", lambda line: line.type == "error" and self.wrong.append(line.text))
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
@@ -155,10 +161,10 @@ def test_two_visitors_draw_at_once_and_one_waits(copy, chromium):
             assert visitor.wrong == []
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_no_page_is_wider_than_the_window(finished, chromium, size):
+@pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_no_page_is_wider_than_the_window(finished, chromium, device):
     with served(finished) as address:
-        visitor = Visitor(chromium, address, size)
+        visitor = Visitor(chromium, address, device)
         for title in PAGES:
             visitor.go_to(title)
             overflow = "document.querySelector('[data-testid=stMain]').scrollWidth - innerWidth"
