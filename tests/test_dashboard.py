@@ -20,6 +20,12 @@ def copy(finished, tmp_path):
     return copy_project(finished, tmp_path / "p")
 
 
+@pytest.fixture
+def light(finished, tmp_path):
+    """A copy of what the pages read, without the models and DVC's cache: a tenth of the time."""
+    return shutil.copytree(finished, tmp_path / "p", ignore=shutil.ignore_patterns("models", "cache", ".git"))
+
+
 @contextlib.contextmanager
 def opened(project, page="overview"):
     """The page as AppTest runs it in the project; it must not have raised."""
@@ -80,32 +86,32 @@ def test_the_overview_says_which_stages_a_change_makes_stale_and_why(copy):
         )
 
 
-def test_curves_of_a_run_that_is_deleted_under_the_page_go(copy):
-    with opened(copy, "curves") as app:
+def test_curves_of_a_run_that_is_deleted_under_the_page_go(light):
+    with opened(light, "curves") as app:
         assert len(app.get("vega_lite_chart")) == 3
-        shutil.rmtree(copy / "runs")
+        shutil.rmtree(light / "runs")
         app.run()
         assert not app.exception and not app.get("vega_lite_chart")
         assert "python main.py" in app.code[0].value
 
 
-def test_a_log_that_is_being_written_is_drawn_as_far_as_it_goes(copy):
-    log = copy / "runs/logs/blip.csv"
+def test_a_log_that_is_being_written_is_drawn_as_far_as_it_goes(light):
+    log = light / "runs/logs/blip.csv"
     log.write_bytes(log.read_bytes()[:-3])
-    (copy / "runs/logs/vanilla.csv").write_bytes(b"step,tr")
-    with opened(copy, "curves") as app:
+    (light / "runs/logs/vanilla.csv").write_bytes(b"step,tr")
+    with opened(light, "curves") as app:
         assert app.multiselect[1].options == ["blip", "blip_plus"]
         assert len(app.get("vega_lite_chart")) == 3
 
 
-def test_the_gallery_shows_the_chosen_step_with_the_base_beside(copy):
-    with opened(copy, "gallery") as app:
+def test_the_gallery_shows_the_chosen_step_with_the_base_beside(light):
+    with opened(light, "gallery") as app:
         slider = app.select_slider(key="step")
         assert slider.options == ["0", "2", "4"] and slider.value == 4
         whole = pictures(app)
         assert whole == 4 * 4 + 8 * 4  # prompts x (base, variants): on the way, and evaluated
-        shutil.rmtree(copy / "runs/samples/blip/eval_step0002")
-        (copy / "runs/samples/vanilla/eval_step0002/prompt00.png").write_bytes(b"\x89PNG broken")
+        shutil.rmtree(light / "runs/samples/blip/eval_step0002")
+        (light / "runs/samples/vanilla/eval_step0002/prompt00.png").write_bytes(b"\x89PNG broken")
         app.run()
         app.select_slider(key="step").set_value(2).run()
         assert not app.exception and pictures(app) == whole - 4 - 1
@@ -139,21 +145,21 @@ def test_the_data_page_shows_what_was_set_aside_and_why(copy):
     with opened(copy, "data") as app:
         assert "flash: 14 files, 12 kept, 1 duplicate, 1 rejected" in texts(app)
         assert [tab.label for tab in app.tabs][1:3] == ["Set aside (2)", "Duplicates (1)"]
-        assert "torn.png\nrejected: " in texts(app) and "duplicate of" in texts(app)
-        assert "owl.png\nkept" in texts(app) or "another owl.png\nkept" in texts(app)
+        assert "torn.png\nrejected: " in texts(app) and "owl.png\nduplicate: " in texts(app)
+        assert "owl.png\nkept" in texts(app)
         app.text_input[0].set_value("torn").run()
         assert [tab.label for tab in app.tabs][:2] == ["Drawings (0)", "Set aside (1)"]
 
 
-def test_names_captions_and_prompts_stay_texts(copy):
+def test_names_captions_and_prompts_stay_texts(light):
     hostile = "![x](http://evil.example/a.png) <img src=x> www.evil.example :smile: $x$"
     for kind in ("vanilla", "blip", "blip_plus"):
-        (copy / f"data/processed/flash/captions_{kind}/owl.txt").write_text(hostile)
+        (light / f"data/processed/flash/captions_{kind}/owl.txt").write_text(hostile)
     owl = "- an owl, minimal line-art tattoo, stencil, high-contrast"
-    params = (copy / "params.yaml").read_text()
-    (copy / "params.yaml").write_text(params.replace(owl, f"- '{hostile}'"))
+    params = (light / "params.yaml").read_text()
+    (light / "params.yaml").write_text(params.replace(owl, f"- '{hostile}'"))
     for page in ("data", "gallery", "playground"):
-        with opened(copy, page) as app:
+        with opened(light, page) as app:
             marked = [*app.markdown, *app.caption, *app.title, *app.subheader, *app.info, *app.warning, *app.error]
             assert all("evil" not in element.value for element in marked)
             assert all("evil" not in getattr(element, "label", "") for element in app.main if element.type != "text")
@@ -185,14 +191,20 @@ def test_a_playground_picture_is_the_one_that_the_command_line_draws_and_nothing
         assert not app.exception and not app.error and pictures(app) == 2
         app.button[1].click().run()  # the stencil
         assert not app.exception and not app.error and pictures(app) == 3
-    new = {name for name, changed in files(copy).items() if before.get(name) != changed}
+    made = files(copy)
+    new = {name for name, changed in made.items() if before.get(name) != changed}
     folder = "runs/samples/adhoc"
     drawn = {f"{folder}/an-owl-ink_7.png", f"{folder}/an-owl-ink_7-2.png"}
-    assert new == drawn | {f"{folder}/an-owl-ink_7.stencil.{kind}" for kind in ("png", "svg", "pdf")}
+    assert new == drawn | {f"{folder}/an-owl-ink_7-2.stencil.{kind}" for kind in ("png", "svg", "pdf")}
     for name in drawn:
         again = run("python", "-m", "app.generate", "--again", name, "--out", "again", "--json", cwd=copy).stdout
         assert (copy / json.loads(again)[0]["files"][0]).read_bytes() == (copy / name).read_bytes()
     assert read_settings(copy / folder / "an-owl-ink_7-2.png").strength == 0.7
+    with contextlib.chdir(copy):
+        Image.new("RGB", (64, 64), "grey").save(f"{folder}/an-owl-ink_7-2.png")
+        app.button[1].click().run()
+    assert not app.exception and app.error[0].value == "No stencil can be made of this."
+    assert "nothing to trace: the picture is all of one grey" in texts(app)
 
 
 def test_an_adapter_that_goes_while_the_page_is_open_cannot_be_chosen_any_more(copy):
@@ -205,8 +217,8 @@ def test_an_adapter_that_goes_while_the_page_is_open_cannot_be_chosen_any_more(c
         assert "No adapter has been trained yet: only the base model can draw." in texts(app)
 
 
-def test_mistakes_are_said_in_a_line(copy):
-    with opened(copy, "playground") as app:
+def test_mistakes_are_said_in_a_line(light):
+    with opened(light, "playground") as app:
         app.text_area[0].set_value("  ")
         app.button[0].click().run()
         assert app.warning[0].value == "Write a prompt first."
@@ -214,23 +226,11 @@ def test_mistakes_are_said_in_a_line(copy):
         app.multiselect[0].set_value([])
         app.button[0].click().run()
         assert app.warning[0].value == "Choose what to draw with."
-    set_value(copy / "params.yaml", "rank", "two")
+    set_value(light / "params.yaml", "rank", "two")
     for page in ("playground", "data"):
-        with opened(copy, page) as app:
+        with opened(light, page) as app:
             assert app.error[0].value == "params.yaml cannot be used as it is."
             assert "train.rank: found 'two'" in texts(app)
-
-
-def test_a_picture_of_one_grey_has_no_stencil(copy):
-    with opened(copy, "playground") as app:
-        app.slider[1].set_value(1)
-        app.multiselect[0].set_value(["base"])
-        app.button[0].click().run()
-        drawn = next((copy / "runs/samples/adhoc").glob("*.png"))
-        Image.new("RGB", (64, 64), "grey").save(drawn)
-        app.button[1].click().run()
-        assert not app.exception and app.error[0].value == "No stencil can be made of this."
-        assert "nothing to trace: the picture is all of one grey" in texts(app)
 
 
 def test_started_in_another_folder_the_dashboard_says_where_to_start_it(tmp_path):
@@ -239,9 +239,9 @@ def test_started_in_another_folder_the_dashboard_says_where_to_start_it(tmp_path
     assert app.error[0].value == "There is no dvc.yaml here: start the dashboard in the project's top folder."
 
 
-def test_query_parameters_and_stored_choices_name_no_files(copy):
-    (copy.parent / "secret.png").write_bytes((copy / "data/raw/flash/owl.png").read_bytes())
-    with contextlib.chdir(copy):
+def test_query_parameters_and_stored_choices_name_no_files(light):
+    (light.parent / "secret.png").write_bytes((light / "data/raw/flash/owl.png").read_bytes())
+    with contextlib.chdir(light):
         app = AppTest.from_file(str(ROOT / "app/dashboard.py"), default_timeout=60)
         for name in ("run", "file", "path", "gallery_run", "one", "step"):
             app.query_params[name] = "../secret.png"
@@ -256,8 +256,12 @@ def test_query_parameters_and_stored_choices_name_no_files(copy):
 def test_two_runs_are_compared(copy):
     set_value(copy / "params.yaml", "seeds", "[7]")
     set_value(copy / "metrics/blip.json", '"clip_score"', "12.3456,")
-    run("dvc", "exp", "save", "-n", "fewer", cwd=copy)
+    tree = run("git", "stash", "create", cwd=copy).stdout.strip()
     run("git", "checkout", "-q", ".", cwd=copy)
+    head = run("git", "rev-parse", "HEAD", cwd=copy).stdout.strip()
+    made = run("git", "commit-tree", f"{tree}^{{tree}}", "-p", head, "-m", "as DVC makes one", cwd=copy).stdout.strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/fewer"
+    run("git", "update-ref", ref, made, cwd=copy)
     with opened(copy, "compare") as app:
         branch = run("git", "branch", "--show-current", cwd=copy).stdout.strip()
         assert app.selectbox[0].options == ["workspace", branch, "fewer"] and app.selectbox[1].value == "fewer"
@@ -269,7 +273,7 @@ def test_two_runs_are_compared(copy):
             float(clip["one: workspace"]) == float(f"{measured:.4g}") and clip["one: workspace"] != clip["other: fewer"]
         )
         assert len(app.get("vega_lite_chart")) == 3 and pictures(app) == 4
-        run("dvc", "exp", "remove", "fewer", cwd=copy)
+        run("git", "update-ref", "-d", ref, cwd=copy)
         for _ in range(60):
             app.run()
             if "fewer" not in app.selectbox[1].options:
