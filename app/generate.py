@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -86,35 +87,83 @@ def draw(settings: list[Settings], profile: Profile) -> Iterator:
 
     One at a time, so that a picture does not depend on the others: the same settings give the same bytes.
     """
-    import torch
-
-    from tattoo_lora.lora import load_lora
     from tattoo_lora.models import pick_device, place
     from tattoo_lora.prompts import encode_prompts
-    from tattoo_lora.sampling import load_pipeline
 
-    first = settings[0]
-    pipeline = load_pipeline(
-        replace(profile, base_model=first.base_model, base_revision=first.base_revision, dtype=first.dtype)
-    )
-    if first.lora is not None:
-        load_lora(pipeline, Path(first.lora))
-        pipeline.set_adapters(pipeline.get_active_adapters(), first.strength)
+    pipeline = load_base(settings[0], profile)
+    use_adapter(pipeline, settings[0])
     texts = list(dict.fromkeys(text for of in settings for text in (of.negative_prompt, of.prompt)))
     embeds = dict(zip(texts, encode_prompts(pipeline.tokenizer, pipeline.text_encoder, texts).split(1), strict=True))
     pipeline.text_encoder = None  # its memory is free for the UNet
     place(pipeline, pick_device(), profile.low_memory)
-    dtype = pipeline.unet.dtype
     for of in settings:
-        yield pipeline(
-            prompt_embeds=embeds[of.prompt].to(pipeline.unet.device, dtype),
-            negative_prompt_embeds=embeds[of.negative_prompt].to(pipeline.unet.device, dtype),
-            num_inference_steps=of.steps,
-            guidance_scale=of.guidance_scale,
-            height=of.height,
-            width=of.width,
-            generator=torch.Generator().manual_seed(of.seed),
-        ).images[0]
+        yield draw_one(pipeline, of, embeds[of.prompt], embeds[of.negative_prompt])
+
+
+class Studio:
+    """The base model kept loaded between pictures, which are the same to the byte as those of `draw`.
+
+    For one thread at a time: whoever shares it holds `lock` while drawing.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.pipeline, self.base, self.adapter = None, None, None
+
+    def draw(self, of: Settings, profile: Profile):
+        """A PIL image. Loads the model when it is another one than last time, and the adapter likewise."""
+        from tattoo_lora.models import pick_device, place
+        from tattoo_lora.prompts import encode_prompts
+
+        base = (of.base_model, of.base_revision, of.dtype)
+        if base != self.base:
+            self.pipeline = self.base = self.adapter = None  # one model at a time in memory
+            self.pipeline = load_base(of, profile)
+            place(self.pipeline, pick_device(), profile.low_memory)
+            self.base = base
+        adapter = (of.lora, of.lora_sha256, of.strength)
+        if adapter != self.adapter:
+            self.adapter = None  # what is half-loaded, should loading fail, is not used
+            self.pipeline.unload_lora_weights()
+            use_adapter(self.pipeline, of)
+            self.adapter = adapter
+        texts = list(dict.fromkeys([of.negative_prompt, of.prompt]))
+        embeds = dict(
+            zip(texts, encode_prompts(self.pipeline.tokenizer, self.pipeline.text_encoder, texts).split(1), strict=True)
+        )
+        return draw_one(self.pipeline, of, embeds[of.prompt], embeds[of.negative_prompt])
+
+
+def load_base(of: Settings, profile: Profile):
+    """The pipeline of the base model that the settings name, on the CPU."""
+    from tattoo_lora.sampling import load_pipeline
+
+    return load_pipeline(replace(profile, base_model=of.base_model, base_revision=of.base_revision, dtype=of.dtype))
+
+
+def use_adapter(pipeline, of: Settings) -> None:
+    """Load the settings' adapter, if any, into a pipeline that has none, at its strength."""
+    from tattoo_lora.lora import load_lora
+
+    if of.lora is not None:
+        load_lora(pipeline, Path(of.lora))
+        pipeline.set_adapters(pipeline.get_active_adapters(), of.strength)
+
+
+def draw_one(pipeline, of: Settings, prompt_embeds, negative_prompt_embeds):
+    """A PIL image; embeddings (1, T, D)."""
+    import torch
+
+    device, dtype = pipeline.unet.device, pipeline.unet.dtype
+    return pipeline(
+        prompt_embeds=prompt_embeds.to(device, dtype),
+        negative_prompt_embeds=negative_prompt_embeds.to(device, dtype),
+        num_inference_steps=of.steps,
+        guidance_scale=of.guidance_scale,
+        height=of.height,
+        width=of.width,
+        generator=torch.Generator().manual_seed(of.seed),
+    ).images[0]
 
 
 def save(image, settings: Settings, folder: Path) -> Path:

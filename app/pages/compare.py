@@ -1,0 +1,84 @@
+"""Two runs beside each other: the params that differ, metrics, curves, pictures."""
+
+import pandas as pd
+import streamlit as st
+
+from app.runs import CURVES, Run, curves_of, metrics_of
+from app.shown import choose_run, curve_chart, known_runs, nothing_yet, show_figure, show_table
+
+METRICS = ("val_loss", "val_loss_common", "clip_score", "copies")
+WAIT = 20  # seconds for DVC to list the experiments
+
+
+def differing(one: Run, other: Run) -> pd.DataFrame:
+    """The params that are not the same in both."""
+    keys = [key for key in {**one.params, **other.params} if one.params.get(key) != other.params.get(key)]
+    rows = [[key, *(str(of.params.get(key, "")) for of in (one, other))] for key in keys]
+    return pd.DataFrame(rows, columns=["param", f"one: {one.name}", f"other: {other.name}"])
+
+
+def metrics_table(one: Run, other: Run) -> pd.DataFrame:
+    """A row for each variant and metric, with both values and their difference."""
+    rows, of_one, of_other = [], metrics_of(one), metrics_of(other)
+    for name in [name for name in {**of_one, **of_other} if name != "held_out"]:
+        for metric in METRICS:
+            a, b = (of.get(name, {}).get(metric) for of in (of_one, of_other))
+            if a is not None or b is not None:
+                difference = f"{b - a:+.4g}" if a is not None and b is not None else ""
+                cells = ["" if value is None else f"{value:.4g}" for value in (a, b)]
+                rows.append([name, metric, *cells, difference])
+    return pd.DataFrame(rows, columns=["variant", "metric", f"one: {one.name}", f"other: {other.name}", "other - one"])
+
+
+st.title("Compare")
+with st.spinner("Asking DVC for the experiments"):
+    runs = known_runs(WAIT)
+if not any(metrics_of(run) for run in runs.values()):
+    nothing_yet("There is nothing to compare yet.")
+    st.stop()
+if not any(run.state for run in runs.values()):
+    st.text("There are no experiments yet. One is made so, and can then be chosen here:")
+    st.code("dvc exp run -n rank4 -S train.rank=4", language="bash")
+left, right = st.columns(2)
+with left:
+    one = choose_run("One", "one")
+with right:
+    newest = next((name for name, run in runs.items() if run.state), list(runs)[-1])
+    st.session_state.setdefault("other", newest)
+    other = choose_run("Other", "other")
+for run in (one, other):
+    if run.state not in ("", "Success"):
+        st.text(f"{run.name}: {run.state.lower()}")
+
+st.subheader("Params that differ")
+params = differing(one, other)
+if params.empty:
+    st.text("None.")
+else:
+    show_table(params)
+st.subheader("Metrics")
+metrics = metrics_table(one, other)
+if metrics.empty:
+    st.text("None of the two has been evaluated.")
+else:
+    show_table(metrics)
+st.subheader("Curves")
+curves = pd.concat([curves_of(run) for run in dict.fromkeys((one, other))])
+if curves.empty:
+    st.text("None of the two has logs here.")
+for column, curve in zip(st.columns(3), CURVES, strict=True):
+    if len(of_curve := curves[curves["curve"] == curve]):
+        column.altair_chart(curve_chart(of_curve, curve), width="stretch")
+st.subheader("Pictures")
+for column, run in zip(st.columns(2), (one, other), strict=True):
+    with column:
+        st.text(run.name)
+        show_figure(run, "plots/comparison.png", f"comparison of {run.name}")
+names = sorted({name for run in (one, other) for name in run.names("plots/samples")})
+if names:
+    name = st.segmented_control(
+        "All pictures of", names, default=names[0], required=True, format_func=lambda name: name.removesuffix(".png")
+    )
+    for column, run in zip(st.columns(2), (one, other), strict=True):
+        with column:
+            show_figure(run, f"plots/samples/{name}", f"{name} of {run.name}")

@@ -1,0 +1,44 @@
+"""Losses and scores by step, variants and runs overlaid, also while they are written."""
+
+import pandas as pd
+import streamlit as st
+
+from app.runs import CURVES, WORKSPACE, curves_of, smoothed
+from app.shown import LIVE, curve_chart, known_runs, nothing_yet
+
+TITLES = {
+    "val_loss": "val_loss, lower is better",
+    "clip_score": "clip_score, higher is better",
+    "train_loss": "train_loss, on a scale of its own",
+}
+
+
+@st.fragment(run_every=LIVE)
+def show_curves() -> None:
+    runs = known_runs()
+    chosen = st.session_state.get("curve_runs", [WORKSPACE])
+    st.session_state["curve_runs"] = [name for name in chosen if name in runs]  # without what was deleted
+    with st.container(horizontal=True):
+        names = st.multiselect("Runs", list(runs), key="curve_runs")
+        found = [curves_of(runs[name]) for name in names]
+        curves = pd.concat(found) if found else curves_of(runs[WORKSPACE]).iloc[:0]
+        variants = list(curves["variant"].unique())
+        wanted = st.multiselect("Variants", variants, default=variants, key=f"variants of {variants}")
+        smoothing = st.slider("Smoothing of train_loss", 0.0, 0.95, 0.0, 0.05)
+    shown = curves[curves["variant"].isin(wanted)]
+    if shown.empty:
+        if names == [WORKSPACE] and curves.empty:
+            nothing_yet("No training has begun here.")
+        else:
+            st.text("No curves in this choice.")
+        return
+    st.text("Drag to move, wheel with Shift to zoom, double click to go back.")
+    for column, name in zip([*st.columns(2), st], CURVES, strict=True):
+        of_name = shown[shown["curve"] == name]
+        if not of_name.empty:
+            amount = smoothing if name == "train_loss" else 0
+            column.altair_chart(curve_chart(smoothed(of_name, amount), TITLES[name]), width="stretch")
+
+
+st.title("Curves")
+show_curves()

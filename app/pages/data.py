@@ -1,0 +1,88 @@
+"""What came in and what became of it: drawings, their three captions, rejects and duplicates."""
+
+import pandas as pd
+import streamlit as st
+
+from app.runs import KINDS, Run, drawings_of, inside, search, workspace
+from app.shown import current_params, nothing_yet, show_figure, show_picture, show_table
+
+PAGE = 12  # drawings at once
+
+
+def page_of(table: pd.DataFrame, key: str) -> pd.DataFrame:
+    """PAGE rows, with a field to turn the pages."""
+    pages = max(1, -(-len(table) // PAGE))
+    number = 1
+    if pages > 1:
+        number = st.number_input(f"Page, of {pages}", 1, pages, key=f"{key} of {pages}", width=160)
+    return table.iloc[(number - 1) * PAGE : number * PAGE]
+
+
+def show_kept(run: Run, dataset: str, kept: pd.DataFrame) -> None:
+    for _, of in page_of(kept, "kept").iterrows():
+        with st.container(border=True):
+            picture, *texts = st.columns([1, 2, 2, 2])
+            with picture:
+                show_picture(run, inside(f"data/processed/{dataset}/images", of["file"]), of["file"], width=140)
+                st.text(of["file"] + (", held out" if of["split"] == "val" else ""))
+                if of["note"]:
+                    st.text(of["note"])
+            for column, kind in zip(texts, KINDS, strict=True):
+                with column:
+                    st.caption(kind + (" (yours)" if kind == "blip" and of["origin"] == "user" else ""))
+                    st.text(of[kind] or "no caption yet")
+                    if kind == "blip_plus" and of["changes"]:
+                        st.caption("changed")
+                        st.text(of["changes"])
+
+
+def show_set_aside(run: Run, dataset: str, rows: pd.DataFrame) -> None:
+    """Files that were not taken, each with its reason and, where it is a picture, a look at it."""
+    for _, of in page_of(rows, "aside").iterrows():
+        with st.container(border=True):
+            picture, text = st.columns([1, 6])
+            with picture:
+                show_picture(run, inside(f"data/raw/{dataset}", of["source"]), of["source"], width=140)
+            text.text(f"{of['source']}\n{of['status']}: {of['reason'] or 'no reason given'}")
+
+
+def show_duplicates(run: Run, dataset: str, rows: pd.DataFrame) -> None:
+    """The files of a group side by side, what was kept first."""
+    for _, group in rows.sort_values("status", key=lambda status: status != "kept").groupby("group"):
+        with st.container(border=True, horizontal=True):
+            for _, of in group.iterrows():
+                with st.container(width=160):
+                    show_picture(run, inside(f"data/raw/{dataset}", of["source"]), of["source"], width=140)
+                    st.text(f"{of['source']}\n{of['status']}")
+
+
+st.title("Data")
+dataset, run = current_params().dataset, workspace()
+drawings = drawings_of(run, dataset)
+if drawings.empty:
+    nothing_yet("No drawings have been preprocessed yet.")
+    st.stop()
+counts = drawings["status"].value_counts()
+held_out = (drawings["split"] == "val").sum()
+by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
+st.text(f"{dataset}: {len(drawings)} files, {by_status}; {held_out} held out for val_loss")
+
+words = st.text_input("Search in names, captions and reasons", placeholder="owl")
+found = search(drawings, words)
+kept, aside = found[found["status"] == "kept"], found[found["status"] != "kept"]
+grouped = found[found["group"] != ""]
+groups = grouped["group"].nunique()
+tabs = st.tabs([f"Drawings ({len(kept)})", f"Set aside ({len(aside)})", f"Duplicates ({groups})", "All as a table"])
+with tabs[0]:
+    show_kept(run, dataset, kept)
+with tabs[1]:
+    if aside.empty:
+        st.text("Nothing was set aside.")
+    show_set_aside(run, dataset, aside)
+with tabs[2]:
+    if grouped.empty:
+        st.text("No duplicates.")
+    show_duplicates(run, dataset, grouped)
+with tabs[3]:
+    show_figure(run, "plots/drawings.png", "What came in and what came out")
+    show_table(found)

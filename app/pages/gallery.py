@@ -1,0 +1,69 @@
+"""The fixed prompts, drawn by the base model and each variant from the same seeds."""
+
+import streamlit as st
+
+from app.runs import BASE, Run, evaluated_of, samples_of
+from app.shown import choose_run, nothing_yet, show_picture
+
+WIDTHS = {"small": 164, "large": 320}  # px; two small ones go beside each other on a phone
+
+
+def show_on_the_way(run: Run, width: int) -> None:
+    """The pictures made while training; step 0 is the base model, whose adapter has not learned yet."""
+    samples = samples_of(run)
+    if not samples:
+        nothing_yet("No pictures of a training here.")
+        return
+    steps = sorted({step for of_variant in samples.values() for step in of_variant})
+    step = st.select_slider("Step", steps, value=steps[-1], key="step") if len(steps) > 1 else steps[0]
+    columns = {name: of.get(step, []) for name, of in samples.items()}
+    columns = {BASE: next((of[0] for of in samples.values() if 0 in of), [])} | columns
+    prompts = run.params.get("train.prompts") or []
+    for row in range(max(len(paths) for paths in columns.values())):
+        st.text(prompts[row] if row < len(prompts) else f"prompt {row + 1}")
+        with st.container(horizontal=True):
+            for name, paths in columns.items():
+                with st.container(width=width):
+                    st.text(name)
+                    show_picture(run, paths[row] if row < len(paths) else None, f"{name}, step {step}")
+
+
+def show_evaluated(run: Run, width: int) -> None:
+    """The pictures that the scores were taken from."""
+    pictures = evaluated_of(run)
+    if pictures.empty:
+        nothing_yet("No evaluation here.")
+        return
+    names, seeds = list(pictures["name"].unique()), list(pictures["seed"].unique())
+    seed = st.segmented_control("Seed", seeds, default=seeds[0], required=True) if len(seeds) > 1 else seeds[0]
+    of_seed = pictures[pictures["seed"] == seed]
+    for prompt in pictures["prompt"].unique():
+        st.text(prompt)
+        with st.container(horizontal=True):
+            for name in names:
+                rows = of_seed[(of_seed["prompt"] == prompt) & (of_seed["name"] == name)]
+                with st.container(width=width):
+                    st.text(name)
+                    show_picture(run, rows["path"].iloc[0] if len(rows) else None, f"{name}: {prompt}")
+                    if len(rows):
+                        copy = ", like a training drawing" if rows["copy"].iloc[0] == "1" else ""
+                        st.text(f"clip {one_digit(rows['clip_score'].iloc[0])}{copy}")
+
+
+def one_digit(text: str) -> str:
+    try:
+        return f"{float(text):.1f}"
+    except ValueError:
+        return "?"
+
+
+st.title("Gallery")
+with st.container(horizontal=True):
+    run = choose_run("Run", "gallery_run")
+    size = st.segmented_control("Pictures", list(WIDTHS), default="small", required=True)
+width = WIDTHS[size]
+on_the_way, evaluated = st.tabs(["While training", "Evaluated"])
+with on_the_way:
+    show_on_the_way(run, width)
+with evaluated:
+    show_evaluated(run, width)

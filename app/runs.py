@@ -1,0 +1,396 @@
+"""What runs have left behind, as it is: the workspace, experiments, logs, metrics, pictures, states of stages.
+
+A run may be half-way, its files cut, broken or deleted while they are read: what cannot be read is None or left out.
+Nothing here computes a metric, writes a file or takes a lock of DVC's.
+"""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+import psutil
+import yaml
+
+CURVES = ("val_loss", "clip_score", "train_loss")
+BASE = "base"
+WORKSPACE = "workspace"
+ONE_READER = threading.Lock()  # the file systems of DVC are not made for several threads
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of a folder, or where `rev` is given, of a commit with what DVC's cache holds for it."""
+
+    name: str
+    rev: str | None = None
+    folder: Path = Path()
+    state: str = ""  # of an experiment: Success, Running, Queued or Failed
+    params: dict = field(default_factory=dict, compare=False)  # flat: {"train.rank": 8}
+    metrics: dict = field(default_factory=dict, compare=False)  # {"blip": {"val_loss": 0.09}}
+
+    def read(self, path: str) -> bytes | None:
+        """The file's bytes; None where there are none to be had."""
+        if self.rev is None:
+            try:
+                return (self.folder / path).read_bytes()
+            except OSError:
+                return None
+        return read_at(self.rev, path)
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; none where there is no such folder."""
+        if self.rev is None:
+            try:
+                return sorted(path.name for path in (self.folder / folder).iterdir())
+            except OSError:
+                return []
+        return names_at(self.rev, folder)
+
+
+@lru_cache(maxsize=8)
+def files_at(rev: str):
+    """Git's and DVC's files of a commit. Opening takes half a second, so the last few stay open."""
+    import dvc.api
+
+    return dvc.api.DVCFileSystem(rev=rev)
+
+
+@contextmanager
+def missing_is_none() -> Iterator[None]:
+    """Leave the block where a commit, or the results that DVC's cache should hold for it, are not there (any more)."""
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexError
+    from scmrepo.exceptions import SCMError
+
+    with suppress(OSError, DvcException, DataIndexError, SCMError), ONE_READER:
+        yield
+
+
+@lru_cache(maxsize=2048)
+def _read_at(rev: str, path: str) -> bytes:
+    return files_at(rev).read_bytes(path)
+
+
+@lru_cache(maxsize=2048)
+def _names_at(rev: str, folder: str) -> list[str]:
+    return sorted(PurePosixPath(path).name for path in files_at(rev).ls(folder, detail=False))
+
+
+def read_at(rev: str, path: str) -> bytes | None:
+    """The file's bytes at a commit, which never change; None where Git and DVC's cache lack it."""
+    with missing_is_none():
+        return _read_at(rev, path)
+    return None
+
+
+def names_at(rev: str, folder: str) -> list[str]:
+    with missing_is_none():
+        return _names_at(rev, folder)
+    return []
+
+
+def inside(folder: str, name: str) -> str | None:
+    """folder/name; None where the name, read from a file, would lead out of the folder.
+
+    Links are followed as they are: DVC may link a file to a cache that several projects share.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
+        return None
+    return f"{folder}/{name}"
+
+
+def workspace(root: Path = Path()) -> Run:
+    """The files here, with the params of params.yaml and of its profile where they can be read now."""
+    params: dict = {}
+    try:
+        values = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+        params = dict(flatten(values))
+        profile = f"profiles/{params['profile']}.yaml"
+        of_profile = yaml.safe_load((root / profile).read_text(encoding="utf-8"))
+        params |= flat_params({"params": {profile: {"data": of_profile}}})
+    except (OSError, yaml.YAMLError, AttributeError, KeyError):  # being edited
+        pass
+    return Run(WORKSPACE, folder=root, params=params)
+
+
+# Experiments
+
+
+def show_experiments() -> list[Run]:
+    """The last commit and the experiments of all commits, from `dvc exp show`."""
+    listed = ["git", "for-each-ref", "--format=%(refname)", "refs/exps"]
+    refs = subprocess.run(listed, capture_output=True, text=True).stdout.splitlines()
+    baselines = {"".join(ref.split("/")[2:4]) for ref in refs if re.fullmatch(r"refs/exps/\w\w/\w{38}/.+", ref)}
+    executors = read_executors()
+    baselines |= {executor["baseline_rev"] for executor in executors.values()}
+    revs = [option for baseline in sorted(baselines) for option in ("--rev", baseline)]
+    command = [sys.executable, "-m", "dvc", "exp", "show", "--json", "--hide-workspace", "--rev", "HEAD", *revs]
+    shown = subprocess.run(command, capture_output=True, text=True).stdout
+    try:
+        return runs_of(json.loads(shown), {name: Path(of["root_dir"]) for name, of in executors.items()})
+    except json.JSONDecodeError:  # no repository, or no commit in it yet
+        return []
+
+
+def read_executors(root: Path = Path()) -> dict[str, dict]:
+    """What DVC notes of the experiments that run outside of the workspace, by name: baseline_rev, root_dir."""
+    found = {}
+    for path in (root / ".dvc/tmp/exps/run").glob("*/*.run"):
+        try:
+            executor = json.loads(path.read_text(encoding="utf-8"))
+            alive = executor["status"] < 3 and executor["location"] != "workspace"  # 3 and above: over
+            if alive and re.fullmatch(r"[0-9a-f]{40}", executor["baseline_rev"]):
+                found[executor["name"]] = executor
+        except (OSError, ValueError, TypeError, KeyError):  # just being written, or just deleted
+            continue
+    return found
+
+
+def runs_of(shown: list[dict], folders: dict[str, Path]) -> list[Run]:
+    """The runs in what `dvc exp show --json` prints; those that run now are in `folders`, where they have one."""
+    found: dict[str, Run] = {}
+    for entry in shown:
+        if entry["rev"] == WORKSPACE:
+            continue
+        experiments = [(of["revs"][0], of) for of in entry.get("experiments") or []]
+        for state, of in [(entry, {}), *experiments]:
+            name = of.get("name") or state.get("name") or state["rev"][:7]
+            status = ((of.get("executor") or {}).get("state") or "success").capitalize() if of else ""
+            data = state.get("data") or {}
+            live = folders.get(name) if status == "Running" else None
+            # A failed experiment, and one that waits, shows the metrics of the commit it started from.
+            metrics = by_variant(data.get("metrics") or {}) if status in ("", "Success") else {}
+            if name in found:
+                name = f"{name} ({state['rev'][:7]})"
+            rev = None if live else state["rev"]
+            found[name] = Run(name, rev, live or Path(), status, flat_params(data), metrics)
+    return list(found.values())
+
+
+def flat_params(data: dict) -> dict:
+    """{"train.rank": 8, …} of the params of an entry of `dvc exp show`, those of a profile by their file's name."""
+    found = {}
+    for file, content in (data.get("params") or {}).items():
+        prefix = "" if file == "params.yaml" else f"{PurePosixPath(file).stem}: "
+        found |= {f"{prefix}{key}": value for key, value in flatten(content.get("data") or {})}
+    return found
+
+
+def flatten(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def by_variant(metrics: dict) -> dict[str, dict[str, float]]:
+    """{"blip": {"val_loss": …}} of the metrics of an entry of `dvc exp show`."""
+    return {PurePosixPath(file).stem: content["data"] for file, content in metrics.items() if content.get("data")}
+
+
+# What a run has written
+
+
+def variants_of(run: Run) -> list[str]:
+    """The variants that have begun to train, in the order of params.yaml where it names them."""
+    named = [*dict.fromkeys(key.split(".")[1] for key in run.params if key.startswith("variants."))]
+    logged = [name.removesuffix(".csv") for name in run.names("runs/logs") if name.endswith(".csv")]
+    return [name for name in named if name in logged] + [name for name in logged if name not in named]
+
+
+def parse_log(raw: bytes) -> pd.DataFrame:
+    """step, train_loss, val_loss and clip_score of a log; a last line that is not finished is left for later."""
+    columns = ["step", "train_loss", "val_loss", "clip_score"]
+    complete = raw[: raw.rfind(b"\n") + 1].decode("utf-8", errors="replace")
+    rows = [row for row in csv.reader(io.StringIO(complete.replace("\0", ""))) if len(row) == len(columns)]
+    log = pd.DataFrame(rows[1:] if rows[:1] == [columns] else [], columns=columns)
+    return log.apply(pd.to_numeric, errors="coerce").dropna(subset=["step"]).astype({"step": int})
+
+
+def curves_of(run: Run) -> pd.DataFrame:
+    """A row for each known value: run, variant, curve, step, value."""
+    found = []
+    for variant in variants_of(run):
+        raw = run.read(f"runs/logs/{variant}.csv")
+        if raw is not None:
+            long = parse_log(raw).melt("step", CURVES, "curve").dropna()
+            found.append(long.assign(run=run.name, variant=variant))
+    columns = ["run", "variant", "curve", "step", "value"]
+    return pd.concat(found)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def smoothed(curves: pd.DataFrame, amount: float) -> pd.DataFrame:
+    """Each curve's moving average with that weight (0 to below 1) on what came before, unbiased at its start."""
+    if amount == 0 or curves.empty:
+        return curves
+    groups = curves.sort_values("step").groupby(["run", "variant", "curve"])["value"]
+    return curves.assign(value=groups.transform(lambda values: values.ewm(alpha=1 - amount).mean()))
+
+
+def metrics_of(run: Run) -> dict[str, dict[str, float]]:
+    """Each evaluated variant's metrics and the base's, as metrics/*.json has them; `held_out` is the target."""
+    if run.metrics:
+        return run.metrics
+    found = {}
+    for name in run.names("metrics"):
+        try:
+            found[name.removesuffix(".json")] = dict(json.loads(run.read(f"metrics/{name}") or b""))
+        except (ValueError, TypeError):
+            continue
+    return found
+
+
+def tables_of(markdown: str) -> list[tuple[str, pd.DataFrame]]:
+    """The tables of a Markdown text as plain strings, each with the text that stands before it.
+
+    A column called `is` gets the name of the one before it too: `val_loss is`.
+    """
+    found, before, lines = [], [], []
+    for line in [*markdown.splitlines(), ""]:
+        if line.startswith("|"):
+            lines.append([cell.strip() for cell in line.strip().strip("|").split("|")])
+            continue
+        if len(lines) > 2:
+            head = [f"{lines[0][i - 1]} is" if name == "is" else name for i, name in enumerate(lines[0])]
+            rows = [row for row in lines[2:] if len(row) == len(head)]
+            found.append((" ".join(before), pd.DataFrame(rows, columns=head)))
+            before = []
+        lines = []
+        if line.strip():
+            before.append(line.strip())
+    return found
+
+
+def samples_of(run: Run) -> dict[str, dict[int, list[str]]]:
+    """{variant: {step: paths of the pictures of the fixed prompts}}."""
+    found = {}
+    for variant in variants_of(run):
+        steps = {}
+        for name in run.names(f"runs/samples/{variant}"):
+            if match := re.fullmatch(r"eval_step(\d+)", name):
+                folder = f"runs/samples/{variant}/{name}"
+                steps[int(match[1])] = [f"{folder}/{file}" for file in run.names(folder) if file.endswith(".png")]
+        if steps:
+            found[variant] = dict(sorted(steps.items()))
+    return found
+
+
+def evaluated_of(run: Run) -> pd.DataFrame:
+    """The evaluations' pictures: name (base or variant), prompt, seed, clip_score, copy and the picture's path."""
+    columns = ["name", "prompt", "seed", "clip_score", "copy", "path"]
+    found = []
+    names = run.names("runs/evaluation")
+    for name in [name for name in (BASE, *variants_of(run)) if name in names]:
+        folder = f"runs/evaluation/{name}"
+        table = read_table(run.read(f"{folder}/pictures.csv"))
+        if set(columns[1:-1]) | {"file"} <= set(table.columns):
+            found.append(table.assign(name=name, path=[inside(folder, file) or "" for file in table["file"]])[columns])
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+
+
+def read_table(raw: bytes | None) -> pd.DataFrame:
+    """A CSV's complete lines as strings, empty cells as ""; without rows where it cannot be read."""
+    complete = (raw or b"")[: (raw or b"").rfind(b"\n") + 1]
+    try:
+        return pd.read_csv(io.BytesIO(complete), dtype=str, keep_default_na=False, on_bad_lines="skip")
+    except (ValueError, pd.errors.ParserError):  # nothing in it, no UTF-8
+        return pd.DataFrame()
+
+
+# Data
+
+KINDS = ("vanilla", "blip", "blip_plus")
+
+
+def drawings_of(run: Run, dataset: str) -> pd.DataFrame:
+    """A row for each file that came in: what the manifest says, and the captions of the three kinds.
+
+    A manifest that lists kept drawings only is one of an earlier version; columns it lacks are empty.
+    """
+    folder = f"data/processed/{dataset}"
+    manifest = read_table(run.read(f"{folder}/manifest.csv"))
+    texts = ["source", "status", "reason", "note", "file", "width", "height", "split", "group", "author", "license"]
+    for column in texts:
+        if column not in manifest.columns:
+            manifest[column] = "kept" if column == "status" else ""
+    captions = read_table(run.read(f"{folder}/captions.csv"))
+    by_file = {row["file"]: row for row in captions.to_dict("records") if "file" in row}
+    stems = {PurePosixPath(file).stem for file in manifest["file"]}
+    for kind in KINDS:
+        in_folder = captions_in(run, f"{folder}/captions_{kind}", stems)
+        manifest[kind] = [in_folder.get(PurePosixPath(file).stem, "") for file in manifest["file"]]
+    for column in ("origin", "changes"):
+        manifest[column] = [by_file.get(file, {}).get(column, "") for file in manifest["file"]]
+    return manifest
+
+
+def captions_in(run: Run, folder: str, stems: set[str]) -> dict[str, str]:
+    """The captions in <stem>.txt files by stem."""
+    names = {name for name in run.names(folder) if name.endswith(".txt") and name.removesuffix(".txt") in stems}
+    found = {name.removesuffix(".txt"): run.read(f"{folder}/{name}") for name in names}
+    return {stem: raw.decode("utf-8", errors="replace").strip() for stem, raw in found.items() if raw is not None}
+
+
+def search(drawings: pd.DataFrame, words: str) -> pd.DataFrame:
+    """The rows in which each of the words stands somewhere, without regard to case."""
+    text = drawings.astype(str).agg(" ".join, axis=1).str.casefold() if len(drawings) else pd.Series(dtype=str)
+    for word in words.casefold().split():
+        text = text[text.str.contains(word, regex=False)]
+    return drawings.loc[text.index]
+
+
+# Stages
+
+
+@dataclass(frozen=True)
+class StageState:
+    name: str
+    state: str  # up to date, running, stale, not run
+    why: str
+
+
+def being_written(root: Path = Path()) -> set[str]:
+    """Outputs, relative to root, of stages that run at this moment: what DVC's rwlock says of living processes."""
+    try:
+        writers = json.loads((root / ".dvc/tmp/rwlock").read_text(encoding="utf-8")).get("write", {})
+    except (OSError, ValueError):  # none yet, or just being written
+        return set()
+    here = root.resolve()
+    paths = [Path(path) for path, by in writers.items() if psutil.pid_exists(by["pid"])]
+    return {path.relative_to(here).as_posix() for path in paths if path.is_relative_to(here)}
+
+
+def states(stages: list[dict], written: set[str]) -> list[StageState]:
+    """Each stage's state, of what app.stage_states found and the outputs being written, in the order of the DAG."""
+    found: dict[str, StageState] = {}
+    for stage in stages:
+        behind = [name for name, of in found.items() if name in stage["upstream"] and of.state != "up to date"]
+        if written & set(stage["outs"]):
+            state, why = "running", ""
+        elif not stage["has_outs"]:
+            state, why = "not run", f"waits for {first_two(behind)}" if behind else ""
+        elif behind:
+            state, why = "stale", f"waits for {first_two(behind)}"
+        elif stage["changed"]:
+            state, why = "stale", f"changed: {first_two(stage['changed'])}"
+        else:
+            state, why = "up to date", ""
+        found[stage["name"]] = StageState(stage["name"], state, why)
+    return list(found.values())
+
+
+def first_two(names: list[str]) -> str:
+    more = len(names) - 2
+    return ", ".join(names[:2]) + (f" and {more} more" if more > 0 else "")

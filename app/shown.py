@@ -1,0 +1,209 @@
+"""What the dashboard's pages share: slow looks in the background, texts shown as texts, pictures, tables, charts.
+
+Names, captions and prompts come from files and from visitors. They go through st.text, tables and options of select
+boxes, which show them as they are: in Markdown they could become pictures, links or HTML.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Hashable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from PIL import Image
+
+from app.runs import Run, StageState, being_written, show_experiments, states, workspace
+from tattoo_lora.errors import UserError
+from tattoo_lora.params import Params, load_params
+
+SIDE = 320  # px of a picture in a grid
+LIVE = 3  # seconds between looks at files that a run may be writing
+LONGEST_TABLE = 30  # rows shown at once; more scroll
+OLD = 30  # seconds after which DVC is asked again even if nothing seems to have changed
+COLORS = {"base": "#6b6b6b", "vanilla": "#0072b2", "blip": "#d55e00", "blip_plus": "#009e73"}  # told apart by all eyes
+MORE_COLORS = ["#cc79a7", "#56b4e9", "#b58900", "#000000"]
+
+
+class Background:
+    """A look that takes seconds, done in a thread for all visitors: pages show what the last one found, at once."""
+
+    def __init__(self, look: Callable[[], Any]) -> None:
+        self.look, self.found, self.mark, self.since = look, None, None, 0.0
+        self.lock, self.thread = threading.Lock(), None
+
+    def latest(self, mark: Hashable, wait: float = 0) -> Any:
+        """What was found last, None before the first time; looks again where `mark` changed or it is old.
+
+        With `wait`, up to so many seconds for the look that is under way.
+        """
+        with self.lock:
+            idle = self.thread is None or not self.thread.is_alive()
+            if idle and (mark != self.mark or time.monotonic() - self.since > OLD):
+                self.mark = mark
+                self.thread = threading.Thread(target=self._look, daemon=True)
+                self.thread.start()
+            thread = self.thread
+        if wait and thread is not None:
+            thread.join(wait)
+        return self.found
+
+    def _look(self) -> None:
+        self.found = self.look()
+        self.since = time.monotonic()
+
+
+@st.cache_resource
+def backgrounds(root: Path) -> tuple[Background, Background]:
+    return Background(changed_stages), Background(show_experiments)
+
+
+def changed_stages() -> list[dict] | None:
+    """What app.stage_states prints, None where dvc.yaml or params.yaml cannot be read now."""
+    run = subprocess.run([sys.executable, "-m", "app.stage_states"], capture_output=True, text=True)
+    return json.loads(run.stdout) if run.returncode == 0 else None
+
+
+def stamp(*patterns: str) -> Hashable:
+    """Changes when one of the files does."""
+    paths = [path for pattern in patterns for path in sorted(Path().glob(pattern))]
+    found = []
+    for path in paths:
+        try:
+            found.append((str(path), path.stat().st_mtime_ns))
+        except OSError:
+            continue
+    return tuple(found)
+
+
+def stage_states(wait: float = 0) -> list[StageState] | None:
+    """Each stage's state, None while they are looked at for the first time."""
+    written = being_written()
+    watched = stamp("dvc.*", "params.yaml", "profiles/*.yaml", "stages/*.py", "tattoo_lora/*.py", "data/raw/*")
+    stages, _ = backgrounds(Path.cwd())
+    found = stages.latest((watched, frozenset(written)), wait)
+    return None if found is None else states(found, written)
+
+
+def known_runs(wait: float = 0) -> dict[str, Run]:
+    """The workspace and all experiments by name; with `wait`, up to so many seconds for DVC to list them."""
+    _, experiments = backgrounds(Path.cwd())
+    refs = (".git/HEAD", ".git/packed-refs", ".git/logs/HEAD", ".git/refs/exps/*/*/*", ".dvc/tmp/exps/run/*/*")
+    found = experiments.latest(stamp(*refs), wait) or []
+    return {run.name: run for run in [workspace(), *found]}
+
+
+def choose_run(label: str, key: str, wait: float = 0) -> Run:
+    """A select box of runs; one that was deleted meanwhile gives way to the workspace."""
+    runs = known_runs(wait)
+    if st.session_state.get(key) not in runs:
+        st.session_state.pop(key, None)
+    return runs[st.selectbox(label, list(runs), key=key)]
+
+
+def current_params() -> Params:
+    """params.yaml as it is; where it cannot be used now, what is wrong with it, and the page ends."""
+    try:
+        return load_params()
+    except UserError as error:
+        show_error("params.yaml cannot be used as it is.", error)
+        st.stop()
+
+
+def show_error(what: str, error: UserError) -> None:
+    """The sentence as an error, the details, which may hold names from files, as text."""
+    st.error(what)
+    st.text(str(error))
+
+
+def as_markdown(text: str) -> str:
+    """Markdown that shows the text as it is, where Streamlit takes nothing but Markdown.
+
+    Words of letters and digits stand for themselves; the rest goes into a code span, in which nothing has a meaning.
+    """
+    if re.fullmatch(r"[A-Za-z0-9↓↑]+([ _@][A-Za-z0-9↓↑]+)*", text):
+        return text
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {' '.join(text.split())} {fence}"
+
+
+def nothing_yet(what: str) -> None:
+    st.info(f"{what} Start the pipeline in a terminal, in the project's folder; this page fills while it runs:")
+    st.code("python main.py", language="bash")
+
+
+@st.cache_data(max_entries=4000, show_spinner=False)
+def thumbnail(raw: bytes, side: int) -> bytes | None:
+    """The picture as a PNG whose longer side is `side` px, a small one enlarged smoothly; None for no picture."""
+    try:
+        with Image.open(BytesIO(raw)) as image:
+            scale = side / max(image.size)
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            small = image.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    flat = Image.new("RGB", size, "white")
+    flat.paste(small, mask=small.getchannel("A"))
+    png = BytesIO()
+    flat.save(png, "PNG")
+    return png.getvalue()
+
+
+def show_figure(run: Run, path: str, alt: str) -> None:
+    """A picture of the report's as it is, as wide as its column; nothing where there is none or it is half-written."""
+    raw = run.read(path)
+    if raw and thumbnail(raw, 1):
+        st.image(raw, width="stretch", alt=alt)
+
+
+def show_picture(run: Run, path: str | None, alt: str, side: int = SIDE, width: int | str = "stretch") -> None:
+    """The picture in the run, as wide as its column or `width` px; a word in its place where it is broken or none."""
+    raw = run.read(path) if path else None
+    png = thumbnail(raw, side) if raw else None
+    if png:
+        st.image(png, width=width, alt=alt)
+    else:
+        st.text("broken picture" if raw else "no picture")
+
+
+def show_table(table: pd.DataFrame) -> None:
+    """A table of strings as they are; what stands in Markdown's ** is marked by weight and colour."""
+    best = table.map(lambda cell: "background-color: #dcebdf; font-weight: bold" if cell.startswith("**") else "")
+    plain = table.map(lambda cell: cell.removeprefix("**").removesuffix("**"))
+    height = "content" if len(table) <= LONGEST_TABLE else "auto"
+    st.dataframe(plain.style.apply(lambda _: best, axis=None), hide_index=True, height=height)
+
+
+def color_scale(variants: list[str]) -> dict[str, list[str]]:
+    """Altair's domain and range: a variant has the same colour on every page."""
+    spare = iter(MORE_COLORS * (1 + len(variants) // len(MORE_COLORS)))
+    return {"domain": variants, "range": [COLORS.get(name) or next(spare) for name in variants]}
+
+
+def curve_chart(curves: pd.DataFrame, title: str, height: int = 340):
+    """An Altair chart: lines by step, a colour a variant, a dash a run: drag to move, wheel with Shift to zoom."""
+    import altair as alt  # a third of a second that the first page has no need of
+
+    zoom = alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
+    runs = list(curves["run"].unique())
+    dashes = alt.Legend(symbolType="stroke", symbolSize=300) if len(runs) > 1 else None
+    color = alt.Color("variant:N", scale=alt.Scale(**color_scale(list(curves["variant"].unique()))), title=None)
+    return (
+        alt.Chart(curves, title=title, height=height)
+        .mark_line(point=alt.OverlayMarkDef(size=24))
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False, padding=10)),
+            color=color,
+            strokeDash=alt.StrokeDash("run:N", title=None, sort=runs, legend=dashes),
+            tooltip=["run:N", "variant:N", "step:Q", alt.Tooltip("value:Q", format=".5f")],
+        )
+        .configure_legend(orient="bottom")
+        .add_params(zoom)
+    )

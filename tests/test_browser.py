@@ -1,0 +1,218 @@
+"""The dashboard as a visitor has it: a real server on loopback, a real Chromium."""
+
+import contextlib
+import io
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ENVIRONMENT, copy_project, run
+from PIL import Image
+
+from app.generate import read_settings
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,  # minutes, and timings that want a quiet machine
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `apt-get install chromium`"),
+]
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {  # Streamlit goes by what the browser calls itself
+    "viewport": {"width": 390, "height": 844},
+    "user_agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 Mobile/15E148",
+    "is_mobile": True,
+    "has_touch": True,
+}
+PAGES = ("Overview", "Curves", "Gallery", "Data", "Playground", "Compare")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return copy_project(finished, tmp_path / "p")
+
+
+@contextlib.contextmanager
+def served(project):
+    """The address of the dashboard, started in the project as its docs say."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = ["streamlit", "run", "app/dashboard.py", "--server.port", str(port)]
+    with (project.parent / "server.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=project, env=ENVIRONMENT, stdout=log, stderr=log)
+    try:
+        yield f"http://localhost:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+    said = (project.parent / "server.log").read_text()
+    assert "Traceback" not in said, said
+
+
+class Visitor:
+    """A browser's window with what went wrong in it: errors on its console, requests to other machines."""
+
+    def __init__(self, browser, address, device=DESKTOP):
+        self.page = browser.new_context(**device, accept_downloads=True).new_page()
+        self.wrong = []
+        self.page.on("console", lambda line: line.type == "error" and self.wrong.append(line.text))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("request", self._asked)
+        for _ in range(200):  # until the server listens
+            try:
+                self.page.goto(address)
+                break
+            except sync_api.Error:
+                time.sleep(0.05)
+        self.wrong.clear()
+        self.expect("Which is best")
+
+    def _asked(self, request):
+        if not request.url.startswith(("http://localhost:", "ws://localhost:", "data:", "blob:")):
+            self.wrong.append(f"asked for {request.url}")
+
+    def expect(self, text, timeout=60):
+        sync_api.expect(self.page.get_by_text(text, exact=False).first).to_be_visible(timeout=1000 * timeout)
+
+    def go_to(self, title):
+        if (button := self.page.get_by_test_id("stExpandSidebarButton")).is_visible():  # a phone
+            button.click()
+        self.page.get_by_role("link", name=title).first.click()
+        self.settle()
+
+    def settle(self):
+        """Wait until nothing is computed any more."""
+        self.page.wait_for_timeout(500)
+        sync_api.expect(self.page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=120_000)
+        assert self.page.get_by_test_id("stException").all_text_contents() == []
+
+    def download(self, label):
+        with self.page.expect_download() as waiting:
+            self.page.get_by_role("button", name=label, exact=True).first.click()
+        return Path(waiting.value.path()).read_bytes()
+
+
+def test_a_visitor_uses_every_page(copy, chromium, tmp_path):
+    run("dvc", "exp", "run", "-n", "fewer", "-S", "evaluate.seeds=[7]", cwd=copy)
+    run("git", "checkout", "-q", ".", cwd=copy)
+    run("dvc", "checkout", cwd=copy)
+    with served(copy) as address:
+        visitor = Visitor(chromium, address)
+        page = visitor.page
+        visitor.expect("Everything is up to date.")
+        for title in PAGES:
+            visitor.go_to(title)
+
+        visitor.go_to("Gallery")
+        before = page.get_by_role("img").nth(1).get_attribute("src")
+        page.get_by_role("slider").first.focus()
+        page.keyboard.press("ArrowLeft")
+        sync_api.expect(page.get_by_role("slider").first).to_have_attribute("aria-valuetext", "2")
+        visitor.settle()
+        assert page.get_by_role("img").nth(1).get_attribute("src") != before
+
+        visitor.go_to("Data")
+        page.get_by_label("Search in names").fill("skull")
+        page.keyboard.press("Enter")
+        visitor.expect("Drawings (1)")
+
+        visitor.go_to("Playground")
+        page.get_by_label("Prompt", exact=True).fill("an owl, <b>ink</b>")
+        page.get_by_role("button", name="Draw", exact=False).first.click()
+        visitor.expect("Each PNG holds its settings")
+        raw = visitor.download("PNG")
+        (tmp_path / "owl.png").write_bytes(raw)
+        assert read_settings(tmp_path / "owl.png").prompt == "an owl, <b>ink</b>"
+        assert Image.open(io.BytesIO(raw)).size == (64, 64)
+        page.get_by_role("button", name="Make the stencil").click()
+        visitor.expect("Print the PDF at 100%")
+        assert visitor.download("Stencil as SVG").startswith(b"<?xml")
+        assert visitor.download("Stencil as PDF").startswith(b"%PDF")
+
+        visitor.go_to("Compare")
+        visitor.expect("Params that differ")
+        for picture in ("comparison of workspace", "comparison of fewer"):
+            sync_api.expect(page.get_by_role("img", name=picture)).to_be_visible()
+        assert visitor.wrong == []
+
+
+def test_two_visitors_draw_at_once_and_one_waits(copy, chromium):
+    with served(copy) as address:
+        visitors = [Visitor(chromium, address), Visitor(chromium, address)]
+        for visitor in visitors:
+            visitor.go_to("Playground")
+        for visitor in visitors:
+            visitor.page.get_by_role("button", name="Draw").first.click()
+        for visitor in visitors:
+            visitor.expect("Each PNG holds its settings", timeout=180)
+            visitor.settle()
+            assert visitor.wrong == []
+
+
+@pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_no_page_is_wider_than_the_window(finished, chromium, device):
+    with served(finished) as address:
+        visitor = Visitor(chromium, address, device)
+        for title in PAGES:
+            visitor.go_to(title)
+            overflow = "document.querySelector('[data-testid=stMain]').scrollWidth - innerWidth"
+            assert visitor.page.evaluate(overflow) <= 0, title
+        assert visitor.wrong == []
+
+
+def first_page(project, chromium):
+    """Seconds from the start of the server to the winners on the screen, and to the states of the stages."""
+    start = time.monotonic()
+    with served(project) as address:
+        visitor = Visitor(chromium, address)
+        seen = time.monotonic() - start
+        visitor.expect("Everything is up to date.")
+        return seen, time.monotonic() - start
+
+
+def test_the_first_page_is_there_within_three_seconds(finished, chromium):
+    seen, states = first_page(finished, chromium)
+    print(f"first page after {seen:.1f} s, states of the stages after {states:.1f} s")
+    assert seen <= 3
+
+
+def test_the_first_page_is_there_within_five_seconds_with_50_experiments_and_1000_pictures(copy, chromium):
+    head = run("git", "rev-parse", "HEAD", cwd=copy).stdout.strip()
+    params = (copy / "params.yaml").read_text()
+    for i in range(50):
+        (copy / "params.yaml").write_text(params.replace("rank: 8", f"rank: {i + 100}"))
+        tree = run("git", "stash", "create", cwd=copy).stdout.strip()
+        made = run("git", "commit-tree", f"{tree}^{{tree}}", "-p", head, "-m", f"{i}", cwd=copy).stdout.strip()
+        run("git", "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/rank{i + 100}", made, cwd=copy)
+    (copy / "params.yaml").write_text(params)
+    picture = copy / "runs/samples/blip/eval_step0004/prompt00.png"
+    for variant in ("vanilla", "blip", "blip_plus"):
+        for step in range(10, 94):
+            folder = copy / f"runs/samples/{variant}/eval_step{step:04d}"
+            folder.mkdir()
+            for prompt in range(4):
+                shutil.copyfile(picture, folder / f"prompt{prompt:02d}.png")
+    start = time.monotonic()
+    with served(copy) as address:
+        visitor = Visitor(chromium, address)
+        seen = time.monotonic() - start
+        visitor.go_to("Gallery")
+        visitor.expect("an owl")
+        gallery = time.monotonic() - start
+        visitor.go_to("Compare")
+        visitor.expect("Params that differ")
+        assert visitor.wrong == []
+    print(f"first page after {seen:.1f} s, gallery {gallery:.1f} s, compare {time.monotonic() - start:.1f} s")
+    assert seen <= 5

@@ -1,0 +1,292 @@
+"""The dashboard's pages on the small finished project, by Streamlit's own AppTest; in a browser: test_browser.py."""
+
+import contextlib
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, copy_project, run, set_value
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from app.generate import read_settings
+from app.shown import as_markdown, thumbnail
+
+PAGES = ("overview", "curves", "gallery", "data", "playground", "compare")
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return copy_project(finished, tmp_path / "p")
+
+
+@pytest.fixture
+def light(finished, tmp_path):
+    """A copy of what the pages read, without the models and DVC's cache: a tenth of the time."""
+    return shutil.copytree(finished, tmp_path / "p", ignore=shutil.ignore_patterns("models", "cache", ".git"))
+
+
+@contextlib.contextmanager
+def opened(project, page="overview"):
+    """The page as AppTest runs it in the project; it must not have raised."""
+    with contextlib.chdir(project):
+        app = AppTest.from_file(str(ROOT / "app/dashboard.py"), default_timeout=60).run()
+        if page != "overview":
+            app.switch_page(f"pages/{page}.py").run()
+        assert not app.exception, app.exception[0].stack_trace
+        yield app
+
+
+def texts(app):
+    return "\n".join(element.value for element in app.text)
+
+
+def pictures(app):
+    return len(app.get("image"))
+
+
+def files(project):
+    kept = [path for path in project.rglob("*") if path.is_file() and not {".git", ".dvc"} & set(path.parts)]
+    return {str(path.relative_to(project)): path.stat().st_mtime_ns for path in kept if "__pycache__" not in str(path)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_before_any_run_a_page_says_what_to_do(project, page):
+    with opened(project, page) as app:
+        commands = "\n".join(block.value for block in app.code)
+        said = texts(app) + commands + "".join(info.value for info in app.info)
+        assert "python main.py" in said or "dvc exp run" in said or "No adapter has been trained yet" in said
+
+
+def test_the_overview_shows_stages_winners_and_pictures(finished):
+    with opened(finished) as app:
+        for _ in range(60):
+            app.run()
+            if "Looking" not in texts(app):
+                break
+        assert "Everything is up to date." in texts(app)
+        assert {metric.label for metric in app.metric} == {"val_loss ↓", "val_loss_common ↓", "clip_score ↑"}
+        assert "better than" in texts(app) or "no real difference from" in texts(app)
+        assert list(app.dataframe[0].value["variant"]) == ["base", "vanilla", "blip", "blip_plus"]
+        assert not app.dataframe[0].value.astype(str).map(lambda cell: "*" in cell).any(axis=None)
+        assert pictures(app) == 3
+
+
+def test_the_overview_says_which_stages_a_change_makes_stale_and_why(copy):
+    set_value(copy / "params.yaml", "rank", 2)
+    with opened(copy) as app:
+        for _ in range(60):
+            app.run()
+            if "Looking" not in texts(app):
+                break
+        assert "7 of 12 stages are to be run; `dvc repro` runs them." in [line.value for line in app.markdown]
+        why = next(table.value for table in app.dataframe if "why" in table.value.columns).set_index("stage")["why"]
+        assert why["train@blip"] == "changed: params.yaml" and why["report"] == (
+            "waits for train@vanilla, train@blip and 4 more"
+        )
+
+
+def test_curves_of_a_run_that_is_deleted_under_the_page_go(light):
+    with opened(light, "curves") as app:
+        assert len(app.get("vega_lite_chart")) == 3
+        shutil.rmtree(light / "runs")
+        app.run()
+        assert not app.exception and not app.get("vega_lite_chart")
+        assert "python main.py" in app.code[0].value
+
+
+def test_a_log_that_is_being_written_is_drawn_as_far_as_it_goes(light):
+    log = light / "runs/logs/blip.csv"
+    log.write_bytes(log.read_bytes()[:-3])
+    (light / "runs/logs/vanilla.csv").write_bytes(b"step,tr")
+    with opened(light, "curves") as app:
+        assert app.multiselect[1].options == ["blip", "blip_plus"]
+        assert len(app.get("vega_lite_chart")) == 3
+
+
+def test_the_gallery_shows_the_chosen_step_with_the_base_beside(light):
+    with opened(light, "gallery") as app:
+        slider = app.select_slider(key="step")
+        assert slider.options == ["0", "2", "4"] and slider.value == 4
+        whole = pictures(app)
+        assert whole == 4 * 4 + 8 * 4  # prompts x (base, variants): on the way, and evaluated
+        shutil.rmtree(light / "runs/samples/blip/eval_step0002")
+        (light / "runs/samples/vanilla/eval_step0002/prompt00.png").write_bytes(b"\x89PNG broken")
+        app.run()
+        app.select_slider(key="step").set_value(2).run()
+        assert not app.exception and pictures(app) == whole - 4 - 1
+        assert texts(app).count("no picture") == 4 and texts(app).count("broken picture") == 1
+
+
+def test_the_gallery_shows_another_seed(finished):
+    with opened(finished, "gallery") as app:
+        seeds = next(control for control in app.get("button_group") if control.label == "Seed")
+        scores = [line for line in texts(app).splitlines() if line.startswith("clip ")]
+        seeds.set_value("8").run()
+        assert not app.exception
+        assert [line for line in texts(app).splitlines() if line.startswith("clip ")] != scores
+
+
+def test_the_data_page_searches_names_and_captions(finished):
+    with opened(finished, "data") as app:
+        assert "flash: 12 files, 12 kept" in texts(app)
+        app.text_input[0].set_value("SKULL").run()
+        assert not app.exception and "skull.png" in texts(app) and "owl.png" not in texts(app)
+        app.text_input[0].set_value("<script>.*").run()
+        assert app.tabs[0].label == "Drawings (0)"
+
+
+def test_the_data_page_shows_what_was_set_aside_and_why(copy):
+    raw = copy / "data/raw/flash"
+    owl = (raw / "owl.png").read_bytes()
+    (raw / "another owl.png").write_bytes(owl)
+    (raw / "torn.png").write_bytes(owl[: len(owl) // 2])
+    run("dvc", "repro", "preprocess", cwd=copy)
+    with opened(copy, "data") as app:
+        assert "flash: 14 files, 12 kept, 1 duplicate, 1 rejected" in texts(app)
+        assert [tab.label for tab in app.tabs][1:3] == ["Set aside (2)", "Duplicates (1)"]
+        assert "torn.png\nrejected: " in texts(app) and "owl.png\nduplicate: " in texts(app)
+        assert "owl.png\nkept" in texts(app)
+        app.text_input[0].set_value("torn").run()
+        assert [tab.label for tab in app.tabs][:2] == ["Drawings (0)", "Set aside (1)"]
+
+
+def test_names_captions_and_prompts_stay_texts(light):
+    hostile = "![x](http://evil.example/a.png) <img src=x> www.evil.example :smile: $x$"
+    for kind in ("vanilla", "blip", "blip_plus"):
+        (light / f"data/processed/flash/captions_{kind}/owl.txt").write_text(hostile)
+    owl = "- an owl, minimal line-art tattoo, stencil, high-contrast"
+    params = (light / "params.yaml").read_text()
+    (light / "params.yaml").write_text(params.replace(owl, f"- '{hostile}'"))
+    for page in ("data", "gallery", "playground"):
+        with opened(light, page) as app:
+            marked = [*app.markdown, *app.caption, *app.title, *app.subheader, *app.info, *app.warning, *app.error]
+            assert all("evil" not in element.value for element in marked)
+            assert all("evil" not in getattr(element, "label", "") for element in app.main if element.type != "text")
+
+
+def test_markdown_is_made_of_a_text_so_that_it_shows_the_text():
+    assert as_markdown("train@blip_plus") == "train@blip_plus" and as_markdown("val_loss ↓") == "val_loss ↓"
+    assert as_markdown("[a](http://x)") == "` [a](http://x) `"
+    assert as_markdown("a``b\n<img>") == "``` a``b <img> ```"
+    for odd in ("_a_", "*a*", "www.x.org", ":smile:", "$a$", "a@b.c"):
+        assert as_markdown(odd) == f"` {odd} `"
+
+
+def test_thumbnails_are_of_pictures_alone(finished):
+    assert thumbnail(b"<svg onload='x()'/>", 8) is None and thumbnail(b"", 8) is None
+    raw = (finished / "data/raw/flash/owl.png").read_bytes()
+    assert thumbnail(raw[: len(raw) // 2], 8) is None
+    assert thumbnail(raw, 32).startswith(b"\x89PNG")
+
+
+def test_a_playground_picture_is_the_one_that_the_command_line_draws_and_nothing_else_is_written(copy):
+    before = files(copy)
+    with opened(copy, "playground") as app:
+        app.text_area[0].set_value("an owl, ink")
+        app.slider[1].set_value(2)  # steps
+        app.slider[0].set_value(0.7)  # strength
+        app.multiselect[0].set_value(["base", "blip"])
+        app.button[0].click().run()
+        assert not app.exception and not app.error and pictures(app) == 2
+        app.button[1].click().run()  # the stencil
+        assert not app.exception and not app.error and pictures(app) == 3
+    made = files(copy)
+    new = {name for name, changed in made.items() if before.get(name) != changed}
+    folder = "runs/samples/adhoc"
+    drawn = {f"{folder}/an-owl-ink_7.png", f"{folder}/an-owl-ink_7-2.png"}
+    assert new == drawn | {f"{folder}/an-owl-ink_7-2.stencil.{kind}" for kind in ("png", "svg", "pdf")}
+    for name in drawn:
+        again = run("python", "-m", "app.generate", "--again", name, "--out", "again", "--json", cwd=copy).stdout
+        assert (copy / json.loads(again)[0]["files"][0]).read_bytes() == (copy / name).read_bytes()
+    assert read_settings(copy / folder / "an-owl-ink_7-2.png").strength == 0.7
+    with contextlib.chdir(copy):
+        Image.new("RGB", (64, 64), "grey").save(f"{folder}/an-owl-ink_7-2.png")
+        app.button[1].click().run()
+    assert not app.exception and app.error[0].value == "No stencil can be made of this."
+    assert "nothing to trace: the picture is all of one grey" in texts(app)
+
+
+def test_an_adapter_that_goes_while_the_page_is_open_cannot_be_chosen_any_more(copy):
+    with opened(copy, "playground") as app:
+        app.slider[1].set_value(1)
+        app.multiselect[0].set_value(["blip"])
+        shutil.rmtree(copy / "runs/lora")
+        app.button[0].click().run()
+        assert not app.exception and app.multiselect[0].options == ["base"]
+        assert "No adapter has been trained yet: only the base model can draw." in texts(app)
+
+
+def test_mistakes_are_said_in_a_line(light):
+    with opened(light, "playground") as app:
+        app.text_area[0].set_value("  ")
+        app.button[0].click().run()
+        assert app.warning[0].value == "Write a prompt first."
+        app.text_area[0].set_value("an owl")
+        app.multiselect[0].set_value([])
+        app.button[0].click().run()
+        assert app.warning[0].value == "Choose what to draw with."
+    set_value(light / "params.yaml", "rank", "two")
+    for page in ("playground", "data"):
+        with opened(light, page) as app:
+            assert app.error[0].value == "params.yaml cannot be used as it is."
+            assert "train.rank: found 'two'" in texts(app)
+
+
+def test_started_in_another_folder_the_dashboard_says_where_to_start_it(tmp_path):
+    with contextlib.chdir(tmp_path):
+        app = AppTest.from_file(str(ROOT / "app/dashboard.py"), default_timeout=60).run()
+    assert app.error[0].value == "There is no dvc.yaml here: start the dashboard in the project's top folder."
+
+
+def test_query_parameters_and_stored_choices_name_no_files(light):
+    (light.parent / "secret.png").write_bytes((light / "data/raw/flash/owl.png").read_bytes())
+    with contextlib.chdir(light):
+        app = AppTest.from_file(str(ROOT / "app/dashboard.py"), default_timeout=60)
+        for name in ("run", "file", "path", "gallery_run", "one", "step"):
+            app.query_params[name] = "../secret.png"
+        app.session_state["gallery_run"] = app.session_state["one"] = "../../secret"
+        app.run()
+        for page in PAGES:
+            app.switch_page(f"pages/{page}.py").run()
+            assert not app.exception, (page, app.exception)
+            assert "secret" not in texts(app)
+
+
+def test_two_runs_are_compared(copy):
+    set_value(copy / "params.yaml", "seeds", "[7]")
+    set_value(copy / "metrics/blip.json", '"clip_score"', "12.3456,")
+    tree = run("git", "stash", "create", cwd=copy).stdout.strip()
+    run("git", "checkout", "-q", ".", cwd=copy)
+    head = run("git", "rev-parse", "HEAD", cwd=copy).stdout.strip()
+    made = run("git", "commit-tree", f"{tree}^{{tree}}", "-p", head, "-m", "as DVC makes one", cwd=copy).stdout.strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/fewer"
+    run("git", "update-ref", ref, made, cwd=copy)
+    with opened(copy, "compare") as app:
+        branch = run("git", "branch", "--show-current", cwd=copy).stdout.strip()
+        assert app.selectbox[0].options == ["workspace", branch, "fewer"] and app.selectbox[1].value == "fewer"
+        params, metrics = (table.value for table in app.dataframe[:2])
+        assert params.values.tolist() == [["evaluate.seeds", "[7, 8]", "[7]"]]
+        clip = metrics[(metrics["variant"] == "blip") & (metrics["metric"] == "clip_score")].iloc[0]
+        measured = json.loads((copy / "metrics/blip.json").read_text())["clip_score"]
+        assert (
+            float(clip["one: workspace"]) == float(f"{measured:.4g}") and clip["one: workspace"] != clip["other: fewer"]
+        )
+        assert len(app.get("vega_lite_chart")) == 3 and pictures(app) == 4
+        run("git", "update-ref", "-d", ref, cwd=copy)
+        for _ in range(60):
+            app.run()
+            if "fewer" not in app.selectbox[1].options:
+                break
+        assert not app.exception and app.selectbox[1].value in ("workspace", branch)
+
+
+def test_no_model_is_loaded_for_looking(finished):
+    script = (
+        "import sys; from streamlit.testing.v1 import AppTest\n"
+        f"app = AppTest.from_file({str(finished / 'app/dashboard.py')!r}, default_timeout=60).run()\n"
+        f"for page in {PAGES!r}:\n"
+        "    app.switch_page(f'pages/{page}.py').run(); assert not app.exception, (page, app.exception)\n"
+        "print({'torch', 'diffusers', 'transformers'} & set(sys.modules))"
+    )
+    assert run("python", "-c", script, cwd=finished).stdout.splitlines()[-1] == "set()"
