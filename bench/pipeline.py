@@ -24,7 +24,7 @@ from tattoo_lora.params import Params, Profile
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data/raw/flash"
-SCANS = 60
+SCANS = 40
 ENVIRONMENT = {
     **os.environ,
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),

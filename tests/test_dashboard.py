@@ -183,6 +183,7 @@ def test_thumbnails_are_of_pictures_alone(finished):
     assert thumbnail(raw, 32).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_playground_picture_is_the_one_that_the_command_line_draws_and_nothing_else_is_written(copy):
     before = files(copy)
     with opened(copy, "playground") as app:

@@ -23,6 +23,7 @@ def test_run_again_it_does_nothing_and_says_so(copy):
     assert "plots/comparison.png" in again.stdout and "runs/lora/<variant>/best.safetensors" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_folder_of_drawings_is_brought_in_and_used(copy, tmp_path):
     mine = tmp_path / "My flash ü"
     shutil.copytree(copy / "data/raw/flash", mine)

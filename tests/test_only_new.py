@@ -47,6 +47,7 @@ def project_with(target: Path, drawings: list[Path]) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_what_is_new_is_done_and_ends_as_a_clean_run_does(tmp_path):
     flash = ROOT / "data/raw/flash"
     project = project_with(tmp_path / "project", [flash / f"{name}.png" for name in DRAWINGS])

@@ -51,6 +51,7 @@ def test_two_processes_follow_the_loss_curve_of_one_with_the_same_global_batch(c
     )
 
 
+@pytest.mark.slow
 def test_captions_and_latents_of_two_processes_are_those_of_one(copy):
     run(*LAUNCH, "stages.caption_blip", PROCESSED, "--out", "captions", cwd=copy)
     expected = {path.name: path.read_text() for path in (copy / PROCESSED / "captions_blip").iterdir()}

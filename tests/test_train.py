@@ -221,6 +221,7 @@ def test_a_compiled_unet_learns_what_the_eager_one_learns(data, tmp_path):
         assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_where_compiling_fails_training_goes_on_without(data, tmp_path, capsys):
     torch.compiler.reset()
     without = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
