@@ -131,6 +131,7 @@ def test_training_again_gives_the_same_bytes_so_nothing_below_it_runs(copy):
     assert len(changed) == 2  # stages/train.py's own hash and size, the same in all three
 
 
+@pytest.mark.slow
 def test_an_experiment_is_compared_with_the_commit_it_started_from(copy):
     run("dvc", "exp", "run", "-q", "-n", "tiny", "-S", "enrich.suffix=fine line tattoo", cwd=copy)
     shown = run("dvc", "exp", "show", "--csv", cwd=copy).stdout
