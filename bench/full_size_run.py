@@ -87,7 +87,7 @@ def run_all(folder: Path) -> list[dict]:
         "runs/evaluation/blip",
     ]
     stages = [
-        ("preprocess", ["data/raw/flash", "--out", processed]),
+        ("preprocess", ["data/raw/flash", "--out", processed, "--sheet", "plots/drawings.png"]),
         ("caption_blip", [processed, "--out", f"{processed}/captions_blip"]),
         ("enrich", [f"{processed}/captions_blip", "--out", f"{processed}/captions_blip_plus"]),
         ("encode", [processed, "--out", f"{processed}/latents.safetensors"]),
