@@ -160,21 +160,22 @@ def test_what_is_pushed_comes_back_to_the_byte_and_no_secret_lands_in_git(small,
     assert run("git", "status", "--porcelain", "--ignored=no", cwd=small).stdout == ""
 
 
-def start_push(project: Path) -> subprocess.Popen:
-    """A push of one file at a time, so that there is a middle."""
+def push_to_the_middle(project: Path, remote) -> subprocess.Popen:
+    """A push of one file at a time, under way: some have arrived."""
+    remote.set_up(project)
+    commit(project)
     command = ["dvc", "push", "-j", "1"]
-    return subprocess.Popen(
+    push = subprocess.Popen(
         command, cwd=project, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+    remote.wait_for(5)
+    return push
 
 
 @pytest.mark.parametrize("remote", ["ssh", "webdav"], indirect=True)
 def test_a_push_whose_server_dies_is_repeated_and_nothing_is_lost(small, remote, tmp_path):
     before = contents(small)
-    remote.set_up(small)
-    commit(small)
-    push = start_push(small)
-    remote.wait_for(5)
+    push = push_to_the_middle(small, remote)
     remote.server.kill()
     _, stderr = push.communicate(timeout=60)
     assert push.returncode != 0 and "ERROR: " in stderr
@@ -191,10 +192,7 @@ def test_a_push_whose_server_dies_is_repeated_and_nothing_is_lost(small, remote,
 @pytest.mark.parametrize("remote", ["s3"], indirect=True)
 def test_a_push_that_is_stopped_is_repeated_and_nothing_is_lost(small, remote, tmp_path):
     before = contents(small)
-    remote.set_up(small)
-    commit(small)
-    push = start_push(small)
-    remote.wait_for(5)
+    push = push_to_the_middle(small, remote)
     push.kill()
     push.communicate()
     assert remote.arrived() < DRAWINGS, "the push was over before it was stopped"
