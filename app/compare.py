@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
-    from stages.report import comparison, save_figure
+    from tattoo_lora.figures import comparison, save_figure
 
     rows = [(prompt, seed) for prompt in prompts for seed in args.seeds]
     progress = tqdm(total=len(rows) * len(adapters), unit="picture")

@@ -16,6 +16,7 @@ from tattoo_lora.hub import model_files
 from tattoo_lora.memo import Memo, content_key
 from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
 from tattoo_lora.split import file_sha256
+from tattoo_lora.times import recorded_time
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
     with one_line_errors():
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("processed", type=Path, help="folder with images/ and drawings.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder for the captions")
     args = parser.parse_args()
-    with one_line_errors():
+    with one_line_errors(), recorded_time():
         all_params = load_params()
         params, profile = all_params.caption_blip, load_profile(all_params.profile)
         drawings = read_drawings(args.processed / "drawings.csv")

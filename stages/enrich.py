@@ -15,6 +15,7 @@ from pathlib import Path
 from tattoo_lora.captions import read_captions, read_user_captions, write_caption
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.times import recorded_time
 
 CountTokens = Callable[[str], int]
 LONGEST_PHRASE = 6  # words; what BLIP repeats is rarely longer
@@ -106,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("processed", type=Path, help="folder with captions_blip/ and captions_user.csv")
     args = parser.parse_args()
-    with one_line_errors():
+    with one_line_errors(), recorded_time():
         all_params = load_params()
         profile = load_profile(all_params.profile)
         folder = args.processed / "captions_blip"

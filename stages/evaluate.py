@@ -23,6 +23,7 @@ from tattoo_lora.captions import read_captions, with_trigger
 from tattoo_lora.drawings import Drawing, read_drawings
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.params import EvaluateParams, load_params, load_profile
+from tattoo_lora.times import recorded_time
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
     with one_line_errors():
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--lora", type=Path, help="the adapter's safetensors; without it the base model is measured")
     parser.add_argument("--out", type=Path, required=True, help="folder for metrics.json and the pictures")
     args = parser.parse_args()
-    with one_line_errors():
+    with one_line_errors(), recorded_time():
         run(args)
 
 

@@ -42,6 +42,7 @@ from tattoo_lora.manifest import Found, write_manifest
 from tattoo_lora.memo import Memo, content_key
 from tattoo_lora.params import PreprocessParams, load_params, load_profile
 from tattoo_lora.split import file_sha256, is_held_out
+from tattoo_lora.times import recorded_time
 
 # What lies beside drawings: licences, lists, what file managers and DVC leave behind.
 NOT_DRAWINGS = {".txt", ".md", ".csv", ".json", ".yaml", ".yml", ".dvc", ".db", ".ini"}
@@ -363,7 +364,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, required=True, help="the contact sheet, a PNG")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core")
     args = parser.parse_args()
-    with one_line_errors():
+    with one_line_errors(), recorded_time():
         all_params = load_params()
         params, profile = all_params.preprocess, load_profile(all_params.profile)
         if not args.raw.is_dir():

@@ -1,248 +1,268 @@
-"""Collect the evaluations and logs into small files for Git: metrics, differences, curves, pictures, a table.
+"""Say what came of it: a report to read, metrics and tables for Git, differences, curves and pictures.
 
-Reads runs/evaluation/<name>/, runs/logs/<variant>.csv and the preprocessed drawings; writes metrics/<name>.json,
-metrics/held_out.json (the line art of the held-out drawings: the target) and plots/.
+Reads runs/evaluation/<name>/, runs/logs/<variant>.csv, runs/samples/<variant>/ and what preprocess and enrich wrote.
 
-    python -m stages.report base vanilla blip blip_plus \\
-        --evaluations runs/evaluation --logs runs/logs --drawings data/processed/flash/drawings.csv \\
-        --images data/processed/flash/images --metrics metrics --plots plots
+    metrics/report.md            what was found, in two minutes; report.html is the same in one file to hand on
+    metrics/<name>.json          the means of each evaluation, for `dvc metrics`
+    metrics/held_out.json        the line art of the held-out drawings: the target
+    plots/                       tables (comparison.md), figures, sample grids, val_loss by timestep (timesteps/)
+
+    python -m stages.report base vanilla blip blip_plus --evaluations runs/evaluation --logs runs/logs \\
+        --samples runs/samples --processed data/processed/flash --metrics metrics --plots plots
 """
 
 import argparse
 import json
+import os
+import platform
 import shutil
-from dataclasses import asdict, dataclass, fields
-from itertools import combinations
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tattoo_lora.bootstrap import Difference, paired_difference
 from tattoo_lora.drawings import read_drawings
-from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.errors import one_line_errors
+from tattoo_lora.evaluation import (
+    BETTER,
+    DECIDE,
+    Evaluation,
+    Findings,
+    compare_all,
+    read_evaluation,
+    unbeaten,
+    verdicts,
+    winner,
+)
+from tattoo_lora.figures import (
+    by_timestep,
+    comparison,
+    difference_plot,
+    line_art_plot,
+    nearest_pairs,
+    sample_grid,
+    save_figure,
+    step_strip,
+    training_curves,
+)
 from tattoo_lora.line_art import LineArt, mean_line_art, measure
-from tattoo_lora.params import load_params
+from tattoo_lora.manifest import Found, read_manifest
+from tattoo_lora.params import Params, Profile, load_params, load_profile
+from tattoo_lora.split import file_sha256
+from tattoo_lora.times import read_times, recorded_time
+from tattoo_lora.web_page import plain, web_page
 
-CELL = 160  # px of a picture in the comparison
-NEAREST = 6  # pairs of a picture and the training drawing nearest to it
 SCORES = {"val_loss": 4, "val_loss_common": 4, "clip_score": 2}  # digits
-BETTER = {"val_loss": min, "val_loss_common": min, "clip_score": max}
 LINE_ART = {"ink": 3, "saturation": 3, "grey": 3, "stroke": 1, "spread": 2, "pieces": 1, "specks": 1}
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "dvc")
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What stages.evaluate wrote: means, each drawing's losses, the pictures and what was measured on each."""
-
-    metrics: dict[str, float | None]
-    drawings: pd.DataFrame
-    pictures: pd.DataFrame
-    images: list[Image.Image]
-
-    @property
-    def line_art(self) -> LineArt:
-        values = {field.name: self.metrics[field.name] for field in fields(LineArt)}
-        return LineArt(**{name: np.nan if value is None else value for name, value in values.items()})
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """UserError where the evaluation did not run."""
-    if not (folder / "metrics.json").is_file():
-        raise UserError(f"{folder}: no metrics.json; run `dvc repro evaluate`")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    pictures = pd.read_csv(folder / "pictures.csv")
-    images = [Image.open(folder / file).convert("RGB") for file in pictures["file"]]
-    return Evaluation(metrics, pd.read_csv(folder / "drawings.csv"), pictures, images)
-
-
-def differences(one: Evaluation, other: Evaluation) -> dict[str, Difference]:
-    """one - other: losses paired by drawing (a mean over its timesteps), scores by prompt (a mean over its seeds).
-
-    Pictures of one prompt are not independent: an adapter that draws a wolf badly does so with every seed.
-    """
-    of_drawings = [of.drawings.groupby("file")[["val_loss", "val_loss_common"]].mean() for of in (one, other)]
-    of_pictures = [of.pictures.groupby("prompt")["clip_score"].mean() for of in (one, other)]
-    found = {column: paired_difference(*(of[column] for of in of_drawings)) for column in BETTER if "loss" in column}
-    return found | {"clip_score": paired_difference(*of_pictures)}
-
-
-def verdict(column: str, difference: Difference, other: Evaluation, smallest: float) -> str:
-    """Whether the one is better or worse than the other in that column, or there is no difference that is real.
-
-    `smallest` is the least share of the other's value that counts.
-    """
-    if not difference.is_real(smallest * abs(other.metrics[column])):
-        return "no difference"
-    return "better" if (difference.mean < 0) == (BETTER[column] is min) else "worse"
-
-
-def enlarge(image: Image.Image) -> Image.Image:
-    """CELL px square; a small picture is scaled smoothly so that it reads as one."""
-    return image.resize((CELL, CELL), Image.Resampling.LANCZOS)
-
-
-def sample_grid(images: list[Image.Image], columns: int) -> Image.Image:
-    """The pictures in rows of `columns` on white."""
-    rows = -(-len(images) // columns)
-    grid = Image.new("RGB", (columns * CELL, rows * CELL), "white")
-    for i, image in enumerate(images):
-        grid.paste(enlarge(image), (i % columns * CELL, i // columns * CELL))
-    return grid
-
-
-def shared_part(prompts: list[str]) -> str:
-    """What all prompts say after their first comma, if it is the same; it need not stand beside each row."""
-    tails = {prompt.partition(", ")[2] for prompt in prompts}
-    return tails.pop() if len(tails) == 1 else ""
-
-
-def show(axis: plt.Axes, image: Image.Image) -> None:
-    axis.imshow(np.asarray(enlarge(image)))
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_color("#dddddd")
-
-
-def comparison(prompts: list[str], images: dict[str, list[Image.Image]]) -> plt.Figure:
-    """Rows: prompts. Columns: the base model and each variant. Same seed along a row."""
-    names, tail = list(images), shared_part(prompts)
-    figure, axes = plt.subplots(
-        len(prompts), len(names), figsize=(1.7 * len(names) + 1.3, 1.7 * len(prompts) + 0.7), squeeze=False
-    )
-    for row, prompt in enumerate(prompts):
-        for column, name in enumerate(names):
-            show(axes[row][column], images[name][row])
-            if row == 0:
-                axes[row][column].set_title(name, fontsize=11)
-        label = prompt.removesuffix(f", {tail}") if tail else prompt
-        axes[row][0].set_ylabel(label.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=9)
-    if tail:
-        figure.suptitle(f"… {tail}", fontsize=9, color="#666666")
-    figure.tight_layout()
-    return figure
-
-
-def training_curves(logs: dict[str, pd.DataFrame]) -> plt.Figure:
-    """val_loss, clip_score and train_loss by step for each variant; step 0 is the untouched base."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-    for axis, column in zip(axes, ("val_loss", "clip_score", "train_loss"), strict=True):
-        for name, log in logs.items():
-            known = log.dropna(subset=[column])
-            axis.plot(known["step"], known[column], marker="o" if column != "train_loss" else None, ms=4, label=name)
-        axis.set_title(column)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=9)
-    figure.tight_layout()
-    return figure
-
-
-def difference_plot(
-    found: dict[tuple[str, str], dict[str, Difference]], evaluations: dict[str, Evaluation], smallest: float
-) -> plt.Figure:
-    """Each pair's difference with its 95% interval, a panel for each score: green better, red worse, grey neither."""
-    colors = {"better": "#2a7f3f", "worse": "#c0392b", "no difference": "#aaaaaa"}
-    figure, axes = plt.subplots(1, len(BETTER), figsize=(13, 0.4 * len(found) + 1.3), sharey=True)
-    labels = [f"{one} - {other}" for one, other in found]
-    for axis, (column, better) in zip(axes, BETTER.items(), strict=True):
-        axis.axvline(0, color="#888888", lw=1)
-        for row, ((_, other), of_pair) in enumerate(found.items()):
-            difference = of_pair[column]
-            color = colors[verdict(column, difference, evaluations[other], smallest)]
-            axis.plot([difference.low, difference.high], [row, row], color=color, lw=2)
-            axis.plot(difference.mean, row, "o", color=color)
-        axis.set_title(f"{column} ({'lower' if better is min else 'higher'} is better)", fontsize=10)
-        axis.grid(alpha=0.3, axis="x")
-    axes[0].set_yticks(range(len(labels)), labels)
-    axes[0].invert_yaxis()
-    figure.tight_layout()
-    return figure
-
-
-def nearest_pairs(evaluations: dict[str, Evaluation], folder: Path) -> plt.Figure:
-    """For each variant the pictures most like a training drawing, each above that drawing."""
-    names = [name for name, evaluation in evaluations.items() if len(evaluation.pictures)]
-    figure, axes = plt.subplots(
-        2 * len(names), NEAREST, figsize=(1.5 * NEAREST + 1.2, 3.2 * len(names) + 0.4), squeeze=False
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for row, name in enumerate(names):
-        pictures = evaluations[name].pictures.nlargest(NEAREST, "correlation")
-        axes[2 * row][0].text(-0.15, 0, name, transform=axes[2 * row][0].transAxes, rotation=90, ha="center")
-        for column, (i, picture) in enumerate(pictures.iterrows()):
-            drawing = Image.open(folder / picture["nearest_by_pixels"]).convert("RGB")
-            for line, image in ((0, evaluations[name].images[i]), (1, drawing)):
-                axis = axes[2 * row + line][column]
-                axis.axis("on")
-                show(axis, image)
-            title = f"{picture['correlation']:.2f}" + (" copy" if picture["copy"] else "")
-            axes[2 * row][column].set_title(title, fontsize=9, color="#c00000" if picture["copy"] else "black")
-    figure.suptitle("generated (above) and the nearest training drawing (below), correlation of pixels", fontsize=9)
-    figure.tight_layout()
-    return figure
+def table(head: Sequence[str], sides: str, rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; `sides` has an l or r for each column, r for numbers."""
+    under = {"l": "---", "r": "---:"}
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(under[side] for side in sides)}|"]
+    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows]) + "\n"
 
 
 def scores_table(evaluations: dict[str, Evaluation]) -> str:
-    """A Markdown table, one row a variant, the best of each column in bold (low losses, high clip_score)."""
+    """One row a variant, the best of each column in bold (low losses, high clip_score)."""
     best = {column: choose(of.metrics[column] for of in evaluations.values()) for column, choose in BETTER.items()}
-    arrows = {column: "↓" if choose is min else "↑" for column, choose in BETTER.items()}
-    lines = [
-        f"| variant | {' | '.join(f'{column} {arrow}' for column, arrow in arrows.items())} |",
-        "|---|---:|---:|---:|",
-    ]
+    rows = []
     for name, evaluation in evaluations.items():
-        cells = []
-        for column, digits in SCORES.items():
-            value = evaluation.metrics[column]
-            cells.append(f"**{value:.{digits}f}**" if value == best[column] else f"{value:.{digits}f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        cells = {column: f"{evaluation.metrics[column]:.{digits}f}" for column, digits in SCORES.items()}
+        bold = {column: evaluation.metrics[column] == best[column] for column in SCORES}
+        rows.append([name, *(f"**{cell}**" if bold[column] else cell for column, cell in cells.items())])
+    head = [f"{column} {'↓' if choose is min else '↑'}" for column, choose in BETTER.items()]
+    return table(["variant", *head], "l" + "r" * len(head), rows)
 
 
 def line_art_table(evaluations: dict[str, Evaluation], target: LineArt) -> str:
     """The measures of tattoo_lora/line_art.py, the held-out drawings first; and the share of copies."""
-    lines = [f"| | line art | {' | '.join(LINE_ART)} | copies |", "|---|---|" + "---:|" * (len(LINE_ART) + 1)]
-    rows = [("held-out drawings", target, "the target", "")]
+    rows = [("held-out drawings", "the target", target, "")]
     for name, evaluation in evaluations.items():
         like = "yes" if evaluation.line_art.is_like(target) else "no"
-        rows.append((name, evaluation.line_art, like, f"{evaluation.metrics['copies']:.0%}"))
-    for name, line_art, like, copies in rows:
-        values = [f"{getattr(line_art, measured):.{digits}f}" for measured, digits in LINE_ART.items()]
-        lines.append(f"| {name} | {like} | {' | '.join(values)} | {copies} |")
-    return "\n".join(lines) + "\n"
-
-
-def differences_table(
-    found: dict[tuple[str, str], dict[str, Difference]], evaluations: dict[str, Evaluation], smallest: float
-) -> str:
-    """Each pair's differences with their intervals, and whether the first is better or worse if that is real."""
-    lines = [
-        "| difference | " + " | ".join(f"{column} | is" for column in BETTER) + " |",
-        "|---|" + "---:|---|" * 3,
+        rows.append((name, like, evaluation.line_art, f"{evaluation.metrics['copies']:.0%}"))
+    measured = [
+        [name, like, *(f"{getattr(line_art, of):.{digits}f}" for of, digits in LINE_ART.items()), copies]
+        for name, like, line_art, copies in rows
     ]
-    for names, of_pair in found.items():
-        cells = []
+    return table(["", "line art", *LINE_ART, "copies"], "ll" + "r" * (len(LINE_ART) + 1), measured)
+
+
+def differences_table(found: Findings) -> str:
+    """Each pair's differences with their intervals, and whether the first is better or worse if that is real."""
+    rows = []
+    for (one, other), of_pair in found.items():
+        row = [f"{one} - {other}"]
         for column, digits in SCORES.items():
-            of = of_pair[column]
-            cells.append(f"{of.mean:+.{digits}f} [{of.low:+.{digits}f}, {of.high:+.{digits}f}]")
-            cells.append(verdict(column, of, evaluations[names[1]], smallest))
-        lines.append(f"| {names[0]} - {names[1]} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            of = of_pair[column].difference
+            row += [f"{of.mean:+.{digits}f} [{of.low:+.{digits}f}, {of.high:+.{digits}f}]", of_pair[column].verdict]
+        rows.append(row)
+    head = [cell for column in SCORES for cell in (column, f"{column} is")]
+    return table(["difference", *head], "l" + "rl" * len(SCORES), rows)
 
 
-def save_figure(figure: plt.Figure, path: Path) -> None:
-    # Without the library's version in the file, the same figures give the same bytes.
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    plt.close(figure)
+def headline(variants: Sequence[str], found: Findings) -> str:
+    """The winner, or that there is none and between which it is open."""
+    best = winner(variants, found)
+    if best is not None:
+        return f"Winner: {best}"
+    if len(variants) == 1:
+        return "One variant, nothing to choose from"
+    first = unbeaten(variants, found)
+    return f"No winner: open between {' and '.join(first)}" if first else "No winner: each is beaten by another"
+
+
+def findings_table(evaluations: dict[str, Evaluation], found: Findings, target: LineArt) -> str:
+    """A row for each evaluation but the first, the base: better and worse than which, line art or not, copies."""
+    words = {"better": "better than", "worse": "worse than", "no difference": "level with"}
+    rows = []
+    for name in list(evaluations)[1:]:
+        row = [f"**{name}**"]
+        for column in DECIDE:
+            others = {other: verdicts(name, other, found)[column] for other in evaluations if other != name}
+            of_verdict = {verdict: [other for other in others if others[other] == verdict] for verdict in words}
+            row.append("; ".join(f"{words[of]} {', '.join(named)}" for of, named in of_verdict.items() if named))
+        evaluation = evaluations[name]
+        copies = int(evaluation.pictures["copy"].sum())
+        line_art = "yes" if evaluation.line_art.is_like(target) else "no"
+        rows.append([*row, line_art, f"{copies} of {len(evaluation.pictures)}"])
+    return table(["", *DECIDE, "line art", "near copies"], "llllr", rows)
+
+
+def data_facts(dataset: str, processed: Path, rows: Sequence[Found], captions: pd.DataFrame) -> str:
+    """What was in the folder of drawings, and what became of it."""
+    count = Counter(row.status for row in rows)
+    kept = [row for row in rows if row.status == "kept"]
+    sides = [max(row.width, row.height) for row in kept]
+    licenses = Counter(row.license or "unknown" for row in kept)
+    facts = {
+        "drawings": f"{len(kept)}, {sum(row.split == 'val' for row in kept)} of them held out",
+        "left out": f"{count['duplicate']} duplicates, {count['rejected']} rejected files",
+        "longer side": f"{min(sides)} to {max(sides)} px, median {np.median(sides):.0f}",
+        "licences": ", ".join(f"{plain(license)} ({number})" for license, number in licenses.most_common()),
+        "captions": f"{(captions['origin'] == 'blip').sum()} by BLIP, {(captions['origin'] == 'user').sum()} your own",
+        "tokens of a caption": f"median {captions['tokens'].median():.0f}, at most {captions['tokens'].max()}; "
+        f"with the suffix {captions['enriched_tokens'].median():.0f} and {captions['enriched_tokens'].max()}",
+        "SHA-256 of drawings.csv": f"`{file_sha256(processed / 'drawings.csv')}`",
+    }
+    return table([f"data/raw/{plain(dataset)}", ""], "ll", facts.items())
+
+
+def how_made(all_params: Params, profile: Profile) -> str:
+    """Models, the settings that matter most, versions."""
+
+    def model(name: str, revision: str | None) -> str:
+        return f"`{name}`" + (f" at `{revision}`" if revision else "")
+
+    batch = profile.batch_size * profile.gradient_accumulation_steps
+    facts = {
+        "profile": f"`{all_params.profile}`, {profile.resolution} px",
+        "base model": model(profile.base_model, profile.base_revision),
+        "captions by": model(profile.caption_model, profile.caption_revision),
+        "scores by": model(profile.clip_model, profile.clip_revision),
+        "training": f"{profile.steps} steps of {batch}, learning rate {profile.learning_rate:g}, rank "
+        f"{all_params.train.rank}, alpha {all_params.train.alpha:g}, seed {all_params.train.seed}",
+        "pictures": f"{profile.sampler_steps} steps, guidance {profile.guidance_scale:g}",
+        "versions": ", ".join([f"Python {platform.python_version()}", *(f"{of} {version(of)}" for of in PACKAGES)]),
+    }
+    return table(["", ""], "ll", facts.items())
+
+
+def times_table(names: Sequence[str]) -> str:
+    """What each stage took when it last ran here."""
+
+    def is_of_this_run(stage: str) -> bool:
+        return stage != "report" and stage.partition("@")[2] in ("", *names)
+
+    times = {stage: seconds for stage, seconds in read_times().items() if is_of_this_run(stage)}
+    if not times:
+        return "Not known: `dvc repro` keeps them for the stages that it runs.\n"
+    rows = [(stage, f"{seconds:.0f} s") for stage, seconds in [*times.items(), ("all", sum(times.values()))]]
+    return (
+        table(["stage", f"on {os.cpu_count()} CPU cores"], "lr", rows)
+        + "\nEach is the stage's last run on this machine; what was known from before is quick.\n"
+    )
+
+
+def report_text(
+    all_params: Params,
+    profile: Profile,
+    evaluations: dict[str, Evaluation],
+    found: Findings,
+    target: LineArt,
+    facts: str,
+    plots: str,
+) -> str:
+    """The report in Markdown; `plots` is the path to the figures from where it lies."""
+    base, *variants = evaluations
+    return f"""# {headline(variants, found)}
+
+Adapters that differ in the captions they were trained on, held against each other and against the untouched {base}.
+
+{findings_table(evaluations, found, target)}
+A variant wins if it is better than each other one in `val_loss` (error on held-out drawings) or `clip_score` (is what
+was asked for in the picture?) and worse in neither. A difference counts if its 95% interval leaves out zero and it is
+at least {all_params.report.smallest_difference:.0%}.
+
+![The same prompts and seeds, a column for each variant]({plots}/comparison.png)
+
+## Figures
+
+{scores_table(evaluations)}
+Differences, with 95% intervals from a paired bootstrap over drawings (losses) and prompts (scores):
+
+{differences_table(found)}
+![Differences with their intervals]({plots}/differences.png)
+
+## Training
+
+![One prompt's picture by step]({plots}/steps.png)
+
+![val_loss, clip_score and train_loss by step]({plots}/training_curves.png)
+
+![val_loss by timestep]({plots}/timesteps.png)
+
+## Is it line art?
+
+![Line-art measures against the held-out drawings]({plots}/line_art.png)
+
+{line_art_table(evaluations, target)}
+Formulas: tattoo_lora/line_art.py.
+
+## Is it copied?
+
+![Pictures and the training drawings nearest to them]({plots}/nearest.png)
+
+## Drawings
+
+{facts}
+## How it was made
+
+{how_made(all_params, profile)}
+## Times
+
+{times_table(list(evaluations))}"""
+
+
+def read_steps(folder: Path) -> dict[int, Image.Image]:
+    """The first prompt's picture by step, of what a training drew on its way."""
+    found = {int(path.parent.name.removeprefix("eval_step")): path for path in folder.glob("eval_step*/prompt00.png")}
+    return {step: Image.open(path).convert("RGB") for step, path in found.items()}
+
+
+def write_timesteps(folder: Path, evaluations: dict[str, Evaluation]) -> None:
+    """<name>.csv for each evaluation: the mean losses at each timestep, for `dvc plots`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, evaluation in evaluations.items():
+        means = evaluation.drawings.groupby("timestep")[["val_loss", "val_loss_common"]].mean()
+        means.to_csv(folder / f"{name}.csv", float_format="%.6f", lineterminator="\n")
 
 
 def main() -> None:
@@ -250,27 +270,26 @@ def main() -> None:
     parser.add_argument("names", nargs="+", help="what was evaluated, the base first, then the variants")
     parser.add_argument("--evaluations", type=Path, required=True, help="folder with one folder an evaluation")
     parser.add_argument("--logs", type=Path, required=True, help="folder with one CSV a variant")
-    parser.add_argument("--drawings", type=Path, required=True, help="what preprocess wrote")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the preprocessed drawings")
-    parser.add_argument("--metrics", type=Path, required=True, help="folder for <name>.json")
-    parser.add_argument("--plots", type=Path, required=True, help="folder for pictures and the table")
+    parser.add_argument("--samples", type=Path, required=True, help="folder with one folder a variant")
+    parser.add_argument("--processed", type=Path, required=True, help="folder that preprocess and enrich wrote to")
+    parser.add_argument("--metrics", type=Path, required=True, help="folder for the report and <name>.json")
+    parser.add_argument("--plots", type=Path, required=True, help="folder for figures and tables")
     args = parser.parse_args()
-    with one_line_errors():
+    with one_line_errors(), recorded_time():
         run(args)
 
 
 def run(args: argparse.Namespace) -> None:
     all_params = load_params()
-    prompts, seeds = all_params.evaluate.prompts, all_params.evaluate.seeds
+    profile, prompts, seeds = load_profile(all_params.profile), all_params.evaluate.prompts, all_params.evaluate.seeds
     smallest = all_params.report.smallest_difference
     evaluations = {name: read_evaluation(args.evaluations / name) for name in args.names}
-    logs = {name: pd.read_csv(args.logs / f"{name}.csv") for name in args.names[1:]}
-    held_out = [drawing.file for drawing in read_drawings(args.drawings) if drawing.split == "val"]
-    target = mean_line_art([measure(Image.open(args.images / file)) for file in held_out])
-    # Variants against the base and against each other: the later name first, so that a gain reads as one.
-    found = {
-        (other, one): differences(evaluations[other], evaluations[one]) for one, other in combinations(args.names, 2)
-    }
+    variants = args.names[1:]
+    logs = {name: pd.read_csv(args.logs / f"{name}.csv") for name in variants}
+    held_out = [of.file for of in read_drawings(args.processed / "drawings.csv") if of.split == "val"]
+    images = args.processed / "images"
+    target = mean_line_art([measure(Image.open(images / file)) for file in held_out])
+    found = compare_all(evaluations, smallest)
 
     for folder in (args.metrics, args.plots, args.plots / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -281,19 +300,35 @@ def run(args: argparse.Namespace) -> None:
     (args.metrics / "held_out.json").write_text(json.dumps(of_target, indent=2) + "\n", encoding="utf-8")
 
     of_first_seed = {name: evaluation.images[:: len(seeds)] for name, evaluation in evaluations.items()}
-    save_figure(comparison(prompts, of_first_seed), args.plots / "comparison.png")
-    save_figure(training_curves(logs), args.plots / "training_curves.png")
-    save_figure(difference_plot(found, evaluations, smallest), args.plots / "differences.png")
-    save_figure(nearest_pairs(evaluations, args.images), args.plots / "nearest.png")
+    steps = {name: read_steps(args.samples / name) for name in variants}
+    for figure, file in (
+        (comparison(prompts, of_first_seed), "comparison.png"),
+        (difference_plot(found), "differences.png"),
+        (step_strip(all_params.train.prompts[0], steps), "steps.png"),
+        (training_curves(logs), "training_curves.png"),
+        (by_timestep(evaluations), "timesteps.png"),
+        (line_art_plot(evaluations, target), "line_art.png"),
+        (nearest_pairs(evaluations, images), "nearest.png"),
+    ):
+        save_figure(figure, args.plots / file)
+    write_timesteps(args.plots / "timesteps", evaluations)
     scores = scores_table(evaluations)
     (args.plots / "comparison.md").write_text(
         f"{scores}\nIs it line art? Definitions in tattoo_lora/line_art.py.\n\n{line_art_table(evaluations, target)}\n"
         "Which differences are real: paired bootstrap over drawings (losses) and over prompts (clip_score), 95% "
-        f"intervals;\nless than {smallest:.0%} of the second's value is no difference.\n\n"
-        f"{differences_table(found, evaluations, smallest)}",
+        f"intervals;\nless than {smallest:.0%} of the second's value is no difference.\n\n{differences_table(found)}",
         encoding="utf-8",
     )
-    print(scores, end="")
+    facts = data_facts(
+        all_params.dataset, args.processed, read_manifest(args.processed / "manifest.csv"),
+        pd.read_csv(args.processed / "captions.csv"),
+    )  # fmt: skip
+    pictures = Path(os.path.relpath(args.plots, args.metrics)).as_posix()
+    text = report_text(all_params, profile, evaluations, found, target, facts, pictures)
+    (args.metrics / "report.md").write_text(text, encoding="utf-8")
+    page = web_page(text.splitlines()[0].lstrip("# "), text, args.metrics)
+    (args.metrics / "report.html").write_text(page, encoding="utf-8")
+    print(f"{scores}\n{text.splitlines()[0].lstrip('# ')}. The report: {args.metrics / 'report.html'}")
 
 
 if __name__ == "__main__":

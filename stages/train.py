@@ -30,6 +30,7 @@ from tattoo_lora.drawings import Drawing, read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.hub import model_files
 from tattoo_lora.params import Profile, TrainParams, load_params, load_profile
+from tattoo_lora.times import recorded_time
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
     with one_line_errors():
@@ -451,7 +452,7 @@ def main() -> None:
     parser.add_argument("--log-csv", type=Path, required=True, help="CSV file to write")
     parser.add_argument("--samples", type=Path, required=True, help="folder for pictures made on the way")
     args = parser.parse_args()
-    with one_line_errors():
+    with one_line_errors(), recorded_time():
         run(args)
 
 

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT, run, set_value
 from PIL import Image
 
-from stages.report import differences, read_evaluation, verdict
 from tattoo_lora.drawings import read_drawings
+from tattoo_lora.evaluation import compare, read_evaluation
 from tattoo_lora.line_art import mean_line_art, measure
 from tattoo_lora.params import load_params
 
@@ -72,7 +72,7 @@ def trained(project: Path, name: str, captions: str = "captions_blip", adapter: 
 
 def verdicts(one, other):
     """Whether the one is better or worse than the other in each score, or there is no difference."""
-    return {score: verdict(score, found, other, SMALLEST) for score, found in differences(one, other).items()}
+    return {score: finding.verdict for score, finding in compare(one, other, SMALLEST).items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,36 @@
+"""How long each stage took when it last ran, for the report.
+
+Kept apart from the stages' outputs: their bytes do not depend on how fast a machine is.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+# The project's own folder, for experiments in a temporary one too.
+FOLDER = Path(os.environ.get("DVC_ROOT", "."), ".scratch/times")
+
+
+@contextmanager
+def recorded_time() -> Iterator[None]:
+    """Keep how long this process took, its imports included, if DVC runs it as a stage and it ends well."""
+    yield
+    stage = os.environ.get("DVC_STAGE")
+    if not stage:
+        return
+    now = time.time()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    partial = FOLDER / f"{stage}.{os.getpid()}"
+    partial.write_text(json.dumps({"seconds": now - psutil.Process().create_time(), "ended": now}), encoding="utf-8")
+    os.replace(partial, FOLDER / f"{stage}.json")
+
+
+def read_times() -> dict[str, float]:
+    """Seconds by stage, in the order in which the stages ended."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")}
+    return {stage: of["seconds"] for stage, of in sorted(found.items(), key=lambda item: item[1]["ended"])}
