@@ -185,7 +185,8 @@ def prepare_all(tasks: list[Task], processes: int) -> list[dict]:
     else:
         with ProcessPoolExecutor(processes, initializer=work_quietly) as pool:
             try:
-                for result in pool.map(prepare_once, tasks, chunksize=8):
+                # Few at a time for a few scans, so that no process is left with the last of them alone.
+                for result in pool.map(prepare_once, tasks, chunksize=min(1 + len(tasks) // (20 * processes), 8)):
                     results.append(result)
                     progress.update()
             except BaseException:

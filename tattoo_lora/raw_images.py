@@ -19,6 +19,10 @@ INK_CONTRAST = 24  # levels of 255 from the background: more than JPEG's noise
 DARK_PAPER = 100  # levels of 255
 HASH_SIDE = 16  # the perceptual hash has HASH_SIDE^2 bits
 THUMBNAIL = 96  # px
+STRIP = 64  # px
+
+Color = tuple[int, int, int]
+Box = tuple[int, int, int, int]  # left, upper, right, lower, px
 
 
 class Rejected(Exception):
@@ -81,9 +85,10 @@ def _to_rgb(image: Image.Image, turn_white_ink: bool, notes: list[str]) -> Image
         image = Image.new("RGBA", rgba.size, "white")
         image.alpha_composite(rgba)
         image = image.convert("RGB")
-        if turn_white_ink and ink_box(image) is None and ink_box(rgba.getchannel("A").convert("RGB")) is not None:
+        alpha = rgba.getchannel("A").convert("RGB")
+        if turn_white_ink and not _has_ink(image) and _has_ink(alpha):
             notes.append("white on transparent: turned to black on white")
-            return ImageOps.invert(rgba.getchannel("A")).convert("RGB")
+            return ImageOps.invert(alpha)
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -95,7 +100,11 @@ def _to_rgb(image: Image.Image, turn_white_ink: bool, notes: list[str]) -> Image
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def background(image: Image.Image) -> tuple[int, int, int]:
+def _has_ink(image: Image.Image) -> bool:
+    return ink_box(image, background(image)) is not None
+
+
+def background(image: Image.Image) -> Color:
     """The median colour of the picture's border: the paper that the drawing stands on."""
     right, bottom = image.width - 1, image.height - 1
     edges = (
@@ -109,18 +118,24 @@ def background(image: Image.Image) -> tuple[int, int, int]:
     return int(red), int(green), int(blue)
 
 
-def ink_box(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """The box around all that differs from the background; None where nothing does."""
-    differs = [255 * (abs(level - paper) > INK_CONTRAST) for paper in background(image) for level in range(256)]
-    return image.point(differs).getbbox()
-
-
-def with_margin(image: Image.Image, box: tuple[int, int, int, int], margin: int) -> Image.Image:
-    """What is in the box with `margin` px of paper around it: the picture's own as far as there is some."""
-    left, upper, right, lower = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
-    if min(left, upper) >= 0 and right <= image.width and lower <= image.height:
-        return image.crop((left, upper, right, lower))
-    return ImageOps.expand(image.crop(box), margin, background(image))
+def ink_box(image: Image.Image, paper: Color) -> Box | None:
+    """The box around all that differs from the paper; None where nothing does."""
+    differs = [255 * (abs(level - of_paper) > INK_CONTRAST) for of_paper in paper for level in range(256)]
+    width, height = image.size
+    columns = [(x, 0, min(x + STRIP, width), height) for x in range(0, width, STRIP)]
+    rows = [(0, y, width, min(y + STRIP, height)) for y in range(0, height, STRIP)]
+    box = []
+    # From each side to the first strip with ink: the middle of a large picture need not be looked at.
+    for side, strips in enumerate((columns, rows, columns[::-1], rows[::-1])):
+        for strip in strips:
+            found = image.crop(strip).point(differs).getbbox()
+            if found is not None:
+                box.append(strip[side % 2] + found[side])
+                break
+        else:
+            return None
+    left, upper, right, lower = box
+    return left, upper, right, lower
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -136,21 +151,31 @@ def flatten(image: Image.Image) -> Image.Image:
     return Image.fromarray(flat.clip(0, 255).astype(np.uint8))
 
 
-def fit_square(image: Image.Image, resolution: int, fit: str) -> Image.Image:
-    """RGB (resolution, resolution): `pad` keeps the whole drawing on its own background, `crop` its middle."""
-    size = (resolution, resolution)
-    if fit == "pad":
-        return ImageOps.pad(image, size, Image.Resampling.LANCZOS, color=background(image))
-    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+def fit_square(image: Image.Image, box: Box, paper: Color, resolution: int, fit: str) -> Image.Image:
+    """RGB (resolution, resolution): with `pad` the whole box and what is around it, with `crop` its middle square.
+
+    The box may reach beyond the picture: there is paper.
+    """
+    width, height = box[2] - box[0], box[3] - box[1]
+    side = max(width, height) if fit == "pad" else min(width, height)
+    left, upper = box[0] + (width - side) / 2, box[1] + (height - side) / 2
+    inside = (max(left, 0), max(upper, 0), min(left + side, image.width), min(upper + side, image.height))
+    scale = resolution / side
+    size = [max(round((inside[i + 2] - inside[i]) * scale), 1) for i in (0, 1)]
+    part = image.resize(size, Image.Resampling.LANCZOS, box=inside)
+    square = Image.new("RGB", (resolution, resolution), paper)
+    square.paste(part, (round((inside[0] - left) * scale), round((inside[1] - upper) * scale)))
+    return square
 
 
-def perceptual_hashes(image: Image.Image) -> tuple[str, str]:
-    """Hex of the DCT hash of what is drawn, HASH_SIDE^2 bits, and of its mirror image."""
+def perceptual_hashes(image: Image.Image, box: Box, paper: Color) -> tuple[str, str]:
+    """Hex of the DCT hash of what is in the box, HASH_SIDE^2 bits, and of its mirror image."""
     # Four pixels a bit, as phash itself would take; BOX is quick, and does to the mirror image what it does to this.
     side = 4 * HASH_SIDE
-    scale = side / max(image.size)
-    small = image.convert("L").resize([max(round(of * scale), 1) for of in image.size], Image.Resampling.BOX)
-    paper = round(np.dot(background(image), (0.299, 0.587, 0.114)))
+    width, height = box[2] - box[0], box[3] - box[1]
+    scale = side / max(width, height)
+    size = [max(round(of * scale), 1) for of in (width, height)]
+    small = image.resize(size, Image.Resampling.BOX, box=box)
     squares = [ImageOps.pad(of, (side, side), color=paper) for of in (small, ImageOps.mirror(small))]
     one, other = (str(imagehash.phash(of, hash_size=HASH_SIDE)) for of in squares)
     return one, other
@@ -162,27 +187,31 @@ def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
     came = image
     if params.flatten:
         image = flatten(image)
-    if params.invert and np.mean(background(image)) < DARK_PAPER:
-        image = ImageOps.invert(image)
+    paper = background(image)
+    if params.invert and np.mean(paper) < DARK_PAPER:
+        image, paper = ImageOps.invert(image), tuple(255 - level for level in paper)
         notes.append("light on dark: turned around")
     if params.threshold is not None:
         image = image.convert("L").point(lambda level: 255 * (level > params.threshold)).convert("RGB")
-    box = ink_box(image)
+        paper = background(image)
+    box = ink_box(image, paper)
     if box is None:
         raise Rejected("empty: nothing is drawn on it")
-    drawn = image.crop(box)
-    if max(drawn.size) < params.min_size:
-        raise Rejected(f"too small: {drawn.width} x {drawn.height} px are drawn, min_size is {params.min_size}")
+    width, height = box[2] - box[0], box[3] - box[1]
+    if max(width, height) < params.min_size:
+        raise Rejected(f"too small: {width} x {height} px are drawn, min_size is {params.min_size}")
+    taken = (0, 0, *image.size)
     if params.trim:
-        image = with_margin(image, box, round(params.margin * max(drawn.size)))
-    factor = resolution / (max if params.fit == "pad" else min)(image.size)
+        margin = round(params.margin * max(width, height))
+        taken = (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
+    factor = resolution / (max if params.fit == "pad" else min)(taken[2] - taken[0], taken[3] - taken[1])
     if factor > params.max_upscale:
         notes.append(f"enlarged {factor:.1f} times")
-    hash, mirrored_hash = perceptual_hashes(drawn)
+    hash, mirrored_hash = perceptual_hashes(image, box, paper)
     scale = THUMBNAIL / max(came.size)
     thumbnail = came.resize([max(round(side * scale), 1) for side in came.size], reducing_gap=2.0)
     return Prepared(
-        png=to_png(fit_square(image, resolution, params.fit)),
+        png=to_png(fit_square(image, taken, paper, resolution, params.fit)),
         thumbnail=to_png(thumbnail),
         width=came.width,
         height=came.height,

@@ -1,5 +1,6 @@
 """A small project: a copy of this one with a dozen drawings and a few training steps, its DAG run with real DVC."""
 
+import io
 import os
 import re
 import shutil
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from PIL import Image
+
+from tattoo_lora.params import load_params
+from tattoo_lora.raw_images import prepare
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
@@ -37,6 +42,11 @@ def run(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedPro
     if check and result.returncode != 0:
         raise AssertionError(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
     return result
+
+
+def preprocessed(path: Path) -> Image.Image:
+    """A raw drawing as the stages after preprocess see it, 64 px."""
+    return Image.open(io.BytesIO(prepare(path, load_params(ROOT).preprocess, 64).png))
 
 
 def set_value(path: Path, key: str, value: object) -> None:

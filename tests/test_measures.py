@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, preprocessed
 from PIL import Image, ImageDraw, ImageOps
 
 from tattoo_lora.bootstrap import Difference, paired_difference
 from tattoo_lora.copies import nearest, pixel_embeds, with_mirrored
 from tattoo_lora.line_art import mean_line_art, measure
-from tattoo_lora.raw_images import fit_square, open_rgb
 
 
 def paper(size=100):
@@ -77,7 +76,7 @@ def test_pictures_without_ink_do_not_count_for_the_stroke():
 
 
 def test_coloured_drawings_are_not_line_art_and_line_drawings_are():
-    line = [fit_square(open_rgb(path)[0], 64, "pad") for path in sorted((ROOT / "data/raw/flash").glob("*.png"))[:60]]
+    line = [preprocessed(path) for path in sorted((ROOT / "data/raw/flash").glob("*.png"))[:60]]
     target = mean_line_art([measure(image) for image in line[::2]])
     others = line[1::2]
     assert mean_line_art([measure(image) for image in others]).is_like(target)
@@ -94,7 +93,7 @@ def test_coloured_drawings_are_not_line_art_and_line_drawings_are():
 
 def test_a_copy_and_a_mirrored_copy_are_found_and_another_drawing_is_not():
     names = ("owl", "skull", "key", "anchor")
-    drawings = [fit_square(open_rgb(ROOT / f"data/raw/flash/{name}.png")[0], 64, "pad") for name in names]
+    drawings = [preprocessed(ROOT / f"data/raw/flash/{name}.png") for name in names]
     embeds = pixel_embeds(with_mirrored(drawings[:3]))
     for picture in (drawings[1], ImageOps.mirror(drawings[1])):
         found = nearest(pixel_embeds([picture]), embeds)

@@ -31,7 +31,7 @@ def picture(png):
 def test_padding_keeps_the_whole_drawing_on_its_own_background():
     image = Image.new("RGB", (90, 30), (250, 240, 200))
     image.paste("black", (0, 10, 90, 20))
-    padded = np.asarray(fit_square(image, 30, "pad"))
+    padded = np.asarray(fit_square(image, (0, 0, 90, 30), background(image), 30, "pad"))
     assert tuple(padded[0, 0]) == background(image) == (250, 240, 200)
     assert (padded[15, 2] < 60).all() and (padded[15, 27] < 60).all()
 
@@ -39,8 +39,28 @@ def test_padding_keeps_the_whole_drawing_on_its_own_background():
 def test_cropping_keeps_the_middle():
     image = Image.new("RGB", (90, 30), "red")
     image.paste("blue", (30, 0, 60, 30))
-    assert tuple(np.asarray(fit_square(image, 30, "crop"))[15, 15]) == (0, 0, 255)
-    assert (np.asarray(fit_square(image, 30, "crop"))[15, :, 0] < 128).mean() > 0.9
+    middle = np.asarray(fit_square(image, (0, 0, 90, 30), (255, 0, 0), 30, "crop"))
+    assert tuple(middle[15, 15]) == (0, 0, 255) and (middle[15, :, 0] < 128).mean() > 0.9
+
+
+def test_beyond_the_picture_there_is_paper():
+    image = Image.new("RGB", (60, 30), "blue")
+    square = np.asarray(fit_square(image, (-30, -10, 90, 40), (0, 255, 0), 60, "pad"))
+    blue = np.argwhere(square[:, :, 2] > 128)
+    assert blue.min(axis=0).tolist() == [22, 15] and blue.max(axis=0).tolist() == [36, 44]  # half as large
+    assert (square[:14] == (0, 255, 0)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (63, 64), (64, 65), (200, 130), (500, 20)])
+def test_the_box_holds_all_the_ink_and_nothing_else(size):
+    random = np.random.default_rng(sum(size))
+    for _ in range(20):
+        pixels = np.full((size[1], size[0], 3), 255, dtype=np.uint8)
+        ys, xs = random.integers(0, size[1], 3), random.integers(0, size[0], 3)
+        pixels[ys, xs, random.integers(0, 3)] = 200
+        expected = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert ink_box(Image.fromarray(pixels), (255, 255, 255)) == expected
+    assert ink_box(Image.new("RGB", size, (240, 255, 255)), (255, 255, 255)) is None
 
 
 def test_transparency_becomes_white(tmp_path):
@@ -98,7 +118,7 @@ def test_every_mode_becomes_the_same_black_bar(tmp_path, mode):
     if mode == "I;16":
         image = image.point(lambda level: level * 257)
     image.save(tmp_path / "m.tif")
-    assert ink_box(open_rgb(tmp_path / "m.tif")[0]) == (10, 10, 50, 20)
+    assert ink_box(open_rgb(tmp_path / "m.tif")[0], (255, 255, 255)) == (10, 10, 50, 20)
 
 
 def test_formats_that_are_handed_to_other_programs_are_not_read(tmp_path):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, preprocessed
 from peft import LoraConfig
 from PIL import Image, ImageOps
 from torchmetrics.multimodal.clip_score import CLIPScore
@@ -26,7 +26,6 @@ from tattoo_lora.models import (
 )
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.raw_images import fit_square, open_rgb
 from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
 from tattoo_lora.split import file_sha256, is_held_out
 from tattoo_lora.tokenizer import load_tokenizer
@@ -47,7 +46,7 @@ def embeds():
 
 @pytest.fixture(scope="module")
 def drawings():
-    return [fit_square(open_rgb(ROOT / f"data/raw/flash/{name}.png")[0], 64, "pad") for name in ("owl", "skull", "key")]
+    return [preprocessed(ROOT / f"data/raw/flash/{name}.png") for name in ("owl", "skull", "key")]
 
 
 def test_the_same_seed_draws_the_same_picture_whatever_the_batch(embeds):
@@ -184,7 +183,7 @@ def test_val_loss_is_steady_where_random_timesteps_are_not():
     """Other noise moves it by less than 1%; as many random timesteps instead, at least three times as much."""
     paths = sorted((ROOT / "data/raw/flash").glob("*.png"))
     held_out = [path for path in paths if is_held_out(file_sha256(path), 0.12)]
-    drawings = [fit_square(open_rgb(path)[0], 64, "pad") for path in held_out]
+    drawings = [preprocessed(path) for path in held_out]
     vae, unet, noise_scheduler = load_vae(*BASE), load_unet(*BASE, torch.float32), load_noise_scheduler(*BASE)
     moments = encode_moments(vae, to_pixel_values(drawings))
     latents = moments.chunk(2, dim=1)[0] * vae.config.scaling_factor
