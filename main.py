@@ -118,6 +118,7 @@ def main() -> None:
         if lock.read_bytes() == before:
             print("\nNothing to do: everything is up to date.")
         print("\n" + (ROOT / "plots/comparison.md").read_text(encoding="utf-8"))
+        print(results_line("what came of it, to read", "metrics/report.html"))
         print(results_line("the comparison, in pictures", "plots/comparison.png"))
         print(results_line("loss and score by step", "plots/training_curves.png"))
         print(results_line("the adapters", "runs/lora/<variant>/best.safetensors"))

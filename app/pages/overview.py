@@ -64,6 +64,9 @@ def show_results() -> None:
             nothing_yet("Nothing has been compared yet.")
         return
     st.subheader("Which is best")
+    headline = (run.read("metrics/report.md") or b"").decode("utf-8", errors="replace").partition("\n")[0]
+    if headline.startswith("# "):
+        st.markdown(f"**{as_markdown(headline.removeprefix('# '))}**")
     scores = tables[0][1]
     differences = next((table for _, table in tables if "difference" in table.columns), None)
     show_winners(scores, differences)
@@ -78,6 +81,7 @@ def show_results() -> None:
             with st.expander("Is it line art?"):
                 st.text(before)
                 show_table(table)
+                show_figure(run, "plots/line_art.png", "Line-art measures against those of the held-out drawings.")
     show_pictures(run)
 
 
