@@ -224,3 +224,18 @@ def test_50_experiments_and_1000_pictures_slow_the_first_page_by_less_than_two_s
     print(f"first page after {few:.1f} s with few, {many:.1f} s with many")
     print(f"and from the start to the gallery {gallery:.1f} s, to a comparison {compared:.1f} s")
     assert many <= few + 2
+
+
+@pytest.mark.parametrize("page", ["dvc_plots/index.html", "metrics/report.html"])
+def test_plots_and_report_show_all_of_themselves_without_a_network(copy, chromium, page):
+    run("dvc", "plots", "show", cwd=copy)
+    asked = []
+    window = chromium.new_context(**PHONE).new_page()
+    window.on("request", lambda request: asked.append(request.url))
+    window.goto((copy / page).as_uri())
+    charts = 3 if page.startswith("dvc_plots") else 0
+    sync_api.expect(window.locator("canvas, svg.marks")).to_have_count(charts)
+    assert window.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert window.evaluate("document.images.length") >= 7
+    inside = ("file:", "data:", "blob:") if charts else (f"file://{copy / page}", "data:")
+    assert all(url.startswith(inside) for url in asked)
