@@ -142,11 +142,18 @@ def load_base(of: Settings, profile: Profile):
 
 
 def use_adapter(pipeline, of: Settings) -> None:
-    """Load the settings' adapter, if any, into a pipeline that has none, at its strength."""
+    """Load the settings' adapter, if any, into a pipeline that has none, at its strength.
+
+    UserError for a file that is none, or that was made for another model.
+    """
     from tattoo_lora.lora import load_lora
 
     if of.lora is not None:
-        load_lora(pipeline, Path(of.lora))
+        try:
+            load_lora(pipeline, Path(of.lora))
+        except (OSError, ValueError, RuntimeError, KeyError) as error:  # whatever diffusers' readers stumble over
+            why = " ".join(str(error).split())[:120]
+            raise UserError(f"{of.lora}: no adapter for {of.base_model} ({why})") from None
         pipeline.set_adapters(pipeline.get_active_adapters(), of.strength)
 
 
