@@ -39,7 +39,7 @@ def append(path, text):
 
 CHANGES = {
     "nothing": (lambda p: None, set()),
-    "train.rank": (lambda p: set_value(p / "params.yaml", "rank", 4), TRAIN),
+    "train.rank": (lambda p: set_value(p / "params.yaml", "rank", 4), TRAIN | {"report"}),
     "variants.blip_plus.caption_dropout": (
         lambda p: set_variant(p, "blip_plus", "caption_dropout", 0.2),
         {"train@blip_plus", "evaluate@blip_plus"},
@@ -55,12 +55,12 @@ CHANGES = {
     ),
     "a comment in stages/train.py": (lambda p: append(p / "stages/train.py", "# a comment\n"), TRAIN),
     "the other profile's file": (lambda p: set_value(p / "profiles/sd15.yaml", "steps", 9), set()),
-    "this profile's steps": (lambda p: set_value(p / "profiles/embedded.yaml", "steps", 6), TRAIN),
+    "this profile's steps": (lambda p: set_value(p / "profiles/embedded.yaml", "steps", 6), TRAIN | {"report"}),
     "evaluate.prompts": (lambda p: append_prompt(p, "evaluate"), EVALUATE | {"report"}),
-    "train.prompts": (lambda p: append_prompt(p, "train"), TRAIN),
+    "train.prompts": (lambda p: append_prompt(p, "train"), TRAIN | {"report"}),
     "a caption model": (
         lambda p: set_value(p / "profiles/embedded.yaml", "caption_model", "models/embedded/blip2"),
-        {"caption_blip"},
+        {"caption_blip", "report"},  # which names it
     ),
     "a lost adapter": (lambda p: (p / "runs/lora/blip/best.safetensors").unlink(), {"train@blip", "evaluate@blip"}),
 }

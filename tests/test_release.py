@@ -83,7 +83,7 @@ def test_the_same_run_gives_the_same_bytes_and_an_old_release_goes(released):
 def test_a_stale_run_is_refused(copy):
     set_value(copy / "params.yaml", "rank", 4)
     said = refused(copy, "--variant", "blip")
-    assert said.startswith("error: stale or missing: train@blip, train@blip_plus, train@vanilla (3 in all)")
+    assert said.startswith("error: stale or missing: report, train@blip, train@blip_plus (4 in all)")
     assert not (copy / "runs/release").exists()
 
 
