@@ -66,7 +66,7 @@ def show_results() -> None:
     st.subheader("Which is best")
     headline = (run.read("metrics/report.md") or b"").decode("utf-8", errors="replace").partition("\n")[0]
     if headline.startswith("# "):
-        st.markdown(f"**{as_markdown(headline.removeprefix('# '))}**")
+        st.text(headline.removeprefix("# "))
     scores = tables[0][1]
     differences = next((table for _, table in tables if "difference" in table.columns), None)
     show_winners(scores, differences)
