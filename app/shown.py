@@ -99,6 +99,11 @@ def known_runs(wait: float = 0) -> dict[str, Run]:
     return {run.name: run for run in [workspace(), *found]}
 
 
+def experiments_listed() -> bool:
+    """Has DVC answered since the dashboard's start?"""
+    return backgrounds(Path.cwd())[1].found is not None
+
+
 def choose_run(label: str, key: str, wait: float = 0) -> Run:
     """A select box of runs; one that was deleted meanwhile gives way to the workspace."""
     runs = known_runs(wait)

@@ -352,7 +352,9 @@ def train(
         val_loss, clip_score = evaluate_in_first_process(0)
         if log:
             log.row(0, None, val_loss, clip_score)
-    last_good, last_checkpoint = [parameter.detach().clone() for parameter in lora_params], start
+    last_good = [parameter.detach().clone() for parameter in lora_params]
+    last_checkpoint, checkpointed = start, time.monotonic()
+    longest = math.inf if params.checkpoint_minutes is None else 60 * params.checkpoint_minutes
     losses: list[Tensor] = []
     progress = tqdm(
         range(start + 1, profile.steps + 1), initial=start, total=profile.steps, unit="step", desc="train",
@@ -416,13 +418,13 @@ def train(
             )
             break
         # At a row, when no loss is pending and the last good weights are the present ones.
-        due = not losses and step - last_checkpoint >= params.checkpoint_every and step < profile.steps
-        if due and accelerator.is_main_process:
+        due = step - last_checkpoint >= params.checkpoint_every or time.monotonic() - checkpointed >= longest
+        if due and not losses and step < profile.steps and accelerator.is_main_process:
             saved = {name: part.state_dict() for name, part in parts.items()}
             saved |= {"step": step, "best_loss": best_loss, "evals_since_best": evals_since_best}
             saved |= {"micro_batch_size": micro_batch_size}
             checkpoints.save(step, saved | {"lora_params": lora_params})
-            last_checkpoint = step
+            last_checkpoint, checkpointed = step, time.monotonic()
     save_in_first_process("final", step, val_loss)
 
 

@@ -101,6 +101,7 @@ class TrainParams:
     deterministic: bool
     max_grad_norm: Annotated[float, Range(1e-6)] | None
     checkpoint_every: Count
+    checkpoint_minutes: Annotated[float, Range(0)] | None
     save_every: Count | None
     early_stop_evals: Count | None
     val_drawings: Count

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import threading
 
 import pytest
 from conftest import ROOT, copy_project, run, set_value
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from app.generate import read_settings
 from app.shown import as_markdown, thumbnail
 
+LISTING = "DVC is still listing the experiments; they come by themselves."
 PAGES = ("overview", "curves", "gallery", "data", "playground", "compare")
 
 
@@ -41,6 +43,15 @@ def texts(app):
     return "\n".join(element.value for element in app.text)
 
 
+def look_again_while(app, text):
+    """What a page shows in the end, where it first says that it is still looking."""
+    for _ in range(60):
+        if text not in texts(app):
+            return
+        app.run()
+    raise AssertionError(f"still: {text}")
+
+
 def pictures(app):
     return len(app.get("image"))
 
@@ -53,6 +64,7 @@ def files(project):
 @pytest.mark.parametrize("page", PAGES)
 def test_before_any_run_a_page_says_what_to_do(project, page):
     with opened(project, page) as app:
+        look_again_while(app, LISTING)
         commands = "\n".join(block.value for block in app.code)
         said = texts(app) + commands + "".join(info.value for info in app.info)
         assert "python main.py" in said or "dvc exp run" in said or "No adapter has been trained yet" in said
@@ -60,10 +72,7 @@ def test_before_any_run_a_page_says_what_to_do(project, page):
 
 def test_the_overview_shows_stages_winners_and_pictures(finished):
     with opened(finished) as app:
-        for _ in range(60):
-            app.run()
-            if "Looking" not in texts(app):
-                break
+        look_again_while(app, "Looking at the stages")
         assert "Everything is up to date." in texts(app)
         assert {metric.label for metric in app.metric} == {"val_loss ↓", "val_loss_common ↓", "clip_score ↑"}
         assert "better than" in texts(app) or "no real difference from" in texts(app)
@@ -76,10 +85,7 @@ def test_the_overview_shows_stages_winners_and_pictures(finished):
 def test_the_overview_says_which_stages_a_change_makes_stale_and_why(copy):
     set_value(copy / "params.yaml", "rank", 2)
     with opened(copy) as app:
-        for _ in range(60):
-            app.run()
-            if "Looking" not in texts(app):
-                break
+        look_again_while(app, "Looking at the stages")
         assert "7 of 12 stages are to be run; `dvc repro` runs them." in [line.value for line in app.markdown]
         why = next(table.value for table in app.dataframe if "why" in table.value.columns).set_index("stage")["why"]
         assert why["train@blip"] == "changed: params.yaml" and why["report"] == (
@@ -270,6 +276,7 @@ def test_two_runs_are_compared(copy):
     run("git", "update-ref", ref, made, cwd=copy)
     with opened(copy, "compare") as app:
         branch = run("git", "branch", "--show-current", cwd=copy).stdout.strip()
+        look_again_while(app, LISTING)
         assert app.selectbox[0].options == ["workspace", branch, "fewer"] and app.selectbox[1].value == "fewer"
         params, metrics = (table.value for table in app.dataframe[:2])
         assert params.values.tolist() == [["evaluate.seeds", "[7, 8]", "[7]"]]
@@ -285,6 +292,17 @@ def test_two_runs_are_compared(copy):
             if "fewer" not in app.selectbox[1].options:
                 break
         assert not app.exception and app.selectbox[1].value in ("workspace", branch)
+
+
+def test_experiments_that_take_long_to_list_come_by_themselves(light, monkeypatch):
+    listing = threading.Event()
+    monkeypatch.setattr("app.shown.show_experiments", lambda: [] if listing.wait(60) else [])
+    with opened(light, "compare") as app:
+        assert LISTING in texts(app)
+        assert not app.selectbox
+        listing.set()
+        app.run()
+        assert app.selectbox[0].options == ["workspace"]
 
 
 def test_no_model_is_loaded_for_looking(finished):

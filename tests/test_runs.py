@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
-from conftest import ENVIRONMENT, copy_project, run, set_value
+from conftest import ENVIRONMENT, commit, copy_project, run, set_value
 
 from app.runs import (
     Run,
@@ -270,6 +271,18 @@ def test_results_that_dvcs_cache_has_lost_are_left_out_and_found_once_they_are_b
     assert curves_of(at).empty and samples_of(at) == {}
     (copy / "cache").rename(copy / ".dvc/cache")
     assert len(curves_of(at)) > 0 and list(samples_of(at)["blip"]) == [0, 2, 4]
+
+
+def test_a_remote_that_does_not_answer_is_not_asked(finished, tmp_path, monkeypatch):
+    copy = copy_project(finished, tmp_path / "p")
+    run("dvc", "remote", "add", "-d", "there", "s3://nowhere/project", cwd=copy)
+    run("dvc", "remote", "modify", "there", "endpointurl", "http://127.0.0.1:9", cwd=copy)
+    commit(copy)
+    shutil.rmtree(copy / ".dvc/cache")
+    monkeypatch.chdir(copy)
+    at = Run("main", run("git", "rev-parse", "HEAD", cwd=copy).stdout.strip())
+    assert curves_of(at).empty and at.read("runs/lora/blip/best.safetensors") is None
+    assert at.read("metrics/blip.json") == (copy / "metrics/blip.json").read_bytes()
 
 
 def test_stage_states_answers_while_a_stage_runs_and_takes_no_lock(finished, tmp_path):

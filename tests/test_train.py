@@ -275,10 +275,14 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "prodigy"])
-def test_an_interrupted_run_ends_with_the_same_bytes(data, tmp_path, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "checkpoint_every", "checkpoint_minutes"),
+    [("adamw", 2, None), ("adamw", 1000, 0.0), ("adamw_8bit", 2, None), ("prodigy", 2, None)],
+)
+def test_an_interrupted_run_ends_with_the_same_bytes(data, tmp_path, optimizer, checkpoint_every, checkpoint_minutes):
     """Everything that has a state: the optimizer, the schedule, the average, dropout."""
-    knobs = {"ema_decay": 0.9, "lora_dropout": 0.3, "checkpoint_every": 2, "optimizer": optimizer, "rank": 256}
+    knobs = {"ema_decay": 0.9, "lora_dropout": 0.3, "optimizer": optimizer, "rank": 256}
+    knobs |= {"checkpoint_every": checkpoint_every, "checkpoint_minutes": checkpoint_minutes}
     params = dataclasses.replace(PARAMS, **knobs)
     whole = fit(make_unet(), data, tmp_path / "whole", params)
 

@@ -4,10 +4,18 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import CURVES, Run, curves_of, metrics_of
-from app.shown import choose_run, curve_chart, known_runs, nothing_yet, show_figure, show_table
+from app.shown import (
+    choose_run,
+    curve_chart,
+    experiments_listed,
+    known_runs,
+    nothing_yet,
+    show_figure,
+    show_table,
+)
 
 METRICS = ("val_loss", "val_loss_common", "clip_score", "copies")
-WAIT = 20  # seconds for DVC to list the experiments
+WAIT = 3  # seconds for DVC to list the experiments; for many it takes longer, and the page is left free meanwhile
 
 
 def differing(one: Run, other: Run) -> pd.DataFrame:
@@ -30,9 +38,19 @@ def metrics_table(one: Run, other: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "metric", f"one: {one.name}", f"other: {other.name}", "other - one"])
 
 
+@st.fragment(run_every=1)
+def wait_for_experiments() -> None:
+    st.text("DVC is still listing the experiments; they come by themselves.")
+    if experiments_listed():
+        st.rerun()
+
+
 st.title("Compare")
 with st.spinner("Asking DVC for the experiments"):
     runs = known_runs(WAIT)
+if not experiments_listed():
+    wait_for_experiments()
+    st.stop()
 if not any(metrics_of(run) for run in runs.values()):
     nothing_yet("There is nothing to compare yet.")
     st.stop()
