@@ -71,20 +71,24 @@ def machine() -> str:
 
 
 def report(title: str, unit: str, reference: str, measured: dict[str, Measured], path: Path | None) -> None:
-    """Print median, min and max of each case in `unit` per second and its ratio to `reference`; JSON at `path`."""
-    base = statistics.median(measured[reference].rates)
+    """Print median, min and max of each case in `unit` per second and its ratio to `reference`; JSON at `path`.
+
+    The ratio is the median of the rounds' own: a machine that becomes faster half-way does so for both.
+    """
+    of_reference = measured[reference].rates
     rows = [
         {
             "case": name,
             "median": statistics.median(of_case.rates),
             "min": min(of_case.rates),
             "max": max(of_case.rates),
-            "ratio": statistics.median(of_case.rates) / base,
+            "ratio": statistics.median(a / b for a, b in zip(of_case.rates, of_reference, strict=True)),
+            "rates": of_case.rates,
             "peak_gb": of_case.peak_gb,
         }
         for name, of_case in measured.items()
     ]
-    print(f"{title}: {unit} per second, {len(measured[reference].rates)} runs; {machine()}\n")
+    print(f"{title}: {unit} per second, {len(of_reference)} runs; {machine()}\n")
     print(f"| case | median | min | max | against '{reference}' | GPU memory |\n|---|---:|---:|---:|---:|---:|")
     for row in rows:
         spread = f"{row['median']:.3f} | {row['min']:.3f} | {row['max']:.3f}"

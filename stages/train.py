@@ -37,6 +37,7 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
         load_profile(load_params().profile)
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -185,12 +186,35 @@ def cuda_memory(work: Callable[[], object]) -> float:
     return torch.cuda.max_memory_allocated()
 
 
-def pick_micro_batch_size(
-    params: TrainParams, profile: Profile, device: torch.device, make_gradients: Callable[[int], object]
-) -> int:
-    """Samples at once: params' number, or on CUDA as many of the effective batch as nine tenths of its memory hold.
+def saved_bytes(model: nn.Module, work: Callable[[], object]) -> int:
+    """Bytes that the forward pass in `work` keeps for its backward pass, the model's own weights aside."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, int] = {}
 
-    `make_gradients(n)` is a trial with n samples. UserError for a number that does not divide the effective batch.
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        work()
+    return sum(kept.values())
+
+
+def pick_micro_batch_size(
+    model: nn.Module,
+    params: TrainParams,
+    profile: Profile,
+    device: torch.device,
+    processes: int,
+    make_gradients: Callable[[int], object],
+) -> int:
+    """Samples at once: params' number, or as many of the effective batch as the memory holds.
+
+    Of CUDA's free memory nine tenths, of a CPU's memory half: what is free there now is another number each time, and
+    with it the last bits of a training. `make_gradients(n)` is a trial with n samples of the model. UserError for a
+    number that does not divide the effective batch.
     """
     effective_batch_size = profile.batch_size * profile.gradient_accumulation_steps
     if params.micro_batch_size is not None:
@@ -200,8 +224,15 @@ def pick_micro_batch_size(
                 f"batch_size x gradient_accumulation_steps ({effective_batch_size})"
             )
         return params.micro_batch_size
-    if device.type != "cuda" or effective_batch_size == 1:
+    if effective_batch_size == 1 or device.type not in ("cuda", "cpu"):
         return profile.batch_size
+    if device.type == "cpu":
+        if profile.gradient_accumulation_steps == 1:
+            return profile.batch_size
+        weights = sum(parameter.nbytes for parameter in model.parameters())
+        a_sample = saved_bytes(model, lambda: make_gradients(1))
+        available = psutil.virtual_memory().total / 2 / processes
+        return largest_fitting(effective_batch_size, lambda n: weights + n * a_sample, available)
     available = 0.9 * (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
     return largest_fitting(effective_batch_size, lambda n: cuda_memory(lambda: make_gradients(n)), available)
 
@@ -348,7 +379,8 @@ def train(
         accelerator.print(f"going on after step {start}")
     else:
         start, best_loss, evals_since_best = 0, float("inf"), 0
-        micro_batch_size = min(gather_object([pick_micro_batch_size(params, profile, device, try_gradients)]))
+        fitting = pick_micro_batch_size(denoiser, params, profile, device, world, try_gradients)
+        micro_batch_size = min(gather_object([fitting]))
         val_loss, clip_score = evaluate_in_first_process(0)
         if log:
             log.row(0, None, val_loss, clip_score)

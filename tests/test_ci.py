@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, copy_project, run
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -17,6 +18,13 @@ def test_the_workflows_and_the_citation_are_what_their_schemas_say():
     of_schema = {"github-workflows": WORKFLOWS, "citation-file-format": [ROOT / "CITATION.cff"]}
     for schema, files in of_schema.items():
         run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files), cwd=ROOT)
+
+
+def test_the_citation_has_the_newest_version_of_the_changelog():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version, day = re.search(r"^## (\d+\.\d+\.\d+) - (\S+)$", changes, re.MULTILINE).groups()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], str(citation["date-released"])) == (version, day)
 
 
 def test_every_script_that_a_workflow_calls_is_there():

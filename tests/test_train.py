@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import io
 import sys
+import types
 
 import pytest
 import torch
@@ -13,7 +14,16 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from stages.train import Denoiser, Log, be_deterministic, largest_fitting, make_optimizer, pick_compile, train
+from stages.train import (
+    Denoiser,
+    Log,
+    be_deterministic,
+    largest_fitting,
+    make_optimizer,
+    pick_compile,
+    saved_bytes,
+    train,
+)
 from tattoo_lora.checkpoint import Checkpoints
 from tattoo_lora.draws import TrainingSet, draw_batch, shuffled
 from tattoo_lora.errors import UserError
@@ -180,7 +190,7 @@ def test_training_lowers_the_loss_on_what_it_sees(unet, data, tmp_path):
     assert float(rows[-1]["train_loss"]) < float(rows[1]["train_loss"])
 
 
-@pytest.mark.parametrize("batch_size, accumulation, at_once", [(2, 2, None), (1, 4, None), (4, 1, 1), (1, 4, 2)])
+@pytest.mark.parametrize("batch_size, accumulation, at_once", [(2, 2, 2), (1, 4, 1), (4, 1, 1), (4, 1, None)])
 def test_however_an_effective_batch_is_split_the_loss_is_the_same(data, tmp_path, batch_size, accumulation, at_once):
     whole = fit(make_unet(), data, tmp_path / "a", profile=dataclasses.replace(PROFILE, batch_size=4))
     profile = dataclasses.replace(PROFILE, batch_size=batch_size, gradient_accumulation_steps=accumulation)
@@ -190,6 +200,26 @@ def test_however_an_effective_batch_is_split_the_loss_is_the_same(data, tmp_path
     assert sizes == {at_once or batch_size}
     for one, other in zip(whole[1:], parts[1:], strict=True):
         assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("total", "at_once"), [(64e9, 4), (0, 1)])
+def test_a_cpu_takes_as_many_samples_at_once_as_half_of_its_memory_holds(data, tmp_path, monkeypatch, total, at_once):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(total=total))
+    unet = make_unet()
+    sizes = batch_sizes(unet)
+    accumulating = dataclasses.replace(PROFILE, batch_size=1, gradient_accumulation_steps=4)
+    rows = fit(unet, data, tmp_path / "a", profile=accumulating)
+    assert sizes == {1, at_once}  # one is the trial
+    whole = fit(make_unet(), data, tmp_path / "b", profile=dataclasses.replace(PROFILE, batch_size=4))
+    for one, other in zip(rows[1:], whole[1:], strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-5)
+
+
+def test_what_a_backward_pass_needs_is_counted_without_the_weights_and_each_tensor_once():
+    model = torch.nn.Linear(3, 5)
+    x, y = torch.ones(2, 3, requires_grad=True), torch.ones(7, requires_grad=True)
+    assert saved_bytes(model, lambda: model(x)) == 2 * 3 * 4
+    assert saved_bytes(model, lambda: (y.sin(), y.cos(), model(x))) == (7 + 2 * 3) * 4
 
 
 def batch_sizes(unet):
@@ -498,11 +528,12 @@ def test_out_of_memory_goes_on_with_fewer_samples_at_once(data, tmp_path, capsys
     run_out_of_memory(unet, 1)
     sizes = batch_sizes(unet)
     profile = dataclasses.replace(PROFILE, batch_size=4, gradient_accumulation_steps=2)
-    rows = fit(unet, data, tmp_path / "full", profile=profile)
+    params = dataclasses.replace(PARAMS, micro_batch_size=4)
+    rows = fit(unet, data, tmp_path / "full", params, profile)
     assert "out of memory at step 1: going on with 2 samples at once" in capsys.readouterr().out
     assert sizes == {4, 2}
     assert not unet.is_gradient_checkpointing
-    for one, other in zip(rows[1:], fit(make_unet(), data, tmp_path / "roomy", profile=profile)[1:], strict=True):
+    for one, other in zip(rows[1:], fit(make_unet(), data, tmp_path / "roomy", params, profile)[1:], strict=True):
         assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-5)
 
 
@@ -510,10 +541,11 @@ def test_out_of_memory_with_one_sample_goes_on_with_checkpointing_and_the_same_r
     profile = dataclasses.replace(PROFILE, batch_size=1, gradient_accumulation_steps=2)
     unet = make_unet()
     run_out_of_memory(unet, 1)  # in the middle of an effective batch
-    rows = fit(unet, data, tmp_path / "full", profile=profile)
+    params = dataclasses.replace(PARAMS, micro_batch_size=1)
+    rows = fit(unet, data, tmp_path / "full", params, profile)
     assert "out of memory at step 1: going on with gradient checkpointing" in capsys.readouterr().out
     assert unet.is_gradient_checkpointing
-    assert rows == fit(make_unet(), data, tmp_path / "roomy", profile=profile)
+    assert rows == fit(make_unet(), data, tmp_path / "roomy", params, profile)
     assert (tmp_path / "full/final.safetensors").read_bytes() == (tmp_path / "roomy/final.safetensors").read_bytes()
 
 
