@@ -13,7 +13,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from PIL import Image  # noqa: E402
 from test_browser import CHROMIUM, DESKTOP, PAGES, PHONE, Visitor, served, sync_api  # noqa: E402
 
-HEIGHTS = {"Overview": 900, "Curves": 1000, "Gallery": 900, "Data": 900, "Playground": 1800, "Compare": 1400}
+HEIGHTS = {"Overview": 900, "Curves": 1000, "Gallery": 900, "Data": 900, "Playground": 1750, "Compare": 1400}
 PHONE_HEIGHT = 1300
 
 
@@ -35,6 +35,8 @@ def show(visitor: Visitor, title: str) -> None:
 
 def take(visitor: Visitor, path: Path, width: int, height: int) -> None:
     visitor.page.set_viewport_size({"width": width, "height": height})
+    visitor.page.mouse.move(0, 0)  # no buttons over pictures
+    visitor.page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
     visitor.page.wait_for_timeout(1500)
     picture = Image.open(io.BytesIO(visitor.page.screenshot()))
     picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
@@ -45,6 +47,7 @@ with sync_api.sync_playwright() as playwright, served(ROOT) as address:
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
     for device, prefix in ((DESKTOP, ""), (PHONE, "phone_")):
         visitor = Visitor(browser, address, device)
+        visitor.expect("Which is best")
         width = device["viewport"]["width"]
         for title in PAGES:
             visitor.page.set_viewport_size(device["viewport"])
