@@ -1,5 +1,6 @@
 """One clear line instead of a traceback for what a user or the data got wrong."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,10 @@ class UserError(Exception):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print a UserError as `error: …` and exit with 1; a Ctrl-C exits with 130. Anything else is a bug and shows."""
+    """Print a UserError, or that the disk is full, as `error: …` and exit with 1; a Ctrl-C exits with 130.
+
+    Anything else is a bug and shows.
+    """
     try:
         yield
     except UserError as error:
@@ -20,3 +24,13 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not _is_of_a_full_disk(error):
+            raise
+        print(f"error: the disk is full; make room and repeat the command, it goes on ({error})", file=sys.stderr)
+        sys.exit(1)
+
+
+def _is_of_a_full_disk(error: Exception) -> bool:
+    """An error of Python's own or of safetensors, which gives the system's number in its text alone."""
+    return getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error)

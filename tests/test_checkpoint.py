@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -91,6 +92,26 @@ def test_killed_ten_times_at_random_a_training_ends_with_the_same_bytes(copy):
         empty(copy / "cut")
     resumed = run(*command("cut"), cwd=copy)
     assert "going on after step" in resumed.stdout
+    assert contents(copy / "cut") == contents(copy / "whole")
+
+
+def test_on_a_disk_that_was_full_a_training_goes_on_once_there_is_room(copy):
+    run(*command("whole"), cwd=copy)
+    adapter = (copy / "whole/lora/final.safetensors").stat().st_size
+    # A snapshot has the adapter, two averages of AdamW's and two files of adapters: one fits, a second beside it does not.
+    shutil.rmtree(copy / ".scratch")
+    (copy / ".scratch").mkdir()
+    inside = ["unshare", "-rm", "sh", "-c"]
+    small_disk = f"mount -t tmpfs -o size={8 * adapter} none .scratch"
+    if shutil.which("unshare") is None or subprocess.run([*inside, small_disk], cwd=copy).returncode != 0:
+        pytest.skip("needs `unshare -rm`, to mount a small disk without being root")
+    train = " ".join(command("cut"))
+    full = f"{small_disk} && ! {train} && mount -o remount,size=1g .scratch && {train}"
+    done = run(*inside, full, cwd=copy)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and said[0].startswith("error: the disk is full; make room and repeat the command, it goes on")
+    assert "Traceback" not in done.stderr
+    assert "going on after step 5" in done.stdout
     assert contents(copy / "cut") == contents(copy / "whole")
 
 
