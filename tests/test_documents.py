@@ -40,7 +40,7 @@ def test_every_command_runs_in_a_small_finished_project(finished, tmp_path, docu
     for code, why in blocks(document):
         if why is None:
             done = subprocess.run(
-                ["bash", "-e", "-c", code], cwd=project, env=environment, capture_output=True, text=True
+                ["bash", "-e", "-c", code], cwd=project, env=environment, capture_output=True, text=True, timeout=600
             )
             assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
             # What Git knows is committed, as one does between two things; new drawings are for `dvc add`.
