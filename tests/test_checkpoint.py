@@ -98,7 +98,7 @@ def test_killed_ten_times_at_random_a_training_ends_with_the_same_bytes(copy):
 def test_on_a_disk_that_was_full_a_training_goes_on_once_there_is_room(copy):
     run(*command("whole"), cwd=copy)
     adapter = (copy / "whole/lora/final.safetensors").stat().st_size
-    # A snapshot has the adapter, two averages of AdamW's and two files of adapters: one fits, a second beside it does not.
+    # A snapshot has the adapter, two averages of AdamW's and two files of adapters: one fits, two do not.
     shutil.rmtree(copy / ".scratch")
     (copy / ".scratch").mkdir()
     inside = ["unshare", "-rm", "sh", "-c"]
@@ -109,7 +109,7 @@ def test_on_a_disk_that_was_full_a_training_goes_on_once_there_is_room(copy):
     full = f"{small_disk} && ! {train} && mount -o remount,size=1g .scratch && {train}"
     done = run(*inside, full, cwd=copy)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(said) == 1 and said[0].startswith("error: the disk is full; make room and repeat the command, it goes on")
+    assert len(said) == 1 and said[0].startswith("error: the disk is full; make room and repeat the command")
     assert "Traceback" not in done.stderr
     assert "going on after step 5" in done.stdout
     assert contents(copy / "cut") == contents(copy / "whole")
