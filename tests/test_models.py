@@ -113,6 +113,8 @@ def test_a_hub_model_that_is_not_cached_says_where_it_was_looked_for(tmp_path):
     code += "with one_line_errors():\n    load_clip('openai/clip-vit-base-patch32', 'c237dc4')\n"
     result = run("env", f"HF_HOME={tmp_path}", "python", "-c", code, cwd=ROOT, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith("error: openai/clip-vit-base-patch32: neither on the hub nor in its cache")
-    assert "`hf download openai/clip-vit-base-patch32 --revision c237dc4`" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    # bitsandbytes, where it is installed, writes a line of its own on some CPUs.
+    *before, error = result.stderr.strip().splitlines()
+    assert error.startswith("error: openai/clip-vit-base-patch32: neither on the hub nor in its cache")
+    assert "`hf download openai/clip-vit-base-patch32 --revision c237dc4`" in error
+    assert all("kernels-community" in line for line in before)
