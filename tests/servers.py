@@ -1,4 +1,6 @@
-"""Servers on loopback that DVC pushes to: SFTP (asyncssh), S3 (moto) and WebDAV (wsgidav), each a process of its own.
+"""Servers on loopback that DVC pushes to, each a process of its own.
+
+SFTP by asyncssh, and by OpenSSH's sshd where it is installed; S3 by moto; WebDAV by wsgidav.
 
 with serve_sftp(folder) as server:
     server.url, server.process, USER, PASSWORD
@@ -6,6 +8,7 @@ with serve_sftp(folder) as server:
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -87,6 +90,37 @@ def serve_sftp(folder: Path, port: int | None = None) -> Iterator[Server]:
     port = port or free_port()
     with serving(port, sys.executable, "-c", SFTP, str(port), str(folder), USER, PASSWORD) as server:
         yield server
+
+
+SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+SSHD_CONFIG = """
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/authorized_keys
+PasswordAuthentication no
+UsePAM no
+StrictModes no
+PidFile none
+Subsystem sftp internal-sftp
+"""
+
+
+@contextmanager
+def serve_sshd(folder: Path) -> Iterator[tuple[Server, Path]]:
+    """OpenSSH's own server for the user who runs this, and the one private key that it lets in; its files in folder."""
+    import asyncssh
+
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where it shuts its lesser half in; a service manager makes it
+    for name in ("host_key", "key"):
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        key.write_private_key(folder / name)
+        (folder / name).chmod(0o600)
+    key.write_public_key(folder / "authorized_keys")
+    (folder / "sshd_config").write_text(SSHD_CONFIG.format(folder=folder), encoding="utf-8")
+    port = free_port()
+    with serving(port, SSHD, "-D", "-e", "-p", str(port), "-f", str(folder / "sshd_config")) as server:
+        yield server, folder / "key"
 
 
 @contextmanager

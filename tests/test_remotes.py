@@ -3,6 +3,7 @@
 A small DVC project stands for ours where only the transfer matters; ours is pushed to a folder and pulled in a clone.
 """
 
+import getpass
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ENVIRONMENT, commit, copy_project, run
-from servers import PASSWORD, USER, s3_keys, serve_s3, serve_sftp, serve_webdav
+from servers import PASSWORD, SSHD, USER, s3_keys, serve_s3, serve_sftp, serve_sshd, serve_webdav
 from test_dag import ran, set_variant
 
 pytestmark = pytest.mark.slow  # half a minute each: `pytest -n 0 -m slow tests/test_remotes.py`, as .ci/remotes does
@@ -68,6 +69,11 @@ class Remote:
             self.settings = {"endpointurl": f"http://127.0.0.1:{self.server.port}", "region": "us-east-1"}
             self.secrets = {"access_key_id": key, "secret_access_key": secret}
             self.list = partial(s3_keys, self.server.port, key, secret, BUCKET)
+        elif kind == "openssh":
+            self.server, key = stack.enter_context(serve_sshd(folder))
+            self.url = f"ssh://127.0.0.1:{self.server.port}{self.store}/project"
+            self.settings = {"user": getpass.getuser()}
+            self.secrets = {"keyfile": str(key)}
         else:
             serve = {"ssh": serve_sftp, "webdav": serve_webdav}[kind]
             self.server = stack.enter_context(serve(self.store))
@@ -109,7 +115,10 @@ class Remote:
             time.sleep(0.01)
 
 
-@pytest.fixture(params=["ssh", "s3", "webdav"])
+without_sshd = pytest.mark.skipif(SSHD is None, reason="no sshd here: `apt-get install openssh-server`")
+
+
+@pytest.fixture(params=["ssh", pytest.param("openssh", marks=without_sshd), "s3", "webdav"])
 def remote(request, tmp_path):
     with ExitStack() as stack:
         yield Remote(request.param, tmp_path, stack)
