@@ -82,12 +82,12 @@ def stamp(*patterns: str) -> Hashable:
     return tuple(found)
 
 
-def stage_states(wait: float = 0) -> list[StageState] | None:
+def stage_states() -> list[StageState] | None:
     """Each stage's state, None while they are looked at for the first time."""
     written = being_written()
     watched = stamp("dvc.*", "params.yaml", "profiles/*.yaml", "stages/*.py", "tattoo_lora/*.py", "data/raw/*")
     stages, _ = backgrounds(Path.cwd())
-    found = stages.latest((watched, frozenset(written)), wait)
+    found = stages.latest((watched, frozenset(written)))
     return None if found is None else states(found, written)
 
 
@@ -104,9 +104,9 @@ def experiments_listed() -> bool:
     return backgrounds(Path.cwd())[1].found is not None
 
 
-def choose_run(label: str, key: str, wait: float = 0) -> Run:
+def choose_run(label: str, key: str) -> Run:
     """A select box of runs; one that was deleted meanwhile gives way to the workspace."""
-    runs = known_runs(wait)
+    runs = known_runs()
     if st.session_state.get(key) not in runs:
         st.session_state.pop(key, None)
     return runs[st.selectbox(label, list(runs), key=key)]

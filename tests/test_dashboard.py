@@ -296,7 +296,12 @@ def test_two_runs_are_compared(copy):
 
 def test_experiments_that_take_long_to_list_come_by_themselves(light, monkeypatch):
     listing = threading.Event()
-    monkeypatch.setattr("app.shown.show_experiments", lambda: [] if listing.wait(60) else [])
+
+    def list_slowly():
+        listing.wait(60)
+        return []
+
+    monkeypatch.setattr("app.shown.show_experiments", list_slowly)
     with opened(light, "compare") as app:
         assert LISTING in texts(app)
         assert not app.selectbox

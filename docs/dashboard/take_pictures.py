@@ -30,14 +30,13 @@ def show(visitor: Visitor, title: str) -> None:
     if title == "Compare":
         visitor.expect("Params that differ")
     visitor.settle()
-    visitor.page.wait_for_timeout(1500)  # charts draw themselves
 
 
 def take(visitor: Visitor, path: Path, width: int, height: int) -> None:
     visitor.page.set_viewport_size({"width": width, "height": height})
     visitor.page.mouse.move(0, 0)  # no buttons over pictures
     visitor.page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
-    visitor.page.wait_for_timeout(1500)
+    visitor.page.wait_for_timeout(1500)  # charts draw themselves
     picture = Image.open(io.BytesIO(visitor.page.screenshot()))
     picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path.relative_to(ROOT), flush=True)
