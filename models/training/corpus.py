@@ -3,8 +3,9 @@
     npm pack openmoji@17.0.0 && tar xzf openmoji-17.0.0.tgz
     python models/training/corpus.py --package package
 
-Writes `work/corpus.safetensors` (`color` and `line`, each (N, VIEWS, 64, 64, 3) uint8) and
-`work/corpus.json` (name, tags, subject, held_out of each of the N drawings) beside this file.
+Writes `work/corpus.safetensors` (`color` and `line`, each (N, VIEWS, 64, 64, 3) uint8, and `painted`, the S subjects
+in each of P paints, (S, P, VIEWS, 64, 64, 3)) and `work/corpus.json` (name, tags, subject, held_out of each of the N
+drawings) beside this file.
 View 0 frames the drawing as the preprocess stage frames a scan. The other views are shifted and
 scaled at full resolution, so that augmentation never blurs a line.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from openmoji import flash_subjects, list_drawings, render_pair
+from openmoji import PAINTS, flash_subjects, list_drawings, read_svg, render_pair, render_svg, repaint
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -39,11 +40,13 @@ VIEWS = 8
 class Corpus:
     """N drawings. `color`, `line`: (N, VIEWS, 64, 64, 3) uint8. `subject`: one of the sample drawings.
 
+    `painted`: the S subjects in each of P paints, (S, P, VIEWS, 64, 64, 3) uint8.
     `held_out`: the pipeline holds its line drawing out, so no model may train on the line art (bool (N,)).
     """
 
     color: Tensor
     line: Tensor
+    painted: Tensor
     names: list[str]
     tags: list[list[str]]
     subject: Tensor
@@ -69,6 +72,7 @@ def load_corpus() -> Corpus:
     return Corpus(
         arrays["color"],
         arrays["line"],
+        arrays["painted"],
         [row["name"] for row in rows],
         [row["tags"] for row in rows],
         torch.tensor([row["subject"] for row in rows]),
@@ -88,7 +92,7 @@ def main() -> None:
 
     val_share = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["preprocess"]["val_share"]
     subjects = set(flash_subjects())
-    color, line, rows = [], [], []
+    color, line, painted, rows = [], [], [], []
     for drawing in tqdm(list_drawings(args.package), unit="drawing"):
         rng = random.Random(drawing.hexcode)
         views = [(0.06, 0.0, 0.0)]
@@ -98,14 +102,23 @@ def main() -> None:
         line.append(np.stack([frame(in_line, box, *view) for view in views]))
         held_out = False
         if drawing.name in subjects:
+            svg = read_svg(args.package, drawing, "color")
+            painted.append(
+                np.stack(
+                    [
+                        [frame(render_svg(repaint(svg, paint, rng), size=512), box, *view) for view in views]
+                        for paint in PAINTS
+                    ]
+                )
+            )
             sample = ROOT / "data/raw/flash" / (drawing.name.replace(" ", "-") + ".png")
             held_out = is_held_out(file_sha256(sample), val_share)
         rows.append(
             {"name": drawing.name, "tags": drawing.tags, "subject": drawing.name in subjects, "held_out": held_out}
         )
     WORK.mkdir(exist_ok=True)
-    arrays = {"color": torch.from_numpy(np.stack(color)), "line": torch.from_numpy(np.stack(line))}
-    save_file(arrays, WORK / "corpus.safetensors")
+    arrays = {"color": color, "line": line, "painted": painted}
+    save_file({key: torch.from_numpy(np.stack(parts)) for key, parts in arrays.items()}, WORK / "corpus.safetensors")
     (WORK / "corpus.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
     subjects, held_out = (sum(row[key] for row in rows) for key in ("subject", "held_out"))
     print(f"{len(rows)} drawings, {subjects} of them subjects, {held_out} held out")

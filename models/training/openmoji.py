@@ -6,12 +6,14 @@ Source: the npm package `openmoji` 17 (https://openmoji.org, CC BY-SA 4.0). `bla
 
 import io
 import json
+import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import resvg_py
-from PIL import Image
+from PIL import Image, ImageColor
 
 SUBJECTS_FILE = Path(__file__).with_name("subjects.txt")
 
@@ -21,6 +23,18 @@ LEFT_OUT_SUBGROUPS = set(
     "alphanum keycap brand ui-element flags regional-indicator geometric punctuation math currency "
     "av-symbol arrow other-symbol transport-sign gender queer-symbols interaction family".split()
 )
+
+# Light, middle and dark of each paint that the base model learns drawings in; mostly OpenMoji's own colours.
+PAINTS = {
+    "red": ("#EA5A47", "#D22F27", "#781E32"),
+    "yellow": ("#FCEA2B", "#F1B31C", "#E27022"),
+    "green": ("#B1CC33", "#5C9E31", "#186648"),
+    "blue": ("#92D3F5", "#61B2E4", "#1E50A0"),
+    "purple": ("#B399C8", "#8967AA", "#5C4278"),
+    "pink": ("#FFA7C0", "#E67A94", "#B0455F"),
+    "brown": ("#D6A66B", "#A57939", "#6A462F"),
+}
+HEX_COLOR = re.compile(r"#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b")
 
 
 @dataclass(frozen=True)
@@ -55,9 +69,30 @@ def flash_subjects() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def render_svg(svg: Path, size: int) -> Image.Image:
-    """The SVG on white, RGB, (size, size)."""
-    rgba = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(svg), width=size, height=size))))
+def repaint(svg: str, paint: str, rng: random.Random) -> str:
+    """The SVG's text in the three tones of one paint: black stays, other colours become a tone by their luma.
+
+    At random all of them a tone lighter or darker, and white painted too, so that what is drawn says nothing of its
+    colour and little of how light it is.
+    """
+    tones = PAINTS[paint]
+    shift, paint_white = rng.choice((-1, 0, 0, 1)), rng.random() < 0.5
+
+    def tone(match: re.Match) -> str:
+        luma = ImageColor.getcolor(match[0], "L") / 255
+        if luma < 0.08:
+            return "#000000"
+        if luma > 0.97:
+            return tones[0] if paint_white else "#FFFFFF"
+        darkness = 0 if luma > 0.62 else 1 if luma > 0.35 else 2
+        return tones[min(2, max(0, darkness + shift))]
+
+    return HEX_COLOR.sub(tone, svg)
+
+
+def render_svg(svg: str, size: int) -> Image.Image:
+    """The SVG's text on white, RGB, (size, size)."""
+    rgba = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))))
     on_white = Image.new("RGBA", rgba.size, "white")
     on_white.alpha_composite(rgba.convert("RGBA"))
     return on_white.convert("RGB")
@@ -66,10 +101,15 @@ def render_svg(svg: Path, size: int) -> Image.Image:
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px
 
 
+def read_svg(package: Path, drawing: Drawing, kind: str) -> str:
+    """The text of the drawing's SVG; kind: color or black."""
+    return (package / f"{kind}/svg/{drawing.hexcode}.svg").read_text(encoding="utf-8")
+
+
 def render_pair(package: Path, drawing: Drawing, size: int) -> tuple[Image.Image, Image.Image, Box]:
     """The drawing in colour and as line art, both RGB (size, size), and the box around both in pixels."""
-    color = render_svg(package / f"color/svg/{drawing.hexcode}.svg", size)
-    black = render_svg(package / f"black/svg/{drawing.hexcode}.svg", size)
+    color = render_svg(read_svg(package, drawing, "color"), size)
+    black = render_svg(read_svg(package, drawing, "black"), size)
     painted = (np.minimum(np.asarray(color), np.asarray(black)) < 250).any(axis=2)
     rows, columns = painted.any(axis=1).nonzero()[0], painted.any(axis=0).nonzero()[0]
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)

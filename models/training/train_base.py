@@ -3,7 +3,9 @@
     python models/training/train_base.py
 
 After train_vae.py (its latents) and train_clip.py (whose text tower the text encoder starts from). It
-learns colour only: line art is what a LoRA is to add. Some captions hold the style words of the
+learns colour only: line art is what a LoRA is to add. Which colour, no caption says: each drawing is learned in several
+paints, as a rose is of many colours to SD 1.5. Where a name says its colour, an adapter that has learned with no name
+takes little of it away. Some captions hold the style words of the
 variants, so that a prompt with them means nothing yet, as "tattoo in my hand" means nothing to SD 1.5.
 """
 
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import torch
 from captions import COLOR_TEMPLATES, PLAIN_TEMPLATES, STYLES, draw_caption
-from corpus import WORK, Corpus, load_corpus, pixel_values
+from corpus import WORK, load_corpus, pixel_values
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
@@ -61,12 +63,14 @@ def build_unet(latent_channels: int, sample_size: int) -> UNet2DConditionModel:
 
 
 @torch.inference_mode()
-def encode_subjects(vae: AutoencoderKL, corpus: Corpus, subjects: Tensor) -> Tensor:
-    """Scaled latents (S, VIEWS, 2, C, 8, 8) of the S subjects in colour, each view as it is and mirrored."""
-    pictures = corpus.color[subjects]
-    both = torch.stack([pictures, pictures.flip(3)], dim=2)
-    latents = [vae.encode(pixel_values(p).to(vae.device)).latent_dist.mean.cpu() for p in both.flatten(0, 2).split(128)]
-    return torch.cat(latents).unflatten(0, both.shape[:3]) * vae.config.scaling_factor
+def encode_pictures(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Scaled latents (S, P, VIEWS, 2, C, 8, 8) of pictures (S, P, VIEWS, 64, 64, 3), each as it is and mirrored."""
+    encoded = []
+    for of_subject in pictures:
+        both = torch.stack([of_subject, of_subject.flip(3)], dim=2)
+        mean = vae.encode(pixel_values(both.flatten(0, 2)).to(vae.device)).latent_dist.mean.cpu()
+        encoded.append(mean.unflatten(0, both.shape[:3]))
+    return torch.stack(encoded) * vae.config.scaling_factor
 
 
 def assemble(vae, text_encoder, tokenizer, unet) -> StableDiffusionPipeline:
@@ -113,10 +117,9 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     corpus = load_corpus()
-    subjects = corpus.subject.nonzero()[:, 0]
-    names = [corpus.names[i] for i in subjects]
+    names = [corpus.names[i] for i in corpus.subject.nonzero()[:, 0]]
     vae = AutoencoderKL.from_pretrained(WORK / "vae").to(args.device).eval()
-    latents = encode_subjects(vae, corpus, subjects)
+    latents = encode_pictures(vae, corpus.painted)
     tokenizer = AutoTokenizer.from_pretrained(WORK / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(WORK / "clip").to(args.device)
     unet = build_unet(vae.config.latent_channels, latents.shape[-1]).to(args.device)
@@ -143,9 +146,10 @@ def main() -> None:
     for step in progress:
         generator = step_generator(args.seed, step)
         set_learning_rate(optimizer, step, args.steps, args.lr)
-        drawn = torch.randint(len(subjects), (args.batch_size,), generator=generator)
+        drawn = torch.randint(len(names), (args.batch_size,), generator=generator)
         mirrored = torch.rand(args.batch_size, generator=generator) < MIRRORED_SHARE
-        view = torch.randint(1, latents.shape[1], (args.batch_size,), generator=generator)
+        paint = torch.randint(latents.shape[1], (args.batch_size,), generator=generator)
+        view = torch.randint(1, latents.shape[2], (args.batch_size,), generator=generator)
         view[torch.rand(args.batch_size, generator=generator) >= MOVED_SHARE] = 0
         without_subject = torch.rand(args.batch_size, generator=generator) < NO_SUBJECT_SHARE
         captions = [
@@ -156,7 +160,7 @@ def main() -> None:
         # One timestep from each of batch_size equal parts: the loss varies less from batch to batch.
         spread = torch.arange(args.batch_size) + torch.rand(args.batch_size, generator=generator)
         timesteps = (spread * (1000 / args.batch_size)).long()
-        x = latents[drawn, view, mirrored.long()]
+        x = latents[drawn, paint, view, mirrored.long()]
         noise = torch.randn(x.shape, generator=generator)
         noisy_latents = noise_scheduler.add_noise(x, noise, timesteps).to(args.device)
 
