@@ -115,7 +115,9 @@ def test_a_training_that_copies_its_drawings_is_flagged(tmp_path, right):
     copied = trained(project, "copied")
     print({"right": right.metrics["copies"], "copied": copied.metrics["copies"]})
     assert copied.metrics["copies"] >= 0.5
-    assert right.metrics["copies"] <= copied.metrics["copies"] / 2
+    assert right.metrics["copies"] < copied.metrics["copies"]
+    # The base knows the drawings' coloured twins, so a right training comes near them too; the same pixels it has not.
+    assert copied.pictures["correlation"].median() > 0.97 > right.pictures["correlation"].max()
 
 
 def test_coloured_pictures_are_reported_as_not_line_art(project, right):

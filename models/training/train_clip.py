@@ -26,6 +26,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 CANDIDATES = 64
 REDRAWN = 4  # pictures of a subject and medium
 REDRAWN_SHARE = 0.4
+PAINTED_SHARE = 0.5  # of the coloured pictures: in one of the paints that the base model learns
 
 
 def build_clip() -> CLIPModel:
@@ -119,7 +120,10 @@ def draw_picture(corpus: Corpus, index: int, as_line: bool, generator: torch.Gen
     """
     view = int(torch.randint(corpus.color.shape[1], (), generator=generator))
     inked = torch.rand((), generator=generator) < 1 / 3 or bool(corpus.held_out[index])
-    if not as_line:
+    if not as_line and torch.rand((), generator=generator) < PAINTED_SHARE:
+        of_subject = corpus.painted[int(corpus.subject[:index].sum())]
+        picture = of_subject[int(torch.randint(len(of_subject), (), generator=generator)), view]
+    elif not as_line:
         picture = corpus.color[index, view]
     elif inked:
         picture = ink(corpus.color[index, view], generator)
