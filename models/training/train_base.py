@@ -3,9 +3,9 @@
     python models/training/train_base.py
 
 After train_vae.py (its latents) and train_clip.py (whose text tower the text encoder starts from). It
-learns colour only: line art is what a LoRA is to add. Which colour, no caption says: each drawing is learned in several
-paints, as a rose is of many colours to SD 1.5. Where a name says its colour, an adapter that has learned with no name
-takes little of it away. Some captions hold the style words of the
+learns colour only: line art is what a LoRA is to add. Which colour, no caption says: each drawing is
+learned in several paints, as SD 1.5 has seen roses of many colours. Where a name says its colour, an adapter
+that has learned without names takes little of it away. Some captions hold the style words of the
 variants, so that a prompt with them means nothing yet, as "tattoo in my hand" means nothing to SD 1.5.
 """
 
