@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from openmoji import PAINTS, flash_subjects, list_drawings, read_svg, render_pair, render_svg, repaint
+from openmoji import PAINTS, flash_subjects, list_drawings, read_svg, render_pair, render_svg, repaint_svg
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -106,7 +106,7 @@ def main() -> None:
             painted.append(
                 np.stack(
                     [
-                        [frame(render_svg(repaint(svg, paint, rng), size=512), box, *view) for view in views]
+                        [frame(render_svg(repaint_svg(svg, paint, rng), size=512), box, *view) for view in views]
                         for paint in PAINTS
                     ]
                 )

@@ -69,7 +69,7 @@ def flash_subjects() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def repaint(svg: str, paint: str, rng: random.Random) -> str:
+def repaint_svg(svg: str, paint: str, rng: random.Random) -> str:
     """The SVG's text in the three tones of one paint: black stays, other colours become a tone by their luma.
 
     At random all of them a tone lighter or darker, and white painted too, so that what is drawn says nothing of its
