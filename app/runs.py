@@ -248,6 +248,8 @@ def metrics_of(run: Run) -> dict[str, dict[str, float]]:
         return run.metrics
     found = {}
     for name in run.names("metrics"):
+        if name == "findings.json":  # the verdicts, not one evaluation's means
+            continue
         try:
             found[name.removesuffix(".json")] = dict(json.loads(run.read(f"metrics/{name}") or b""))
         except (ValueError, TypeError):

@@ -18,9 +18,9 @@ from scipy.stats import t
 
 from tattoo_lora.bootstrap import LEVEL, Difference
 from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.evaluation import SCORES
 
 ABOUT = {"Experiment", "rev", "typ", "Created", "parent", "State", "Executor"}
-SCORES = {"val_loss": 4, "val_loss_common": 4, "clip_score": 2}  # digits
 Metrics = dict[str, dict[str, float]]  # variant, score
 
 
@@ -63,15 +63,15 @@ def tables(by_seed: dict[int, Metrics]) -> str:
     }
     for name, of_variant in values.items():
         cells = [
-            f"{of_variant[s].mean():.{digits}f} ± {of_variant[s].std(ddof=1):.{digits}f}"
-            for s, digits in SCORES.items()
+            f"{of_variant[score].mean():.{of.digits}f} ± {of_variant[score].std(ddof=1):.{of.digits}f}"
+            for score, of in SCORES.items()
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"| difference | {columns} |", "|---|" + "---:|" * len(SCORES)]
     for one, other in combinations(names, 2):
         cells = []
-        for score, digits in SCORES.items():
-            found = difference_over_seeds(values[other][score], values[one][score])
+        for score, of in SCORES.items():
+            found, digits = difference_over_seeds(values[other][score], values[one][score]), of.digits
             cells.append(
                 f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
                 + (" real" if found.is_real() else "")

@@ -4,6 +4,7 @@ Reads runs/evaluation/<name>/, runs/logs/<variant>.csv, runs/samples/<variant>/ 
 
     metrics/report.md            what was found, in two minutes; report.html is the same in one file to hand on
     metrics/<name>.json          the means of each evaluation, for `dvc metrics`
+    metrics/findings.json        the headline, scores, differences and verdicts, for main.py and the dashboard
     metrics/held_out.json        the line art of the held-out drawings: the target
     plots/                       tables (comparison.md), figures, sample grids, val_loss by timestep (timesteps/)
 
@@ -29,8 +30,8 @@ from PIL import Image
 from tattoo_lora.drawings import read_drawings
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.evaluation import (
-    BETTER,
     DECIDE,
+    SCORES,
     Evaluation,
     Findings,
     compare_all,
@@ -57,7 +58,6 @@ from tattoo_lora.split import file_sha256
 from tattoo_lora.times import read_times, recorded_time
 from tattoo_lora.web_page import plain, web_page
 
-SCORES = {"val_loss": 4, "val_loss_common": 4, "clip_score": 2}  # digits
 LINE_ART = {"ink": 3, "saturation": 3, "grey": 3, "stroke": 1, "spread": 2, "pieces": 1, "specks": 1}
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "dvc")
 
@@ -71,13 +71,16 @@ def table(head: Sequence[str], sides: str, rows: Iterable[Sequence[object]]) -> 
 
 def scores_table(evaluations: dict[str, Evaluation]) -> str:
     """One row a variant, the best of each column in bold (low losses, high clip_score)."""
-    best = {column: choose(of.metrics[column] for of in evaluations.values()) for column, choose in BETTER.items()}
+    best = {
+        column: score.better(evaluation.metrics[column] for evaluation in evaluations.values())
+        for column, score in SCORES.items()
+    }
     rows = []
     for name, evaluation in evaluations.items():
-        cells = {column: f"{evaluation.metrics[column]:.{digits}f}" for column, digits in SCORES.items()}
+        cells = {column: f"{evaluation.metrics[column]:.{score.digits}f}" for column, score in SCORES.items()}
         bold = {column: evaluation.metrics[column] == best[column] for column in SCORES}
         rows.append([name, *(f"**{cell}**" if bold[column] else cell for column, cell in cells.items())])
-    head = [f"{column} {'↓' if choose is min else '↑'}" for column, choose in BETTER.items()]
+    head = [f"{column} {'↓' if score.better is min else '↑'}" for column, score in SCORES.items()]
     return table(["variant", *head], "l" + "r" * len(head), rows)
 
 
@@ -99,8 +102,8 @@ def differences_table(found: Findings) -> str:
     rows = []
     for (one, other), of_pair in found.items():
         row = [f"{one} - {other}"]
-        for column, digits in SCORES.items():
-            of = of_pair[column].difference
+        for column, score in SCORES.items():
+            of, digits = of_pair[column].difference, score.digits
             row += [f"{of.mean:+.{digits}f} [{of.low:+.{digits}f}, {of.high:+.{digits}f}]", of_pair[column].verdict]
         rows.append(row)
     head = [cell for column in SCORES for cell in (column, f"{column} is")]
@@ -133,6 +136,35 @@ def findings_table(evaluations: dict[str, Evaluation], found: Findings, target: 
         line_art = "yes" if evaluation.line_art.is_like(target) else "no"
         rows.append([*row, line_art, f"{copies} of {len(evaluation.pictures)}"])
     return table(["", *DECIDE, "line art", "near copies"], "llllr", rows)
+
+
+def findings_json(evaluations: dict[str, Evaluation], found: Findings, target: LineArt) -> str:
+    """What main.py and the dashboard show of the report."""
+    base, *variants = evaluations
+
+    def rounded(value: float, score: str) -> float | None:
+        return round(value, SCORES[score].digits + 2) if np.isfinite(value) else None
+
+    content = {
+        "headline": headline(variants, found),
+        "winner": winner(variants, found),
+        "base": base,
+        "variants": variants,
+        "better": {name: "lower" if score.better is min else "higher" for name, score in SCORES.items()},
+        "scores": {
+            name: {score: rounded(evaluation.metrics[score], score) for score in SCORES}
+            for name, evaluation in evaluations.items()
+        },
+        "differences": [
+            {"one": one, "other": other, "score": score, "verdict": finding.verdict}
+            | {end: rounded(getattr(finding.difference, end), score) for end in ("mean", "low", "high")}
+            for (one, other), by_score in found.items()
+            for score, finding in by_score.items()
+        ],
+        "line_art": {name: bool(evaluation.line_art.is_like(target)) for name, evaluation in evaluations.items()},
+        "copies": {name: round(evaluation.metrics["copies"], 4) for name, evaluation in evaluations.items()},
+    }
+    return json.dumps(content, indent=2) + "\n"
 
 
 def data_facts(dataset: str, processed: Path, rows: Sequence[Found], captions: pd.DataFrame) -> str:
@@ -319,6 +351,7 @@ def run(args: argparse.Namespace) -> None:
         f"intervals;\nless than {smallest:.0%} of the second's value is no difference.\n\n{differences_table(found)}",
         encoding="utf-8",
     )
+    (args.metrics / "findings.json").write_text(findings_json(evaluations, found, target), encoding="utf-8")
     facts = data_facts(
         all_params.dataset, args.processed, read_manifest(args.processed / "manifest.csv"),
         pd.read_csv(args.processed / "captions.csv"),

@@ -1,7 +1,7 @@
 """What stages.evaluate wrote, which differences in it are real, and which variant beats which."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
@@ -14,8 +14,24 @@ from tattoo_lora.bootstrap import Difference, paired_difference
 from tattoo_lora.errors import UserError
 from tattoo_lora.line_art import LineArt
 
-BETTER = {"val_loss": min, "val_loss_common": min, "clip_score": max}
-DECIDE = ("val_loss", "clip_score")  # who wins; val_loss_common is the control
+
+@dataclass(frozen=True)
+class Score:
+    """How a score is shown, which way it is better, and over what two evaluations are paired in it."""
+
+    digits: int
+    better: Callable[..., float]  # min or max
+    table: str  # of an Evaluation
+    unit: str  # its column that names the items
+    decides: bool = True  # who wins
+
+
+SCORES = {
+    "val_loss": Score(4, min, "drawings", "file"),
+    "val_loss_common": Score(4, min, "drawings", "file", decides=False),  # the control
+    "clip_score": Score(2, max, "pictures", "prompt"),
+}
+DECIDE = tuple(name for name, score in SCORES.items() if score.decides)
 OPPOSITE = {"better": "worse", "worse": "better", "no difference": "no difference"}
 
 
@@ -59,13 +75,13 @@ def compare(one: Evaluation, other: Evaluation, smallest: float) -> dict[str, Fi
     difference under `smallest`, a share of the other's value, does not count.
     """
     found = {}
-    for column, better in BETTER.items():
-        table, unit = ("pictures", "prompt") if column == "clip_score" else ("drawings", "file")
-        difference = paired_difference(*(getattr(of, table).groupby(unit)[column].mean() for of in (one, other)))
+    for column, score in SCORES.items():
+        tables = (getattr(of, score.table) for of in (one, other))
+        difference = paired_difference(*(table.groupby(score.unit)[column].mean() for table in tables))
         if not difference.is_real(smallest * abs(other.metrics[column])):
             verdict = "no difference"
         else:
-            verdict = "better" if (difference.mean < 0) == (better is min) else "worse"
+            verdict = "better" if (difference.mean < 0) == (score.better is min) else "worse"
         found[column] = Finding(difference, verdict)
     return found
 

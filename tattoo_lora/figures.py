@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tattoo_lora.evaluation import BETTER, Evaluation, Findings
+from tattoo_lora.evaluation import SCORES, Evaluation, Findings
 from tattoo_lora.line_art import LineArt
 
 CELL = 160  # px of a picture
@@ -156,14 +156,14 @@ def line_art_plot(evaluations: dict[str, Evaluation], target: LineArt) -> plt.Fi
 def difference_plot(found: Findings) -> plt.Figure:
     """Each pair's difference with its 95% interval, a panel for each score: green better, red worse, grey neither."""
     colors = {"better": "#2a7f3f", "worse": "#c0392b", "no difference": "#aaaaaa"}
-    figure, axes = plt.subplots(1, len(BETTER), figsize=(13, 0.4 * len(found) + 1.3), sharey=True)
-    for axis, (column, better) in zip(axes, BETTER.items(), strict=True):
+    figure, axes = plt.subplots(1, len(SCORES), figsize=(13, 0.4 * len(found) + 1.3), sharey=True)
+    for axis, (column, score) in zip(axes, SCORES.items(), strict=True):
         axis.axvline(0, color="#888888", lw=1)
         for row, of_pair in enumerate(found.values()):
             of, color = of_pair[column].difference, colors[of_pair[column].verdict]
             axis.plot([of.low, of.high], [row, row], color=color, lw=2)
             axis.plot(of.mean, row, "o", color=color)
-        axis.set_title(f"{column} ({'lower' if better is min else 'higher'} is better)", fontsize=10)
+        axis.set_title(f"{column} ({'lower' if score.better is min else 'higher'} is better)", fontsize=10)
         axis.grid(alpha=0.3, axis="x")
     axes[0].set_yticks(range(len(found)), [f"{one} - {other}" for one, other in found])
     axes[0].invert_yaxis()

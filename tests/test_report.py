@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from stages.report import (
     data_facts,
     differences_table,
+    findings_json,
     findings_table,
     headline,
     line_art_table,
@@ -137,6 +138,16 @@ def test_the_findings_say_what_each_variant_is_better_than():
     assert findings_table(EVALUATIONS, compare_all(EVALUATIONS, 0.01), TARGET).splitlines()[2:] == [
         "| **blip** | better than base | level with base | yes | 1 of 3 |"
     ]
+
+
+def test_the_findings_are_there_as_json_too():
+    found = json.loads(findings_json(EVALUATIONS, compare_all(EVALUATIONS, 0.01), TARGET))
+    assert (found["winner"], found["base"], found["variants"]) == (None, "base", ["blip"])
+    assert found["scores"]["blip"] == {"val_loss": 0.15, "val_loss_common": 0.15, "clip_score": 30.0}
+    assert found["better"]["val_loss"] == "lower" and found["line_art"] == {"base": False, "blip": True}
+    first = found["differences"][0]
+    assert (first["one"], first["other"], first["score"], first["verdict"]) == ("blip", "base", "val_loss", "better")
+    assert first["low"] < first["mean"] == -0.1025 < first["high"] < 0
 
 
 def test_a_grid_holds_the_pictures_in_reading_order():
