@@ -1,5 +1,6 @@
 """A small project: a copy of this one with a dozen drawings and a few training steps, its DAG run with real DVC."""
 
+import contextlib
 import io
 import os
 import re
@@ -8,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 import pytest
 from filelock import FileLock
@@ -22,6 +25,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 ROOT = Path(__file__).resolve().parents[1]
 DRAWINGS = ("owl", "skull", "anchor", "wolf", "brain", "bug", "key", "crown", "rose", "snail", "fox", "bat")
 FAST = {"steps": 4, "eval_every": 2, "warmup_steps": 1, "sampler_steps": 2, "batch_size": 4}
+PROCESSED = "data/processed/flash"
 
 # Nothing may ask for a network; a test that needs one to fail fails here.
 ENVIRONMENT = {
@@ -42,6 +46,15 @@ def run(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedPro
     if check and result.returncode != 0:
         raise AssertionError(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
     return result
+
+
+def call(program: ModuleType, project: Path, *arguments: object) -> str:
+    """What the program prints, called in this process: a second instead of the six that its imports take."""
+    printed = io.StringIO()
+    argv = mock.patch("sys.argv", [program.__name__, *map(str, arguments)])
+    with contextlib.chdir(project), argv, contextlib.redirect_stdout(printed):
+        program.main()
+    return printed.getvalue()
 
 
 def preprocessed(path: Path) -> Image.Image:
@@ -122,3 +135,36 @@ def finished(project, shared) -> Path:
         commit(target)
 
     return made_once(shared / "finished", make)
+
+
+@pytest.fixture(scope="session")
+def processed(shared) -> Path:
+    """A folder to call stages in: params, models, a dozen drawings, preprocessed, captioned and encoded. Copy it.
+
+    Every drawing has a caption of its own, made of its name. Seconds, where `finished` takes minutes.
+    """
+
+    def make(target: Path) -> None:
+        from stages import encode, preprocess
+        from tattoo_lora.captions import write_caption
+        from tattoo_lora.drawings import read_drawings
+
+        (target / "data/raw/flash").mkdir(parents=True)
+        for name in DRAWINGS:
+            shutil.copy(ROOT / f"data/raw/flash/{name}.png", target / "data/raw/flash")
+        shutil.copytree(ROOT / "profiles", target / "profiles")
+        shutil.copy(ROOT / "params.yaml", target)
+        (target / "models").symlink_to(ROOT / "models")
+        settings = {"val_share": 0.2, "val_drawings": 2, "val_timesteps": 2, "timesteps": 3, "seeds": "[7, 8]"}
+        for key, value in settings.items():
+            set_value(target / "params.yaml", key, value)
+        fast = FAST | {"steps": 1, "eval_every": 1, "warmup_steps": 0, "inference_batch_size": 8}
+        for key, value in fast.items():
+            set_value(target / "profiles/embedded.yaml", key, value)
+        call(preprocess, target, "data/raw/flash", "--out", PROCESSED, "--sheet", "sheet.png", "--processes", 1)
+        call(encode, target, PROCESSED, "--out", f"{PROCESSED}/latents.safetensors")
+        (target / PROCESSED / "captions_blip").mkdir()
+        for drawing in read_drawings(target / PROCESSED / "drawings.csv"):
+            write_caption(target / PROCESSED / "captions_blip", drawing.stem, f"a drawing of a {drawing.stem}")
+
+    return made_once(shared / "processed", make)

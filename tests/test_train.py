@@ -1,19 +1,25 @@
 import csv
 import dataclasses
 import io
+import math
 import sys
 import types
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch._inductor.config
+import torch.nn.functional as F
 from accelerate import Accelerator
-from conftest import ROOT
+from conftest import PROCESSED, ROOT, call, copy_project, set_value
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+import stages.train
 from stages.train import (
     Denoiser,
     Log,
@@ -24,12 +30,18 @@ from stages.train import (
     saved_bytes,
     train,
 )
+from tattoo_lora.captions import read_captions
 from tattoo_lora.checkpoint import Checkpoints
+from tattoo_lora.drawings import read_drawings
 from tattoo_lora.draws import TrainingSet, draw_batch, shuffled
 from tattoo_lora.errors import UserError
+from tattoo_lora.latents import scaled_means
 from tattoo_lora.lora import add_lora, save_lora
+from tattoo_lora.models import load_noise_scheduler
 from tattoo_lora.objective import min_snr_weights, prediction_target
 from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.prompts import encode_prompts
+from tattoo_lora.sampling import load_pipeline, sample_images
 from tattoo_lora.validation import band, timestep_grid, validation_losses
 
 PARAMS = load_params(ROOT).train
@@ -133,6 +145,42 @@ def test_an_epoch_visits_every_drawing_once():
     assert shuffled(0, 0, 7).tolist() != shuffled(0, 1, 7).tolist()
 
 
+def test_another_seed_visits_them_in_another_order():
+    assert shuffled(0, 0, 20).tolist() != shuffled(1, 0, 20).tolist()
+
+
+def marked(views, log_variance=-30.0):
+    """Drawings whose latents tell which they are and which view: 10 x drawing + view, before scaling."""
+    moments = torch.full((5, views, 8, 8, 8), log_variance)
+    moments[:, :, :4] = (10 * torch.arange(5.0)[:, None] + torch.arange(views))[:, :, None, None, None]
+    return TrainingSet(moments, torch.tensor([1, 2, 3, 4, 5]), 0.5)
+
+
+def test_both_views_are_drawn_as_often_as_each_other():
+    values = draw(marked(2), 0, 200).latents[:, 0, 0, 0] / 0.5
+    assert set(values.round().int().tolist()) == {10 * i + view for i in range(5) for view in (0, 1)}
+    assert (values.round() % 10).mean().item() == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_posteriors_noise_is_drawn_and_scaled_with_the_latents():
+    of_first = dataclasses.replace(marked(1, 2 * math.log(3.0)), moments=marked(1, 2 * math.log(3.0)).moments[:1])
+    latents = draw(of_first, 0, 40).latents
+    assert latents.std().item() == pytest.approx(0.5 * 3.0, rel=0.05)  # 10,240 values
+    assert latents.mean().item() == pytest.approx(0.0, abs=0.1)
+
+
+def test_captions_are_dropped_for_the_share_asked_for(data):
+    dropped = (draw(data, 0, 400, dropout=0.25).captions == 0).float().mean().item()
+    assert dropped == pytest.approx(0.25, abs=0.07)
+    assert (draw(data, 0, 40).captions > 0).all()
+
+
+def test_without_strata_timesteps_are_free_and_reach_both_ends(data):
+    timesteps = draw(data, 0, 400, effective=4, timesteps=10, stratified_timesteps=False).timesteps
+    assert set(timesteps.tolist()) == set(range(10))
+    assert (timesteps.view(-1, 4) * 4 // 10 != torch.arange(4)).any()
+
+
 def test_timesteps_cover_an_effective_batch_evenly_however_it_is_split(data):
     parts = [draw(data, first, 2, effective=8, timesteps=800).timesteps for first in range(8, 16, 2)]
     assert (torch.cat(parts) // 100).tolist() == list(range(8))
@@ -176,6 +224,11 @@ def test_best_is_the_adapter_of_the_lowest_val_loss(unet, data, tmp_path):
     assert best == (tmp_path / "step0004.safetensors").read_bytes()
     assert best != (tmp_path / "step0002.safetensors").read_bytes()
     assert (tmp_path / "final.safetensors").read_bytes() == (tmp_path / "step0006.safetensors").read_bytes()
+
+
+def test_of_equal_val_losses_the_first_is_the_best(unet, data, tmp_path):
+    fit(unet, data, tmp_path, dataclasses.replace(PARAMS, save_every=2), val_losses=[1.0, 0.5, 0.5, 0.5])
+    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "step0002.safetensors").read_bytes()
 
 
 def test_the_same_seed_gives_the_same_bytes(data, tmp_path):
@@ -348,6 +401,42 @@ def test_adding_an_adapter_leaves_the_global_random_state_alone(unet):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def start_of(folder, data, **knobs):
+    """The adapter's A as it began, but for a step too small to see."""
+    fit_with(folder, data, dataclasses.replace(PROFILE, steps=1, learning_rate=1e-8), **knobs)
+    return torch.cat([tensor.flatten() for key, tensor in sorted(final(folder).items()) if "lora_A" in key])
+
+
+def test_the_adapter_begins_as_its_seed_says(data, tmp_path):
+    first, again, other = (start_of(tmp_path / name, data, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert torch.equal(first, again)
+    assert (first - other).abs().mean() > 0.01
+
+
+def test_weight_decay_pulls_the_adapter_to_zero(data, tmp_path):
+    profile = dataclasses.replace(PROFILE, learning_rate=0.1)
+    sizes = {}
+    for decay in (0.0, 1.0):
+        fit_with(tmp_path / str(decay), data, profile, weight_decay=decay)
+        sizes[decay] = sum(
+            t.square().sum().item() for key, t in final(tmp_path / str(decay)).items() if "lora_A" in key
+        )
+    assert sizes[1.0] < 0.8 * sizes[0.0]
+
+
+def test_the_learning_rate_rises_from_zero_over_the_warm_up(data, tmp_path):
+    profile = dataclasses.replace(PROFILE, steps=4, warmup_steps=2)
+    fit_with(tmp_path, data, profile, schedule="constant", weight_decay=0.0, save_every=1)
+    steps = [load_file(tmp_path / f"step000{step}.safetensors") for step in (1, 2, 3)]
+    # AdamW moves a weight by the learning rate at most, and one of steady gradient by just that.
+    farthest = [
+        max((after[key] - before[key]).abs().max().item() for key in after if "lora_B" in key) / profile.learning_rate
+        for before, after in zip(steps, steps[1:], strict=False)
+    ]
+    assert all(not tensor.any() for key, tensor in steps[0].items() if "lora_B" in key)
+    assert farthest == pytest.approx([0.5, 1.0], rel=0.1)
+
+
 def losses_of(unet, data, batch_size=16, drawings=slice(None), timesteps=10):
     latents, hidden = data.moments[drawings, 0, :4], EMBEDS[1:][drawings]
     return validation_losses(unet, NOISE_SCHEDULER, latents, hidden, timestep_grid(timesteps, 1000), batch_size)
@@ -365,6 +454,14 @@ def test_val_loss_does_not_depend_on_the_batch_size_or_the_other_drawings(unet, 
     for size in (1, 7, 64):
         assert torch.allclose(losses_of(unet, data, size), whole, atol=1e-6)
     assert torch.allclose(losses_of(unet, data, drawings=slice(2)), whole[:2], atol=1e-6)
+
+
+def test_each_drawing_and_timestep_has_noise_of_its_own(unet, data):
+    unet.conv_out.weight.zero_()
+    unet.conv_out.bias.zero_()  # nothing is predicted: the loss is the noise's mean square
+    losses = losses_of(unet, data)
+    assert len(losses.unique()) == losses.numel()
+    assert losses.mean().item() == pytest.approx(1.0, abs=0.05)
 
 
 def test_timesteps_are_spread_evenly_and_fall_into_three_bands():
@@ -505,6 +602,29 @@ def test_the_moving_average_lags_behind_the_last_step(data, tmp_path):
     assert 0 < moved(tmp_path / "ema") < moved(tmp_path / "plain")
 
 
+def test_evaluating_and_saving_leave_a_training_as_it_was(data, tmp_path):
+    """With a moving average, which takes the weights' place for as long as they are measured or saved."""
+    for name, every in (("often", 1), ("once", 6)):
+        profile = dataclasses.replace(PROFILE, eval_every=every)
+        fit_with(tmp_path / name, data, profile, ema_decay=0.9, save_every=every)
+    assert (tmp_path / "often/final.safetensors").read_bytes() == (tmp_path / "once/final.safetensors").read_bytes()
+
+
+def test_what_is_measured_is_the_moving_average(data, tmp_path):
+    unet, seen = make_unet(), []
+    params, profile = dataclasses.replace(PARAMS, ema_decay=0.9), dataclasses.replace(PROFILE, eval_every=6)
+
+    def val_losses():
+        for _ in range(2):
+            seen.append({name: p.detach().clone() for name, p in unet.named_parameters() if "lora_" in name})
+            yield 1.0
+
+    fit(unet, data, tmp_path, params, profile, val_losses=val_losses())
+    saved = torch.cat([tensor.flatten() for key, tensor in sorted(final(tmp_path).items()) if "lora_B" in key])
+    measured = torch.cat([tensor.flatten() for key, tensor in sorted(seen[-1].items()) if "lora_B" in key])
+    assert saved.norm().item() == pytest.approx(measured.norm().item(), rel=1e-6)
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(data, tmp_path):
     rows = [fit_with(tmp_path / str(on), data, gradient_checkpointing=on) for on in (False, True)]
     for plain, checkpointed in zip(*rows, strict=True):
@@ -553,3 +673,87 @@ def test_out_of_memory_in_spite_of_both_says_what_to_lower(unet, data, tmp_path)
     run_out_of_memory(unet, 3)
     with pytest.raises(UserError, match=r"at step 2 with one sample .* resolution \(64\) or train.rank \(8\)"):
         fit(unet, data, tmp_path)
+
+
+FLASH = Path(PROCESSED)
+
+
+@pytest.fixture(scope="module")
+def trained(processed, tmp_path_factory):
+    """One step of the command itself, for a variant with a trigger; the project and the log's rows."""
+    project = copy_project(processed, tmp_path_factory.mktemp("trained") / "p")
+    set_value(project / "params.yaml", "trigger", "inked")  # vanilla's
+    set_value(project / "params.yaml", "caption_dropout", 0.3)
+    call(
+        stages.train, project, "vanilla", "--latents", FLASH / "latents.safetensors",
+        "--drawings", FLASH / "drawings.csv", "--captions", FLASH / "captions_blip",
+        "--lora", "lora", "--log-csv", "logs/log.csv", "--samples", "samples",
+    )  # fmt: skip
+    with (project / "logs/log.csv").open(encoding="utf-8") as file:
+        return project, list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def by_hand(trained):
+    """What the command should have worked with: drawings by split, embeddings of each one's caption, the base."""
+    project, _ = trained
+    profile = dataclasses.replace(load_profile("embedded", project), base_model=str(ROOT / "models/embedded/base"))
+    drawings = read_drawings(project / FLASH / "drawings.csv")
+    captions = read_captions(project / FLASH / "captions_blip", [drawing.stem for drawing in drawings])
+    stored, pipeline = load_file(project / FLASH / "latents.safetensors"), load_pipeline(profile)
+
+    def of_split(split):
+        chosen = [drawing for drawing in drawings if drawing.split == split]
+        texts = ["", *(f"inked, {captions[drawing.stem]}" for drawing in chosen)]
+        embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, texts)
+        return [stored[drawing.file] for drawing in chosen], embeds
+
+    return types.SimpleNamespace(
+        params=load_params(project), profile=profile, pipeline=pipeline,
+        noise_scheduler=load_noise_scheduler(profile.base_model, None),
+        scaling_factor=pipeline.vae.config.scaling_factor, train=of_split("train"), val=of_split("val"),
+    )  # fmt: skip
+
+
+def test_the_command_validates_on_held_out_drawings_with_their_captions(trained, by_hand):
+    moments, embeds = by_hand.val
+    count = by_hand.params.train.val_drawings
+    assert count < len(moments)
+    losses = validation_losses(
+        by_hand.pipeline.unet, by_hand.noise_scheduler, scaled_means(moments[:count], by_hand.scaling_factor),
+        embeds[1 : count + 1], timestep_grid(by_hand.params.train.val_timesteps, 1000), 8,
+    )  # fmt: skip
+    assert float(trained[1][0]["val_loss"]) == pytest.approx(losses.mean().item(), abs=2e-5)
+
+
+def test_the_command_trains_on_the_other_drawings_with_their_captions(trained, by_hand):
+    """The first step's loss, which no step has changed yet: the same drawings, captions, noise and timesteps."""
+    moments, embeds = by_hand.train
+    data = TrainingSet(moments, torch.arange(1, len(embeds)), by_hand.scaling_factor)
+    size = by_hand.profile.batch_size
+    batch = draw_batch(data, by_hand.params.train, 0.3, 0, size, size, 1000)
+    noisy_latents = by_hand.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+    with torch.inference_mode():
+        prediction = by_hand.pipeline.unet(noisy_latents, batch.timesteps, embeds[batch.captions]).sample
+    expected = F.mse_loss(prediction, batch.noise).item()
+    assert float(trained[1][1]["train_loss"]) == pytest.approx(expected, abs=2e-5)
+
+
+def test_the_command_draws_each_prompt_with_a_seed_of_its_own(trained, by_hand):
+    params, pipeline = by_hand.params.train, by_hand.pipeline
+    embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["", *params.prompts])
+    seeds = [params.seed + i for i in range(len(params.prompts))]
+    drawn = sample_images(pipeline, embeds[1:], embeds[:1], seeds, params.sampler_steps, by_hand.profile)
+    for i, expected in enumerate(drawn):
+        written = Image.open(trained[0] / f"samples/eval_step0000/prompt{i:02d}.png")
+        assert np.abs(np.asarray(written, int) - np.asarray(expected, int)).max() <= 2
+
+
+def test_the_command_writes_what_it_learned_beside_its_log(trained):
+    project, rows = trained
+    assert [row["step"] for row in rows] == ["0", "1"]
+    assert {path.name for path in (project / "lora").iterdir()} >= {
+        "best.safetensors", "best.kohya.safetensors", "final.safetensors", "final.kohya.safetensors"
+    }  # fmt: skip
+    assert {path.name for path in (project / "samples").iterdir()} == {"eval_step0000", "eval_step0001"}
+    assert not list((project / ".scratch").glob("train/*"))
