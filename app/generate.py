@@ -149,11 +149,7 @@ def use_adapter(pipeline, of: Settings) -> None:
     from tattoo_lora.lora import load_lora
 
     if of.lora is not None:
-        try:
-            load_lora(pipeline, Path(of.lora))
-        except (OSError, ValueError, RuntimeError, KeyError) as error:  # whatever diffusers' readers stumble over
-            why = " ".join(str(error).split())[:120]
-            raise UserError(f"{of.lora}: no adapter for {of.base_model} ({why})") from None
+        load_lora(pipeline, Path(of.lora))
         pipeline.set_adapters(pipeline.get_active_adapters(), of.strength)
 
 

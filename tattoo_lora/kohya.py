@@ -1,11 +1,8 @@
-"""LoRA weights in kohya's key format, which ComfyUI and A1111 read, and back.
+"""LoRA weights in kohya's key format, which ComfyUI and A1111 read; adapter_files.py reads it.
 
 PEFT: `unet.down_blocks.0.….attn1.to_q.lora_A.weight`. Kohya: `lora_unet_down_blocks_0_…_attn1_to_q.lora_down.weight`
-and a scalar `.alpha`, without which readers take a scale of 1. Dots become underscores, which alone cannot be
-undone: going back asks the model for its modules' names.
+and a scalar `.alpha`, without which readers take a scale of 1.
 """
-
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -35,24 +32,3 @@ def to_kohya(tensors: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
         converted[f"{name}.{PARTS[part]}"] = tensor
         converted[f"{name}.alpha"] = torch.tensor(float(alpha))
     return converted
-
-
-def from_kohya(tensors: dict[str, Tensor], modules: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """PEFT's keys and each module's alpha, for kohya's; `modules` are `unet.…` and `text_encoder.…` module names.
-
-    UserError for a key that names none of them. Without an alpha the scale is 1: alpha is the rank.
-    """
-    by_name = {kohya_name(module): module for module in modules}
-    parts = {kohya: peft for peft, kohya in PARTS.items()}
-    converted, alphas = {}, {}
-    for key, tensor in tensors.items():
-        name, _, part = key.partition(".")
-        if name not in by_name or part not in (*parts, "alpha"):
-            raise UserError(f"{key}: no such module in the model")
-        if part == "alpha":
-            alphas[by_name[name]] = tensor.item()
-        else:
-            converted[f"{by_name[name]}.{parts[part]}"] = tensor
-            if part == "lora_down.weight":
-                alphas.setdefault(by_name[name], float(tensor.shape[0]))
-    return converted, alphas

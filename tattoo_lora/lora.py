@@ -13,6 +13,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from tattoo_lora.adapter_files import read_adapter
 from tattoo_lora.errors import UserError
 from tattoo_lora.kohya import to_kohya
 
@@ -89,7 +90,7 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
 
 
 def load_lora(pipeline: StableDiffusionPipeline, path: Path) -> None:
-    """Load the adapter into the pipeline's UNet and text encoder; UserError where there is none."""
+    """Load the adapter into the pipeline's UNet and text encoder, exactly; UserError where that cannot be."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro train`")
-    pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    pipeline.load_lora_weights(read_adapter(path, pipeline.unet, pipeline.text_encoder))

@@ -1,7 +1,10 @@
 """LoRA files: both formats, key by key, and what they draw when others load them."""
 
+import copy
 import dataclasses
+import functools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,13 +14,14 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from tattoo_lora.adapter_files import plain_name, read_adapter
 from tattoo_lora.drawings import Drawing
 from tattoo_lora.errors import UserError
-from tattoo_lora.kohya import from_kohya, kohya_name, to_kohya
-from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, kohya_path, save_lora, write_safetensors
+from tattoo_lora.kohya import kohya_name, to_kohya
+from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, kohya_path, load_lora, save_lora, write_safetensors
 from tattoo_lora.lora_header import dataset_hash, word_frequency
 from tattoo_lora.params import load_profile
 from tattoo_lora.prompts import encode_prompts
@@ -49,13 +53,12 @@ def modules(unet, text_encoder):
 
 def adapters(unet, text_encoder, targets):
     """PEFT's keys and random tensors of an adapter on both, for models on the meta device too."""
+    unet, text_encoder = copy.deepcopy((unet, text_encoder))
     unet.add_adapter(LoraConfig(r=4, target_modules=targets), "probe")
     text_encoder.add_adapter(LoraConfig(r=4, target_modules=TEXT_ENCODER_MODULES), "probe")
     shapes = {f"unet.{k}": v.shape for k, v in get_peft_model_state_dict(unet, adapter_name="probe").items()}
     for key, tensor in get_peft_model_state_dict(text_encoder, adapter_name="probe").items():
         shapes[f"text_encoder.text_model.{key.removeprefix('text_model.')}"] = tensor.shape
-    unet.delete_adapters("probe")
-    text_encoder.delete_adapter("probe")
     generator = torch.Generator().manual_seed(0)
     return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
 
@@ -79,32 +82,29 @@ def test_sd15_attention_has_the_names_that_kohya_gives_it(sd15):
 
 
 @pytest.mark.parametrize("targets", [ATTENTION, EVERYTHING], ids=["attention", "everything"])
-def test_every_module_of_sd15_survives_the_way_to_kohya_and_back(sd15, targets):
+def test_every_module_of_sd15_survives_the_way_to_kohya_and_back(sd15, targets, tmp_path):
     tensors = adapters(*sd15, targets)
     kohya = to_kohya(tensors, alpha=2.5)
     assert len(kohya) == len(tensors) * 3 // 2
     assert all(key.split(".")[0].startswith(("lora_unet_", "lora_te_text_model_encoder_layers_")) for key in kohya)
-    back, alphas = from_kohya(kohya, modules(*sd15))
+    save_file(kohya, tmp_path / "kohya.safetensors")
+    back = {
+        key.replace("text_encoder.", "text_encoder.text_model."): tensor
+        for key, tensor in read_adapter(tmp_path / "kohya.safetensors", *sd15).items()
+    }
     assert back.keys() == tensors.keys()
-    assert all(torch.equal(back[key], tensor) for key, tensor in tensors.items())
-    assert set(alphas.values()) == {2.5} and len(alphas) == len(tensors) // 2
+    for key, tensor in tensors.items():
+        assert torch.allclose(back[key], tensor * (2.5 / 4 if "lora_B" in key else 1), rtol=1e-6), key
 
 
 def test_no_two_modules_of_sd15_share_a_kohya_name(sd15):
     unet, text_encoder = sd15
-    names = [kohya_name(name) for name in modules(unet, text_encoder) if not name.endswith(("unet.", "text_model."))]
-    assert len(names) == len(set(names))
+    names = [name for name in modules(unet, text_encoder) if not name.endswith(("unet.", "text_model.", ".to_out"))]
+    for short in (kohya_name, plain_name):
+        assert len({short(name) for name in names}) == len(names)
 
 
-def test_a_file_without_alpha_has_scale_one(sd15):
-    tensors = adapters(*sd15, ["to_q"])
-    kohya = {key: tensor for key, tensor in to_kohya(tensors, 1.0).items() if not key.endswith(".alpha")}
-    assert set(from_kohya(kohya, modules(*sd15))[1].values()) == {4.0}
-
-
-def test_keys_of_no_module_are_refused(sd15):
-    with pytest.raises(UserError, match="lora_unet_nothing.lora_up.weight: no such module in the model"):
-        from_kohya({"lora_unet_nothing.lora_up.weight": torch.zeros(1)}, modules(*sd15))
+def test_keys_that_kohyas_format_lacks_are_refused():
     with pytest.raises(UserError, match="unet.a.lora_magnitude_vector: the kohya format has no place for it"):
         to_kohya({"unet.a.lora_magnitude_vector": torch.zeros(1)}, 1.0)
     with pytest.raises(UserError, match="vae.a: neither of the UNet nor of the text encoder"):
@@ -121,6 +121,9 @@ def make_pipeline():
     return load_pipeline(dataclasses.replace(load_profile("embedded", ROOT), base_model=BASE[0], dtype="float32"))
 
 
+MINIATURE = functools.cache(make_pipeline)  # for what loads nothing into it
+
+
 def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
     """What the pipeline draws, before rounding to bytes."""
     embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["", "an owl"])
@@ -128,6 +131,212 @@ def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
         prompt_embeds=embeds[1:], negative_prompt_embeds=embeds[:1], num_inference_steps=3, guidance_scale=3.0,
         height=64, width=64, generator=torch.Generator().manual_seed(0), output_type="np",
     ).images  # fmt: skip
+
+
+BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
+# Layers of the miniature as files have them: rank, alpha and whether LoCon splits the kernel; every one differs.
+FACTORS = {
+    f"unet.{BLOCK}.attn1.to_q": (4, 1.0, False),
+    f"unet.{BLOCK}.attn1.to_out.0": (2, 6.0, False),
+    f"unet.{BLOCK}.ff.net.0.proj": (3, 3.0, False),
+    "unet.down_blocks.0.attentions.0.proj_in": (5, 2.0, False),
+    "unet.down_blocks.0.resnets.0.conv1": (4, 8.0, True),
+    "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": (2, 1.0, False),
+    "text_encoder.text_model.encoder.layers.1.mlp.fc1": (3, 12.0, False),
+}
+ATTENTION_ONLY = [key for key in FACTORS if "to_" in key or "q_proj" in key]
+
+
+def module_of(pipeline, name):
+    model, _, inner = name.replace("text_model.", "").partition(".")
+    return getattr(pipeline, model).get_submodule(inner)
+
+
+def layers_of(pipeline, names=tuple(FACTORS)):
+    """{module: (down, up, mid or None, alpha)} of random numbers that change what the model says."""
+    generator, layers = torch.Generator().manual_seed(0), {}
+    for name in names:
+        rank, alpha, split = FACTORS[name]
+        outer, inner, *kernel = module_of(pipeline, name).weight.shape
+
+        def normal(*shape):
+            return torch.randn(shape, generator=generator) * 0.2
+
+        ones = [1] * len(kernel)
+        down = normal(rank, inner, *(ones if split else kernel))
+        layers[name] = down, normal(outer, rank, *ones), normal(rank, rank, *kernel) if split else None, alpha
+    return layers
+
+
+def kohya_file(layers, te="lora_te_"):
+    """As kohya's trainers write it, the alphas different from module to module."""
+    tensors = {}
+    for name, (down, up, mid, alpha) in layers.items():
+        key = kohya_name(name).replace("lora_te_", te)
+        tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
+        tensors |= {} if mid is None else {f"{key}.lora_mid.weight": mid}
+    return tensors
+
+
+def named(layers, down, up, change=lambda name: name):
+    """The tensors under diffusers' or PEFT's names, without alphas: a scale of 1."""
+    return {
+        f"{change(name)}{part}": tensor
+        for name, layer in layers.items()
+        for part, tensor in ((down, layer[0]), (up, layer[1]))
+    }
+
+
+def processor_name(name):
+    """diffusers' first: `attn1.processor.to_out_lora`, without the model's name for the UNet."""
+    if name.startswith("unet."):
+        return re.sub(r"\.(to_\w+?)(?:\.0)?$", r".processor.\1_lora", name.removeprefix("unet."))
+    return re.sub(r"(\w)_proj$", r"to_\1_lora", name)
+
+
+def locon_off(layers):
+    return {name: layer for name, layer in layers.items() if layer[2] is None}
+
+
+# What files of the kinds that most people hold look like: (tensors, header, do alphas count).
+FILES = {
+    "kohya": lambda layers: (kohya_file(locon_off(layers)), {}, True),
+    "kohya LoCon": lambda layers: (kohya_file(layers), {}, True),
+    "kohya of diffusers' script, lora_te1_": lambda layers: (kohya_file(layers, te="lora_te1_"), {}, True),
+    "kohya without alphas, in half precision": lambda layers: (
+        {key: tensor.half() for key, tensor in kohya_file(layers).items() if "alpha" not in key}, {}, False
+    ),
+    "diffusers, first": lambda layers: (
+        named({key: layers[key] for key in ATTENTION_ONLY}, ".down.weight", ".up.weight", processor_name), {}, False
+    ),
+    "diffusers, second": lambda layers: (
+        named(locon_off(layers), ".lora.down.weight", ".lora.up.weight"), {}, False
+    ),
+    "diffusers, text encoder's": lambda layers: (
+        named(
+            {key: of for key, of in layers.items() if key.startswith("text")},
+            ".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight",
+        ), {}, False,
+    ),
+    "PEFT of diffusers, with its header": lambda layers: (
+        named(locon_off(layers), ".lora_A.weight", ".lora_B.weight"), metadata(locon_off(layers)), True
+    ),
+    "PEFT without text_model": lambda layers: (
+        named(locon_off(layers), ".lora_A.weight", ".lora_B.weight", lambda name: name.replace("text_model.", "")),
+        {}, False,
+    ),
+    "PEFT, raw": lambda layers: (
+        named(
+            {key: of for key, of in locon_off(layers).items() if key.startswith("unet")},
+            ".lora_A.default.weight", ".lora_B.default.weight",
+            lambda name: "base_model.model." + name.removeprefix("unet."),
+        ), {}, False,
+    ),
+}  # fmt: skip
+
+
+def metadata(layers):
+    pattern = {name: alpha for name, (*_, alpha) in layers.items()}
+    config = {"unet.r": 4, "unet.lora_alpha": 1.0, "text_encoder.r": 4, "text_encoder.lora_alpha": 1.0}
+    for model in ("unet", "text_encoder"):
+        of_model = {k.removeprefix(f"{model}."): v for k, v in pattern.items() if k.startswith(f"{model}.")}
+        config[f"{model}.alpha_pattern"] = {k: v for k, v in of_model.items() if v != 1.0}
+    return {"lora_adapter_metadata": json.dumps(config)}
+
+
+def said(pipeline):
+    """What text encoder and UNet answer, before anything is rounded."""
+    embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["an owl"])
+    latents = torch.randn(1, pipeline.unet.config.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return torch.cat([embeds.flatten(), pipeline.unet(latents, 500, embeds).sample.flatten()])
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_of_others_does_what_merging_it_exactly_does(kind, tmp_path):
+    merged, loaded = make_pipeline(), make_pipeline()
+    layers = layers_of(merged)
+    tensors, header, alphas_count = FILES[kind](layers)
+    held = {key.rpartition("lora")[0] for key in tensors}
+    save_file({key: of.clone() for key, of in tensors.items()}, tmp_path / "file.safetensors", header)
+    before = said(merged)
+    read = read_adapter(tmp_path / "file.safetensors", merged.unet, merged.text_encoder)
+    assert len(held) >= 2 and len(read) == 2 * len({key.rpartition(".lora_")[0] for key in read})
+    for name, (down, up, mid, alpha) in layers.items():
+        if f"{name.replace('text_model.', '')}.lora_A.weight" in read:
+            kernel = down.flatten(1) if mid is None else torch.einsum("rshw,si->rihw", mid, down.flatten(1)).flatten(1)
+            weight = module_of(merged, name).weight
+            change = (up.flatten(1) @ kernel).view_as(weight) * (alpha / down.shape[0] if alphas_count else 1)
+            weight.data += change
+    load_lora(loaded, tmp_path / "file.safetensors")
+    assert (said(merged) - before).abs().max() > 0.1
+    assert (said(loaded) - said(merged)).abs().max() < 1e-3 * before.abs().max()
+
+
+def test_raw_peft_files_take_their_scale_from_the_config_beside_them(tmp_path):
+    pipeline = make_pipeline()
+    name = f"{BLOCK}.attn1.to_q"
+    down, up, _, _ = layers_of(pipeline)[f"unet.{name}"]
+    tensors = {f"base_model.model.{name}.lora_A.weight": down, f"base_model.model.{name}.lora_B.weight": up}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    for config, scale in (({"lora_alpha": 8, "r": 4}, 2), ({"lora_alpha": 8, "r": 4, "use_rslora": True}, 4)):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        read = read_adapter(tmp_path / "adapter_model.safetensors", pipeline.unet, pipeline.text_encoder)
+        assert torch.allclose(read[f"unet.{name}.lora_B.weight"], up * scale)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(UserError, match="adapter_model.safetensors: the adapter's config in its header or in adapter_"):
+        read_adapter(tmp_path / "adapter_model.safetensors", pipeline.unet, pipeline.text_encoder)
+
+
+def some(changes):
+    """A kohya file of two layers of the miniature, changed."""
+    tensors = kohya_file(layers_of(MINIATURE(), ATTENTION_ONLY[:2]))
+    return {key: of for key, of in (tensors | changes).items() if of is not None}
+
+
+TO_Q = kohya_name(f"unet.{BLOCK}.attn1.to_q")
+REFUSED = {
+    "half foreign": (
+        {"lora_unet_nothing.lora_up.weight": torch.zeros(2), "a.b": torch.zeros(2)},
+        r"2 of 8 keys fit no layer \(first: a.b\); was it made for another model\?",
+    ),
+    "of SDXL": ({"lora_te2_x.alpha": torch.zeros(1)}, "1 of 7 keys fit no layer"),
+    "half a layer": ({f"{TO_Q}.lora_up.weight": None}, "to_q: half of the adapter's layer is missing"),
+    "of a wider model": (
+        {f"{TO_Q}.lora_down.weight": torch.zeros(4, 768)},
+        r"to_q: made for a layer of \d+ x 768, found one of \d+ x \d+; was it made for another model\?",
+    ),
+    "diverged": (
+        {f"{TO_Q}.lora_up.weight": torch.full((64, 4), torch.nan)},
+        "to_q.lora_B.weight holds numbers that are not finite; the training has diverged",
+    ),
+    "kohya DoRA": ({f"{TO_Q}.dora_scale": torch.ones(64, 1)}, "a DoRA of kohya's trainers, whose readers disagree"),
+    "DoRA in part": ({f"{TO_Q}.lora_magnitude_vector": torch.ones(64)}, "DoRA with magnitudes for 1 of 2 layers"),
+    "LoHa": ({f"{TO_Q}.hada_w1_a": torch.ones(1)}, "a LoHa; only LoRA and LoCon files can be used"),
+    "LoKr": ({f"{TO_Q}.lokr_w1": torch.ones(1)}, "a LoKr; only LoRA and LoCon files can be used"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_file_that_cannot_be_used_exactly_is_refused_in_a_line(kind, tmp_path):
+    changes, message = REFUSED[kind]
+    save_file(some(changes), tmp_path / "file.safetensors")
+    with pytest.raises(UserError, match=f"file.safetensors: .*{message}"):
+        load_lora(MINIATURE(), tmp_path / "file.safetensors")
+
+
+def test_pickles_and_files_of_no_kind_are_refused_with_what_to_do(tmp_path):
+    torch.save(some({}), tmp_path / "old.bin")
+    torch.save(some({}), tmp_path / "older.safetensors", _use_new_zipfile_serialization=False)
+    for name in ("old.bin", "older.safetensors"):
+        with pytest.raises(UserError, match=f"{name}: a pickle, which can run code when it is read; convert it to"):
+            load_lora(MINIATURE(), tmp_path / name)
+    (tmp_path / "cut.safetensors").write_bytes(b"12345678")
+    with pytest.raises(UserError, match="cut.safetensors: no .safetensors file"):
+        load_lora(MINIATURE(), tmp_path / "cut.safetensors")
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(UserError, match="empty.safetensors: holds no adapter"):
+        load_lora(MINIATURE(), tmp_path / "empty.safetensors")
 
 
 ADAPTERS = {
@@ -159,7 +368,10 @@ def test_both_files_draw_what_the_live_model_draws(kind, tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(files)
     for file in files:
         loaded = make_pipeline()
-        loaded.load_lora_weights(tmp_path, weight_name=file.name)
+        load_lora(loaded, file)
+        assert np.abs(draw(loaded) - drawn).max() < 1e-4, file.name
+        loaded = make_pipeline()
+        loaded.load_lora_weights(tmp_path, weight_name=file.name)  # as others load it
         assert np.abs(draw(loaded) - drawn).max() < 1e-4, file.name
         loaded.fuse_lora()
         assert np.abs(draw(loaded) - drawn).max() < 1e-3, f"{file.name} fused"
