@@ -16,6 +16,7 @@ from pathlib import Path
 
 from app.generate import OUT, add_picture_options, draw, read_prompts, save, settings_for
 from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.files import replace_file
 from tattoo_lora.params import load_params, load_profile
 
 
@@ -45,7 +46,7 @@ def fetch(experiment: str, variant: str, folder: Path) -> Path:
     try:
         with dvc.api.open(source, rev=experiment, mode="rb") as adapter:
             folder.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as copy:
+            with replace_file(target) as partial, partial.open("wb") as copy:
                 shutil.copyfileobj(adapter, copy)
     except (DvcException, SCMError, OSError) as error:
         raise UserError(f"{experiment}:{variant}: DVC has no such adapter ({error}); see `dvc exp list`") from None

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.files import replace_file
 from tattoo_lora.params import Profile, load_params, load_profile
 from tattoo_lora.split import file_sha256
 
@@ -56,7 +57,7 @@ def read_settings(path: Path) -> Settings:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             text = getattr(image, "text", {}).get(CHUNK)
     except OSError as error:
         raise UserError(f"{path}: no picture ({error})") from None
@@ -180,7 +181,8 @@ def save(image, settings: Settings, folder: Path) -> Path:
     while path.exists() and not holds(path, settings):
         path = folder / file_name(settings).replace(".png", f"-{number}.png")
         number += 1
-    image.save(path, pnginfo=text)
+    with replace_file(path) as partial:
+        image.save(partial, "PNG", pnginfo=text)
     return path
 
 

@@ -26,6 +26,7 @@ from skimage.measure import label
 from skimage.morphology import remove_small_holes, remove_small_objects, skeletonize
 
 from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.files import replace_file
 
 OUT = Path("runs/samples/adhoc")
 PAGES = {"A4": A4, "Letter": LETTER}
@@ -98,7 +99,8 @@ def to_png(ink: np.ndarray, path: Path, options: Options) -> None:
         picture = Image.merge("LA", (black, Image.fromarray(np.where(ink, 255, 0).astype(np.uint8))))
     else:
         picture = picture.convert("1", dither=Image.Dither.NONE)
-    picture.save(path, dpi=(options.dpi, options.dpi))
+    with replace_file(path) as partial:
+        picture.save(partial, "PNG", dpi=(options.dpi, options.dpi))
 
 
 def to_svg(ink: np.ndarray, options: Options) -> str:
@@ -170,11 +172,11 @@ def scale_bar(canvas: Canvas) -> None:
 
 def read_picture(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except OSError as error:
-        raise UserError(f"{path}: no picture ({error})") from None
+        # Given a name, Pillow maps uncompressed TIFFs that are to be turned at the wrong size.
+        with path.open("rb") as file, Image.open(file) as image:
+            return image.copy()
+    except Exception as error:  # decoders raise whatever a broken file leads them to
+        raise UserError(f"{path}: no picture ({error or type(error).__name__})") from None
 
 
 def write_stencil(path: Path, options: Options, folder: Path) -> tuple[np.ndarray, list[Path]]:
@@ -186,7 +188,8 @@ def write_stencil(path: Path, options: Options, folder: Path) -> tuple[np.ndarra
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{path.stem}.stencil.png", folder / f"{path.stem}.stencil.svg"]
     to_png(ink, files[0], options)
-    files[1].write_text(to_svg(ink, options), encoding="utf-8")
+    with replace_file(files[1]) as partial:
+        partial.write_text(to_svg(ink, options), encoding="utf-8")
     if gaps := narrow_gaps(ink, options):
         where = "place" if gaps == 1 else "places"
         print(f"{path}: lines closer than {options.min_gap_mm:g} mm in {gaps} {where}; print larger", file=sys.stderr)
@@ -220,7 +223,8 @@ def main() -> None:
             ink, files = write_stencil(path, options, folder)
             stencils.append((path.name, ink))
             print("\n".join(map(str, files)))
-        to_pdf(stencils, folder / "stencils.pdf", options, page)
+        with replace_file(folder / "stencils.pdf") as partial:
+            to_pdf(stencils, partial, options, page)
         print(folder / "stencils.pdf")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tattoo_lora.captions import read_captions, read_user_captions, write_caption
 from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.files import replace_file
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.times import recorded_time
 
@@ -130,7 +131,10 @@ def main() -> None:
             raise UserError(f"params.yaml: enrich.suffix: {count_tokens(suffix)} tokens, allowed: at most {max_tokens}")
         out = args.processed / "captions_blip_plus"
         out.mkdir(parents=True, exist_ok=True)
-        with (args.processed / "captions.csv").open("w", newline="", encoding="utf-8") as table:
+        with (
+            replace_file(args.processed / "captions.csv") as partial,
+            partial.open("w", newline="", encoding="utf-8") as table,
+        ):
             writer = csv.writer(table, lineterminator="\n")
             writer.writerow(["file", "origin", "caption", "tokens", "enriched", "enriched_tokens", "changes"])
             for stem, caption in captions.items():

@@ -22,6 +22,7 @@ from pathlib import Path
 from tattoo_lora.captions import read_captions, with_trigger
 from tattoo_lora.drawings import Drawing, read_drawings
 from tattoo_lora.errors import one_line_errors
+from tattoo_lora.files import replace_file
 from tattoo_lora.params import EvaluateParams, load_params, load_profile
 from tattoo_lora.times import recorded_time
 
@@ -127,7 +128,7 @@ def measure_pictures(
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
@@ -184,13 +185,15 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for (i, seed), image, row in zip(settings, images, picture_rows, strict=True):
         file = f"prompt{i:02d}_seed{seed}.png"
-        image.save(args.out / file)
+        with replace_file(args.out / file) as partial:
+            image.save(partial, "PNG")
         row["file"] = file
     write_rows(args.out / "drawings.csv", loss_rows)
     write_rows(args.out / "pictures.csv", picture_rows)
     means = of_losses | of_pictures
     metrics = {name: None if math.isnan(value) else float(f"{value:.6g}") for name, value in means.items()}
-    (args.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    with replace_file(args.out / "metrics.json") as partial:
+        partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(f"{args.out.name}: val_loss {metrics['val_loss']:.4f}, clip_score {metrics['clip_score']:.2f}")
 
 

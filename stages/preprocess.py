@@ -38,6 +38,7 @@ from tqdm import tqdm
 from tattoo_lora.captions import write_caption, write_user_captions
 from tattoo_lora.drawings import Drawing, write_drawings
 from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.files import replace_file
 from tattoo_lora.manifest import Found, write_manifest
 from tattoo_lora.memo import Memo, content_key
 from tattoo_lora.params import PreprocessParams, load_params, load_profile
@@ -345,7 +346,8 @@ def draw_sheet(path: Path, raw: Path, rows: list[Found], facts: dict[str, dict])
         return None if content is None else Image.open(io.BytesIO(content))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(f"{raw.name}: {summary(rows)}", rows, picture).save(path)
+    with replace_file(path) as partial:
+        contact_sheet(f"{raw.name}: {summary(rows)}", rows, picture).save(partial, "PNG")
 
 
 def summary(rows: list[Found]) -> str:

@@ -51,6 +51,7 @@ from tattoo_lora.figures import (
     step_strip,
     training_curves,
 )
+from tattoo_lora.files import replace_file
 from tattoo_lora.line_art import LineArt, mean_line_art, measure
 from tattoo_lora.manifest import Found, read_manifest
 from tattoo_lora.params import Params, Profile, load_params, load_profile
@@ -360,7 +361,8 @@ def run(args: argparse.Namespace) -> None:
     text = report_text(all_params, profile, evaluations, found, target, facts, pictures)
     (args.metrics / "report.md").write_text(text, encoding="utf-8")
     page = web_page(text.splitlines()[0].lstrip("# "), text, args.metrics)
-    (args.metrics / "report.html").write_text(page, encoding="utf-8")
+    with replace_file(args.metrics / "report.html") as partial:  # the only result here that DVC caches
+        partial.write_text(page, encoding="utf-8")
     print(f"{scores}\n{text.splitlines()[0].lstrip('# ')}. The report: {args.metrics / 'report.html'}")
 
 

@@ -28,6 +28,7 @@ from typing import TextIO
 from tattoo_lora.captions import read_captions, with_trigger
 from tattoo_lora.drawings import Drawing, read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.files import replace_file
 from tattoo_lora.hub import model_files
 from tattoo_lora.params import Profile, TrainParams, load_params, load_profile
 from tattoo_lora.times import recorded_time
@@ -550,7 +551,8 @@ def run(args: argparse.Namespace) -> None:
         folder = args.samples / f"eval_step{step:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
-            image.save(folder / f"prompt{i:02d}.png")
+            with replace_file(folder / f"prompt{i:02d}.png") as partial:
+                image.save(partial, "PNG")
         measuring += time.monotonic() - started
         return losses.mean().item(), sum(scores) / len(scores)
 
@@ -577,9 +579,10 @@ def run(args: argparse.Namespace) -> None:
         train(*settings, None, save, checkpoints)
         return
     args.log_csv.parent.mkdir(parents=True, exist_ok=True)
-    mode = "a" if checkpoints.restore_outputs() else "w"
+    if not checkpoints.restore_outputs():
+        args.log_csv.unlink(missing_ok=True)  # DVC may have linked it to its cache: never write into it
     accelerator.wait_for_everyone()
-    with args.log_csv.open(mode, newline="", encoding="utf-8") as file:
+    with args.log_csv.open("a", newline="", encoding="utf-8") as file:
         train(*settings, Log(file), save, checkpoints)
     spent = time.monotonic() - begun
     accelerator.print(

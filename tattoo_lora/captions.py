@@ -4,11 +4,13 @@ import csv
 from pathlib import Path
 
 from tattoo_lora.errors import UserError
+from tattoo_lora.files import replace_file
 
 
 def write_caption(folder: Path, stem: str, caption: str) -> None:
     """Write <stem>.txt with the caption on one line."""
-    (folder / f"{stem}.txt").write_text(" ".join(caption.split()) + "\n", encoding="utf-8")
+    with replace_file(folder / f"{stem}.txt") as partial:
+        partial.write_text(" ".join(caption.split()) + "\n", encoding="utf-8")
 
 
 def read_captions(folder: Path, stems: list[str]) -> dict[str, str]:
@@ -28,7 +30,7 @@ def read_captions(folder: Path, stems: list[str]) -> dict[str, str]:
 
 def write_user_captions(path: Path, captions: dict[str, str]) -> None:
     """Write the user's own captions by image file as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as table:
+    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["file", "caption"])
         writer.writerows(captions.items())

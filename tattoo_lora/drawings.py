@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tattoo_lora.errors import UserError
+from tattoo_lora.files import replace_file
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Drawing:
 
 def write_drawings(path: Path, drawings: list[Drawing]) -> None:
     """Write the drawings as CSV, one a row, in their order."""
-    with path.open("w", newline="", encoding="utf-8") as table:
+    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
         writer = csv.DictWriter(table, [field.name for field in fields(Drawing)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(drawing) for drawing in drawings)

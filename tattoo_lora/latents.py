@@ -8,11 +8,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tattoo_lora.errors import UserError
+from tattoo_lora.files import replace_file
 
 
 def write_latents(path: Path, moments: dict[str, Tensor]) -> None:
     """Write {file name: (views, 2C, h, w)}: the posterior's mean and log-variance, view 1 the mirror image if any."""
-    save_file({file: tensor.contiguous() for file, tensor in moments.items()}, path)
+    with replace_file(path) as partial:
+        save_file({file: tensor.contiguous() for file, tensor in moments.items()}, partial)
 
 
 def read_latents(path: Path, files: list[str]) -> list[Tensor]:

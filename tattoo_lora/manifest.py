@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tattoo_lora.errors import UserError
+from tattoo_lora.files import replace_file
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class Found:
 
 def write_manifest(path: Path, rows: list[Found]) -> None:
     """Write the rows as CSV, in their order."""
-    with path.open("w", newline="", encoding="utf-8") as table:
+    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
         writer = csv.DictWriter(table, [field.name for field in fields(Found)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
