@@ -4,10 +4,11 @@ import contextlib
 import io
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -55,6 +56,17 @@ def call(program: ModuleType, project: Path, *arguments: object) -> str:
     with contextlib.chdir(project), argv, contextlib.redirect_stdout(printed):
         program.main()
     return printed.getvalue()
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """As on a disk that is nearly full: no file grows beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # Python turns the signal into an OSError
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def preprocessed(path: Path) -> Image.Image:

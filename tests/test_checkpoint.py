@@ -9,7 +9,8 @@ import time
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, copy_project, run, set_value
+from conftest import ENVIRONMENT, copy_project, room_for, run, set_value
+from safetensors import SafetensorError
 
 from tattoo_lora.checkpoint import Checkpoints, run_key
 
@@ -151,6 +152,25 @@ def test_half_a_snapshot_is_not_picked_up(tmp_path):
     assert checkpoints.load() == {"step": 1}
     checkpoints.save(2, {"step": 2})
     assert checkpoints.load() == {"step": 2}
+
+
+def test_of_several_snapshots_the_newest_is_picked_up_whatever_its_step(tmp_path):
+    """A kill may leave the one before: 10,000 comes after 9,999."""
+    checkpoints = Checkpoints(str(tmp_path / "run"), [])
+    checkpoints.save(9_999, {"step": 9_999})
+    shutil.copytree(tmp_path / "run", tmp_path / "kept")
+    checkpoints.save(10_000, {"step": 10_000})
+    shutil.copytree(tmp_path / "kept", tmp_path / "run", dirs_exist_ok=True)
+    assert len(list((tmp_path / "run").iterdir())) == 2
+    assert checkpoints.load() == {"step": 10_000}
+
+
+def test_a_snapshot_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path / "run"), [])
+    checkpoints.save(1, {"x": torch.ones(3)})
+    with room_for(1000), pytest.raises((OSError, SafetensorError)):
+        checkpoints.save(2, {"x": torch.zeros(3000)})
+    assert checkpoints.load()["x"].tolist() == [1, 1, 1]
 
 
 def test_another_param_file_or_line_of_code_is_another_run(tmp_path):

@@ -1,11 +1,13 @@
 import re
+import shutil
 
 import pandas as pd
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, call, run, set_value
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stages.enrich
 from stages.enrich import LONGEST_PHRASE, changes, drop_repeats, enrich_caption, tidy
 from tattoo_lora.captions import write_caption, write_user_captions
 
@@ -120,6 +122,21 @@ def test_the_table_has_both_captions_whose_they_are_and_their_lengths(tmp_path):
     assert table.loc["owl.png", "changes"] == "invented words removed; suffix added"
     assert table.loc["key.png", "enriched"] == f'my own key, "old", {SUFFIX}'
     assert (table["enriched_tokens"] > table["tokens"]).all() and (table["tokens"] > 2).all()
+
+
+def test_a_suffix_longer_than_the_text_encoder_takes_is_refused(tmp_path, capsys):
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    (tmp_path / "captions_blip").mkdir()
+    write_caption(tmp_path / "captions_blip", "owl", "an owl")
+    write_user_captions(tmp_path / "captions_user.csv", {})
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    set_value(tmp_path / "params.yaml", "suffix", " ".join(["line"] * 30))
+    call(stages.enrich, tmp_path, ".")  # with the marks at both ends 32 tokens, as many as the encoder takes
+    set_value(tmp_path / "params.yaml", "suffix", " ".join(["line"] * 31))
+    with pytest.raises(SystemExit):
+        call(stages.enrich, tmp_path, ".")
+    assert "error: params.yaml: enrich.suffix: 33 tokens, allowed: at most 32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

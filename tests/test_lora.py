@@ -3,13 +3,14 @@
 import copy
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import ROOT, room_for, run
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -408,3 +409,20 @@ def test_a_file_is_the_same_bytes_each_time_and_readable(tmp_path):
     assert load_file(tmp_path / "a.safetensors")["x"].tolist() == [1, 1, 1]
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert file.metadata().items() >= metadata.items()
+
+
+def test_an_adapter_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, {"x": torch.ones(3)}, {})
+    with room_for(1000), pytest.raises(OSError):
+        write_safetensors(path, {"x": torch.zeros(3000)}, {})
+    assert load_file(path)["x"].tolist() == [1, 1, 1]
+
+
+def test_the_hash_in_the_header_is_that_of_what_follows_it(tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", {"x": torch.ones(3)}, {})
+    content = (tmp_path / "a.safetensors").read_bytes()
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        said = file.metadata()["sshs_model_hash"]
+    start = 8 + int.from_bytes(content[:8], "little")
+    assert start % 8 == 0 and said == hashlib.sha256(content[start:]).hexdigest()

@@ -1,5 +1,7 @@
 """Line art, copies and intervals, on pictures and numbers whose answers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from tattoo_lora.bootstrap import Difference, paired_difference
 from tattoo_lora.copies import nearest, pixel_embeds, with_mirrored
-from tattoo_lora.line_art import mean_line_art, measure
+from tattoo_lora.line_art import LineArt, mean_line_art, measure
 
 
 def paper(size=100):
@@ -58,6 +60,54 @@ def test_shading_is_grey_and_colour_is_saturation():
     assert (measure(image).grey, measure(image).saturation) == (0.25, 0)
     pen.rectangle((0, 0, 99, 24), (255, 0, 0))
     assert measure(image).saturation == 0.25
+
+
+@pytest.mark.parametrize(
+    ("color", "is_ink", "is_skin"),
+    [
+        ((101, 101, 101), True, False),  # Y 0.396, the limit is 0.4
+        ((103, 103, 103), False, False),
+        ((216, 216, 216), False, False),  # Y 0.847, the limit is 0.85
+        ((217, 217, 217), False, True),
+        ((230, 255, 255), False, True),  # chroma 0.098, the limit is 0.1
+        ((229, 255, 255), False, False),
+        ((255, 0, 0), True, False),  # Y 0.2126
+        ((0, 255, 0), False, False),  # 0.7152
+        ((0, 0, 255), True, False),  # 0.0722
+        ((255, 111, 0), False, False),  # 0.524: red and green add up
+        ((0, 141, 0), True, False),  # 0.395
+    ],
+)
+def test_ink_is_dark_and_skin_is_light_and_without_colour(color, is_ink, is_skin):
+    measured = measure(Image.new("RGB", (20, 20), color))
+    assert measured.ink == is_ink
+    assert measured.grey == (not is_ink and not is_skin)
+
+
+def test_a_speck_is_smaller_than_a_twothousandth_of_the_picture():
+    image, pen = paper()
+    pen.rectangle((10, 10, 13, 10), "black")  # 4 of 10,000
+    pen.rectangle((50, 50, 54, 50), "black")  # 5
+    assert (measure(image).pieces, measure(image).specks) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_like"),
+    [
+        ({}, True),
+        ({"saturation": 0.14}, True),
+        ({"saturation": 0.16}, False),
+        ({"grey": 0.29}, True),
+        ({"grey": 0.31}, False),
+        ({"ink": 0.051}, True),
+        ({"ink": 0.049}, False),
+        ({"ink": 0.199}, True),
+        ({"ink": 0.201}, False),
+    ],
+)
+def test_line_art_is_near_the_target_in_ink_grey_and_saturation(change, is_like):
+    target = LineArt(ink=0.1, saturation=0.1, grey=0.2, stroke=3, spread=0.5, pieces=2, specks=0)
+    assert replace(target, **change).is_like(target) == is_like
 
 
 @pytest.mark.parametrize("color", ["white", "black"])

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DRAWINGS, ROOT, run, set_value
-from PIL import Image, ImageDraw
+from conftest import DRAWINGS, PROCESSED, ROOT, call, copy_project, run, set_value
+from PIL import Image, ImageDraw, ImageOps
+from safetensors.torch import load_file
 
-PROCESSED = "data/processed/flash"
+from stages import caption_blip, encode
 
 
 def counts(project: Path) -> tuple[int, int, int]:
@@ -45,6 +46,87 @@ def project_with(target: Path, drawings: list[Path]) -> Path:
     for path in drawings:
         shutil.copy(path, target / "data/raw/flash")
     return target
+
+
+def change_last_byte(path):
+    """Of a model's file, which stays one that loads."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def copy(processed, tmp_path):
+    """The small folder with models of its own."""
+    project = copy_project(processed, tmp_path / "p")
+    (project / "models").unlink()
+    shutil.copytree(ROOT / "models/embedded", project / "models/embedded")
+    return project
+
+
+def encoded(project):
+    out = call(encode, project, PROCESSED, "--out", f"{PROCESSED}/latents.safetensors")
+    return int(re.search(r"(\d+) of them encoded", out)[1])
+
+
+def captioned(project):
+    out = call(caption_blip, project, PROCESSED, "--out", f"{PROCESSED}/captions_blip")
+    return int(re.search(r"(\d+) by BLIP", out)[1])
+
+
+ENCODING = {
+    "revision": lambda project: set_value(project / "profiles/embedded.yaml", "base_revision", "other"),
+    "model files": lambda project: change_last_byte(
+        project / "models/embedded/base/vae/diffusion_pytorch_model.safetensors"
+    ),
+    "flip": lambda project: set_value(project / "params.yaml", "flip", "false"),
+    "batch size": lambda project: set_value(project / "profiles/embedded.yaml", "inference_batch_size", 5),
+}
+
+
+@pytest.mark.parametrize("change", ENCODING)
+def test_whatever_the_latents_depend_on_encodes_all_anew(copy, change):
+    encoded(copy)
+    assert encoded(copy) == 0
+    ENCODING[change](copy)
+    assert encoded(copy) == len(DRAWINGS)
+    assert encoded(copy) == 0
+
+
+CAPTIONING = {
+    "revision": lambda project: set_value(project / "profiles/embedded.yaml", "caption_revision", "other"),
+    "model files": lambda project: change_last_byte(project / "models/embedded/blip/model.safetensors"),
+    "params": lambda project: set_value(project / "params.yaml", "max_new_tokens", 3),
+    "batch size": lambda project: set_value(project / "profiles/embedded.yaml", "inference_batch_size", 5),
+}
+
+
+@pytest.mark.parametrize("change", CAPTIONING)
+def test_whatever_the_captions_depend_on_captions_all_anew(copy, change):
+    assert captioned(copy) == len(DRAWINGS)
+    assert captioned(copy) == 0
+    CAPTIONING[change](copy)
+    assert captioned(copy) == len(DRAWINGS)
+    assert captioned(copy) == 0
+
+
+def test_a_drawing_that_changed_is_encoded_anew_under_its_own_name_and_view(copy):
+    before = load_file(copy / PROCESSED / "latents.safetensors")
+    path = copy / PROCESSED / "images/key.png"
+    ImageOps.mirror(Image.open(path)).save(path)
+    assert encoded(copy) == 1
+    after = load_file(copy / PROCESSED / "latents.safetensors")
+    assert [file for file in before if not before[file].equal(after[file])] == ["key.png"]
+    assert (before["key.png"].flip(0) - after["key.png"]).abs().max() < 1e-3  # its views are exchanged
+    assert (before["key.png"] - after["key.png"]).abs().max() > 0.1
+
+
+def test_the_users_own_captions_are_taken_and_the_drawings_not_captioned(copy):
+    (copy / PROCESSED / "captions_user.csv").write_text("file,caption\nkey.png,my own key\n")
+    assert captioned(copy) == len(DRAWINGS) - 1
+    texts = {path.stem: path.read_text() for path in (copy / PROCESSED / "captions_blip").iterdir()}
+    assert texts["key"] == "my own key\n" and set(texts) == set(DRAWINGS)
+    assert sum(name in text for name, text in texts.items()) >= 8  # each has its own, not another's
 
 
 @pytest.mark.slow

@@ -43,8 +43,8 @@ def save(path, seed=0, **options):
     return path
 
 
-def run_preprocess(raw, out, processes=1, **changes):
-    return preprocess(raw, out, replace(PARAMS, **changes), 32, processes)
+def run_preprocess(raw, out, processes=1, resolution=32, **changes):
+    return preprocess(raw, out, replace(PARAMS, **changes), resolution, processes)
 
 
 def of_source(rows):
@@ -291,7 +291,18 @@ def test_what_the_memo_lost_is_made_again(raw, tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    "change", [{"fit": "crop"}, {"trim": False}, {"margin": 0.3}, {"threshold": 99}, {"flatten": True}]
+    "change",
+    [
+        {"fit": "crop"},
+        {"trim": False},
+        {"margin": 0.3},
+        {"threshold": 99},
+        {"flatten": True},
+        {"invert": False},
+        {"min_size": 5},
+        {"max_upscale": 9.0},
+        {"resolution": 48},
+    ],
 )
 def test_another_param_decodes_anew_and_back_again_nothing(raw, tmp_path, change):
     run_preprocess(raw, tmp_path / "out")
@@ -394,6 +405,14 @@ def test_adding_a_drawing_moves_no_other(raw, tmp_path):
     assert {file: after[file] for file in before} == before
 
 
+def test_a_name_decides_nothing_about_the_split(raw, tmp_path):
+    before = {row.sha256: row.split for row in run_preprocess(raw, tmp_path / "a")[0]}
+    for path in list(raw.iterdir()):
+        path.rename(path.with_stem(f"renamed {path.stem}"))
+    assert {row.sha256: row.split for row in run_preprocess(raw, tmp_path / "b")[0]} == before
+    assert set(before.values()) == {"train", "val"}
+
+
 def test_the_held_out_share_is_about_the_one_asked_for():
     contents = [f"{i:064x}" for i in range(0, 16**16, 16**16 // 1000)]
     assert [is_held_out(c[-16:] + c[:-16], 0.25) for c in contents].count(True) == pytest.approx(250, abs=2)
@@ -450,6 +469,15 @@ def test_too_many_rejected_files_are_an_error_and_the_manifest_says_which(raw, t
         run_preprocess(raw, tmp_path / "out", max_rejected=0.2)
     with (tmp_path / "out/manifest.csv").open(encoding="utf-8") as table:
         assert sum(row["status"] == "rejected" for row in csv.DictReader(table)) == 3
+
+
+def test_as_many_rejected_files_as_are_allowed_are_no_error(raw, tmp_path):
+    for i in range(2):
+        (raw / f"broken{i}.png").write_bytes(b"x")
+    run_preprocess(raw, tmp_path / "out", max_rejected=0.2)  # 2 of 10
+    (raw / "broken2.png").write_bytes(b"x")
+    with pytest.raises(UserError, match="3 of 11 files rejected"):
+        run_preprocess(raw, tmp_path / "out", max_rejected=0.27)
 
 
 def test_no_drawings_is_an_error(tmp_path):

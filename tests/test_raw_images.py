@@ -144,6 +144,14 @@ def test_margins_are_trimmed_and_padded_evenly(tmp_path):
     assert (picture(prepared(tmp_path / "corner.png", trim=False).png)[:, :, 0] < 128).sum() < 20
 
 
+def test_the_margin_is_a_share_of_the_longer_side(tmp_path):
+    page = Image.new("RGB", (400, 300), "white")
+    page.paste("black", (100, 100, 180, 120))
+    page.save(tmp_path / "wide.png")
+    columns = np.flatnonzero((picture(prepared(tmp_path / "wide.png", margin=0.5).png)[:, :, 0] < 128).any(axis=0))
+    assert (columns[0], columns[-1]) == (8, 23)  # half of 32 px: 80 px, and half of that on each side
+
+
 def test_light_on_dark_is_turned_around(tmp_path):
     bar(paper="black", ink="white").save(tmp_path / "dark.png")
     found = prepared(tmp_path / "dark.png")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, preprocessed
 from peft import LoraConfig
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from torchmetrics.multimodal.clip_score import CLIPScore
 
 from stages.caption_blip import caption_images
@@ -74,6 +74,25 @@ def test_another_seed_draws_another_picture(embeds):
     pipeline = make_pipeline()
     one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], [seed], 2, PROFILE)[0] for seed in (3, 4))
     assert one.tobytes() != other.tobytes()
+
+
+def test_the_guidance_scale_counts_and_at_one_the_empty_prompt_does_not(embeds):
+    pipeline = make_pipeline()
+
+    def drawn(scale, negative=embeds[:1]):
+        profile = dataclasses.replace(PROFILE, guidance_scale=scale)
+        return sample_images(pipeline, embeds[1:2], negative, [3], 2, profile)[0].tobytes()
+
+    assert drawn(1.0) == drawn(1.0, embeds[2:3]) != drawn(6.0)
+    assert drawn(6.0) != drawn(6.0, embeds[2:3])
+
+
+def test_more_steps_draw_otherwise_and_the_size_is_the_profiles(embeds):
+    pipeline = make_pipeline()
+    one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], [3], steps, PROFILE)[0] for steps in (2, 3))
+    assert one.tobytes() != other.tobytes()
+    larger = dataclasses.replace(PROFILE, resolution=96)
+    assert sample_images(pipeline, embeds[1:2], embeds[:1], [3], 2, larger)[0].size == (96, 96)
 
 
 def test_a_saved_adapter_draws_what_the_live_one_drew(embeds, tmp_path):
@@ -146,8 +165,22 @@ def test_captions_name_what_is_drawn_and_do_not_depend_on_the_batch(drawings):
     captions = caption_images(model, processor, drawings, params)
     assert captions == [caption_images(model, processor, [drawing], params)[0] for drawing in drawings]
     assert sum(name in caption for name, caption in zip(("owl", "skull", "key"), captions, strict=True)) >= 2
-    beams = caption_images(model, processor, drawings, dataclasses.replace(params, num_beams=3))
-    assert all(beams)
+    short = caption_images(model, processor, drawings, dataclasses.replace(params, max_new_tokens=2))
+    assert all(caption.startswith(start) and start for caption, start in zip(captions, short, strict=True))
+    assert short != captions
+
+
+def test_beams_find_other_captions_where_the_first_word_misleads():
+    model, processor = load_captioner(str(ROOT / "models/embedded/blip"), None)
+    params = load_params(ROOT).caption_blip
+    names = (("brain", "bug"), ("key", "crown"))  # one over the other: neither is seen clearly
+    images = [
+        ImageChops.darker(*(preprocessed(ROOT / f"data/raw/flash/{name}.png") for name in pair)) for pair in names
+    ]
+    greedy, beams = (
+        caption_images(model, processor, images, dataclasses.replace(params, num_beams=count)) for count in (1, 3)
+    )
+    assert all(one != other for one, other in zip(greedy, beams, strict=True))
 
 
 def test_the_vae_gives_back_what_it_encoded(drawings):
@@ -163,7 +196,8 @@ def test_latents_are_found_by_file_name_not_by_position(tmp_path):
     write_latents(tmp_path / "l.safetensors", moments)
     read = read_latents(tmp_path / "l.safetensors", ["a.png", "c.png"])
     assert [of_views[0, 0, 0, 0].item() for of_views in read] == [1.0, 0.0]
-    assert scaled_means([torch.ones(2, 8, 1, 1)], 0.5).tolist() == torch.full((1, 4, 1, 1), 0.5).tolist()
+    views = torch.stack([torch.arange(8.0), torch.arange(10.0, 18.0)])[:, :, None, None]
+    assert scaled_means([views], 0.5).flatten().tolist() == [0.0, 0.5, 1.0, 1.5]  # the first view's mean
     with pytest.raises(UserError, match=r"no latents for z.png \(1 in all\); run `dvc repro encode`"):
         read_latents(tmp_path / "l.safetensors", ["a.png", "z.png"])
     with pytest.raises(UserError, match="none.safetensors: not found; run `dvc repro encode`"):

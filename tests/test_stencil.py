@@ -106,6 +106,13 @@ def test_the_svg_is_the_png_in_outlines():
         assert ((np.asarray(rendered) < 128) != ink).mean() < 0.01
 
 
+def test_the_svg_has_the_size_of_the_print_in_mm_and_a_unit_for_each_pixel():
+    ink = np.zeros((300, 600), dtype=bool)
+    ink[100:200, 100:500] = True
+    head = to_svg(ink, Options(width_mm=62.5)).split("\n")[1]
+    assert 'width="62.5mm" height="31.25mm" viewBox="0 0 600 300"' in head
+
+
 def test_the_pdf_measures_what_was_asked(tmp_path):
     image, pen = paper(200)
     pen.rectangle((0, 80, 199, 120), "black")  # from edge to edge

@@ -1,0 +1,147 @@
+"""The evaluation as the command runs it, held against what its numbers should be."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import PROCESSED, ROOT, call, copy_project, set_value
+from peft import LoraConfig
+from PIL import Image
+from safetensors.torch import load_file
+
+from stages import evaluate
+from tattoo_lora.captions import read_captions
+from tattoo_lora.drawings import read_drawings
+from tattoo_lora.latents import scaled_means
+from tattoo_lora.line_art import measure
+from tattoo_lora.lora import add_lora, save_lora
+from tattoo_lora.models import load_clip, load_noise_scheduler
+from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.prompts import encode_prompts
+from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
+from tattoo_lora.validation import timestep_grid, validation_losses
+
+FLASH = Path(PROCESSED)
+BASE = ROOT / "models/embedded/base"
+
+
+def evaluated(project, *options):
+    call(
+        evaluate, project, "vanilla", "--latents", FLASH / "latents.safetensors",
+        "--drawings", FLASH / "drawings.csv", "--images", FLASH / "images", "--captions", FLASH / "captions_blip",
+        "--out", "out", *options,
+    )  # fmt: skip
+    folder = project / "out"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return metrics, pd.read_csv(folder / "drawings.csv"), pd.read_csv(folder / "pictures.csv")
+
+
+@pytest.fixture(scope="module")
+def project(processed, tmp_path_factory):
+    project = copy_project(processed, tmp_path_factory.mktemp("evaluated") / "p")
+    set_value(project / "params.yaml", "trigger", "inked")  # vanilla's
+    set_value(project / "params.yaml", "copy_correlation", 0.5)  # so that some pictures are near and some are not
+    return project
+
+
+@pytest.fixture(scope="module")
+def base(project):
+    """The metrics and both tables of the untouched base."""
+    return evaluated(project)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_pipeline(dataclasses.replace(load_profile("embedded", ROOT), base_model=str(BASE)))
+
+
+def encode(pipeline, texts):
+    return encode_prompts(pipeline.tokenizer, pipeline.text_encoder, texts)
+
+
+def losses_by_hand(project, pipeline, texts_of):
+    """(held-out drawings, timesteps), with the text that `texts_of` gives a drawing's stem."""
+    drawings = [drawing for drawing in read_drawings(project / FLASH / "drawings.csv") if drawing.split == "val"]
+    stored = load_file(project / FLASH / "latents.safetensors")
+    latents = scaled_means([stored[drawing.file] for drawing in drawings], pipeline.vae.config.scaling_factor)
+    embeds = encode(pipeline, [texts_of(drawing.stem) for drawing in drawings])
+    noise_scheduler = load_noise_scheduler(str(BASE), None)
+    return drawings, validation_losses(pipeline.unet, noise_scheduler, latents, embeds, timestep_grid(3, 1000), 8)
+
+
+def test_losses_are_those_of_held_out_drawings_with_their_captions_and_with_the_common_one(project, base, pipeline):
+    metrics, rows, _ = base
+    stems = [path.stem for path in (project / FLASH / "captions_blip").iterdir()]
+    captions = read_captions(project / FLASH / "captions_blip", stems)
+    drawings, own = losses_by_hand(project, pipeline, lambda stem: f"inked, {captions[stem]}")
+    _, common = losses_by_hand(project, pipeline, lambda stem: load_params(project).evaluate.common_caption)
+    assert metrics["val_loss"] == pytest.approx(own.mean().item(), rel=1e-3)
+    assert metrics["val_loss_common"] == pytest.approx(common.mean().item(), rel=1e-3)
+    bands = [metrics[f"val_loss_{band}"] for band in ("low", "mid", "high")]
+    assert bands == pytest.approx(own.mean(dim=0).tolist(), rel=1e-3)  # one timestep in each
+    assert list(rows["file"].unique()) == [drawing.file for drawing in drawings]
+    assert rows["timestep"].tolist() == timestep_grid(3, 1000) * len(drawings)
+    assert rows["val_loss"].tolist() == pytest.approx(own.flatten().tolist(), abs=2e-5)
+    assert rows["val_loss_common"].tolist() == pytest.approx(common.flatten().tolist(), abs=2e-5)
+
+
+def test_each_prompt_is_drawn_with_each_seed_and_scored_against_itself(project, base, pipeline):
+    metrics, _, pictures = base
+    params, profile = load_params(project).evaluate, load_profile("embedded", project)
+    settings = [(prompt, seed) for prompt in params.prompts for seed in (7, 8)]
+    assert list(zip(pictures["prompt"], pictures["seed"], strict=True)) == settings
+    prompts, seeds = [list(of) for of in zip(*settings, strict=True)]
+    drawn = sample_images(pipeline, encode(pipeline, prompts), encode(pipeline, [""]), seeds, 2, profile)
+    for file, (prompt, seed), expected in zip(pictures["file"], settings, drawn, strict=True):
+        assert file == f"prompt{params.prompts.index(prompt):02d}_seed{seed}.png"
+        written = Image.open(project / "out" / file)
+        assert np.abs(np.asarray(written, int) - np.asarray(expected, int)).max() <= 2
+    clip, processor = load_clip(str(ROOT / "models/embedded/clip"), None)
+    scores = clip_scores(embed_images(clip, processor, drawn), embed_texts(clip, processor, prompts))
+    assert pictures["clip_score"].tolist() == pytest.approx(scores, abs=0.3)
+    assert metrics["clip_score"] == pytest.approx(np.mean(scores), abs=0.1)
+    assert metrics["ink"] == pytest.approx(np.mean([measure(image).ink for image in drawn]), abs=0.01)
+
+
+def test_copies_are_looked_for_among_the_drawings_that_were_learned_from(project, base):
+    metrics, _, pictures = base
+    params = load_params(project).evaluate
+    learned = {of.file for of in read_drawings(project / FLASH / "drawings.csv") if of.split == "train"}
+    assert set(pictures["nearest_by_pixels"]) | set(pictures["nearest_by_clip"]) <= learned
+    is_copy = (pictures["correlation"] >= params.copy_correlation) | (pictures["cosine"] >= params.copy_cosine)
+    assert pictures["copy"].tolist() == is_copy.astype(int).tolist()
+    assert metrics["copies"] == pytest.approx(is_copy.mean())
+
+
+def test_near_in_one_of_the_two_measures_is_a_copy(project):
+    """A drawing held against itself correlates at 1; one of both thresholds is out of reach."""
+    drawings = read_drawings(project / FLASH / "drawings.csv")[:2]
+    image = Image.open(project / FLASH / "images" / drawings[1].file)
+    clip, processor = load_clip(str(ROOT / "models/embedded/clip"), None)
+    for thresholds, copies in (((0.99, 1.01), 1), ((1.01, 0.99), 1), ((1.01, 1.01), 0)):
+        params = dataclasses.replace(
+            load_params(project).evaluate, copy_correlation=thresholds[0], copy_cosine=thresholds[1]
+        )
+        metrics, (row,) = evaluate.measure_pictures(
+            clip, processor, [image], [("a", 7)], project / FLASH / "images", drawings, params, 1
+        )
+        assert (metrics["copies"], row["copy"]) == (copies, copies)
+        assert row["nearest_by_pixels"] == row["nearest_by_clip"] == drawings[1].file
+
+
+def test_the_adapter_that_is_named_is_measured(project, base, pipeline, tmp_path):
+    live = load_pipeline(dataclasses.replace(load_profile("embedded", ROOT), base_model=str(BASE)))
+    config = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_v"])
+    with torch.no_grad():
+        for parameter in add_lora(live.unet, config, seed=0):
+            parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+    save_lora(tmp_path / "best.safetensors", live.unet, None, {})
+    copy = copy_project(project, tmp_path / "p")
+    metrics, _, _ = evaluated(copy, "--lora", tmp_path / "best.safetensors")
+    captions = {path.stem: path.read_text().strip() for path in (copy / FLASH / "captions_blip").iterdir()}
+    _, own = losses_by_hand(copy, live, lambda stem: f"inked, {captions[stem]}")
+    assert metrics["val_loss"] == pytest.approx(own.mean().item(), rel=1e-3) != pytest.approx(base[0]["val_loss"])
