@@ -21,6 +21,9 @@ import pandas as pd
 import psutil
 import yaml
 
+from tattoo_lora.errors import UserError
+from tattoo_lora.texts import read_text
+
 CURVES = ("val_loss", "clip_score", "train_loss")
 BASE = "base"
 WORKSPACE = "workspace"
@@ -117,12 +120,12 @@ def workspace(root: Path = Path()) -> Run:
     """The files here, with the params of params.yaml and of its profile where they can be read now."""
     params: dict = {}
     try:
-        values = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(root / "params.yaml"))
         params = dict(flatten(values))
         profile = f"profiles/{params['profile']}.yaml"
-        of_profile = yaml.safe_load((root / profile).read_text(encoding="utf-8"))
+        of_profile = yaml.safe_load(read_text(root / profile))
         params |= flat_params({"params": {profile: {"data": of_profile}}})
-    except (OSError, yaml.YAMLError, AttributeError, KeyError):  # being edited
+    except (OSError, UserError, yaml.YAMLError, AttributeError, KeyError, TypeError):  # being edited
         pass
     return Run(WORKSPACE, folder=root, params=params)
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 
 from tattoo_lora.errors import UserError
+from tattoo_lora.texts import read_text
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,21 @@ class OneOf:
         return value in self.words
 
 
+@dataclass(frozen=True)
+class Different:
+    """Lists without repeats, of numbers in a range or of texts: what stands twice would count twice."""
+
+    each: Range | None = None
+
+    def __str__(self) -> str:
+        return "each once" if self.each is None else f"from {self.each.low:.0f} to {self.each.high:.0f}, each once"
+
+    def __contains__(self, values: list) -> bool:
+        return len(set(values)) == len(values) and (self.each is None or all(value in self.each for value in values))
+
+
+SEEDS = Range(0, 2**32 - 1)  # torch's CPU generator takes 32 bits of a seed and drops the others without a word
+SAMPLER_STEPS = Range(1, 998)  # from 999 of 1000 timesteps on, DPM-Solver++ divides by zero
 Count = Annotated[int, Range(1)]
 Share = Annotated[float, Range(0, 1)]
 
@@ -106,16 +122,16 @@ class TrainParams:
     early_stop_evals: Count | None
     val_drawings: Count
     val_timesteps: Annotated[int, Range(1, 1000)]
-    sampler_steps: Annotated[int, Range(1, 1000)]
-    prompts: list[str]
+    sampler_steps: Annotated[int, SAMPLER_STEPS]
+    prompts: Annotated[list[str], Different()]
 
 
 @dataclass(frozen=True)
 class EvaluateParams:
     timesteps: Annotated[int, Range(1, 1000)]
     common_caption: str
-    seeds: list[int]
-    prompts: list[str]
+    seeds: Annotated[list[int], Different(SEEDS)]
+    prompts: Annotated[list[str], Different()]
     copy_correlation: Annotated[float, Range(-1, 1)]
     copy_cosine: Annotated[float, Range(-1, 1)]
 
@@ -152,7 +168,7 @@ class Profile:
     warmup_steps: Annotated[int, Range(0)]
     eval_every: Count
     inference_batch_size: Count
-    sampler_steps: Annotated[int, Range(1, 1000)]
+    sampler_steps: Annotated[int, SAMPLER_STEPS]
     guidance_scale: Annotated[float, Range(0, 100)]
 
 
@@ -195,7 +211,7 @@ def load_profile(name: str, root: Path = Path()) -> Profile:
 
 def _read(path: Path, schema: type) -> Any:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run this in the project's top folder") from None
     except yaml.YAMLError as error:

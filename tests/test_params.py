@@ -1,3 +1,4 @@
+import re
 import shutil
 import time
 
@@ -35,15 +36,29 @@ def test_the_shipped_files_are_valid():
         ("suffix", "[a]", "enrich.suffix: found ['a'], allowed: a text"),
         ("max_grad_norm", "-1", "train.max_grad_norm: found -1, allowed: a number at least 1e-06 or null"),
         ("seeds", "[7, true]", "evaluate.seeds: found [7, True], allowed: some whole numbers"),
+        (
+            "seeds",
+            "[7, 8, 7]",
+            "evaluate.seeds: found [7, 8, 7], allowed: some whole numbers from 0 to 4294967295, each o",
+        ),
+        (
+            "seeds",
+            "[4294967296]",
+            "evaluate.seeds: found [4294967296], allowed: some whole numbers from 0 to 4294967295",
+        ),
+        ("seeds", "[-1]", "evaluate.seeds: found [-1], allowed: some whole numbers from 0 to 4294967295"),
+        ("prompts", "[a, b, a]", "train.prompts: found ['a', 'b', 'a'], allowed: some texts each once"),
+        ("sampler_steps", "999", "train.sampler_steps: found 999, allowed: a whole number 1 to 998"),
         ("compile", "fast", "train.compile: found 'fast', allowed: one of auto, off, default, graphs"),
         ("variants", "{}", "variants: found {}, allowed is a section of keys"),
         ("dataset", "", "dataset: found None, allowed: a text"),
     ],
 )
 def test_a_wrong_value_is_named_with_file_key_found_and_allowed(folder, key, value, message):
-    if key == "variants":
+    if key in ("variants", "prompts"):  # several lines
         text = (folder / "params.yaml").read_text()
-        (folder / "params.yaml").write_text(text[: text.index("variants:")] + "variants: {}\n")
+        changed = re.sub(rf"(?m)^( *){key}:.*\n(\1 +.*\n)+", rf"\1{key}: {value}\n", text, count=1)
+        (folder / "params.yaml").write_text(changed)
     else:
         set_value(folder / "params.yaml", key, value)
     with pytest.raises(UserError) as error:
@@ -80,6 +95,22 @@ def test_a_missing_key_is_named(folder):
 def test_broken_yaml_is_named_with_its_line(folder):
     (folder / "params.yaml").write_text("dataset: [flash\nprofile: x\n")
     with pytest.raises(UserError, match=r"params.yaml: no YAML in line \d"):
+        load_params(folder)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("utf-16", "params.yaml: the text is UTF-16; save it as UTF-8"),
+        ("cp1252", r"params.yaml: the text is not UTF-8, perhaps Windows-1252 \(byte 18\); save it as UTF-8"),
+    ],
+)
+def test_another_encoding_is_named_and_a_byte_order_mark_is_no_part_of_the_text(folder, encoding, message):
+    text = "dataset: flash # \xfc\n" + (folder / "params.yaml").read_text().partition("dataset: flash")[2]
+    (folder / "params.yaml").write_text(text, encoding="utf-8-sig", newline="\r\n")
+    assert load_params(folder).dataset == "flash"
+    (folder / "params.yaml").write_text(text, encoding=encoding)
+    with pytest.raises(UserError, match=message):
         load_params(folder)
 
 
