@@ -14,6 +14,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from app.checks import writable
 from app.generate import OUT, add_picture_options, draw, read_prompts, save, settings_for
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
@@ -75,7 +76,10 @@ def run(args: argparse.Namespace) -> None:
     all_params = load_params()
     profile = load_profile(args.profile or all_params.profile)
     prompts = read_prompts(args.prompts) if args.prompts else args.prompt or all_params.evaluate.prompts
+    writable(args.out)
     adapters = {column: adapter_of(column, list(all_params.variants), args.out) for column in args.columns}
+    if len(set(args.seeds)) < len(args.seeds):
+        raise UserError("--seeds: one stands there twice")
     settings = {column: settings_for(args, profile, path, prompts, args.seeds) for column, path in adapters.items()}
 
     from tqdm import tqdm

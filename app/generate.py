@@ -18,13 +18,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from app.checks import check, writable
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
-from tattoo_lora.params import Profile, load_params, load_profile
+from tattoo_lora.params import SAMPLER_STEPS, SEEDS, Profile, Range, load_params, load_profile
 from tattoo_lora.split import file_sha256
+from tattoo_lora.texts import read_text
 
 CHUNK = "tattoo-lora"  # the PNG text chunk that holds the settings as JSON
 OUT = Path("runs/samples/adhoc")
+LIMITS = {  # of Settings: the option and what it allows
+    "seed": ("--seed", SEEDS),
+    "steps": ("--steps", SAMPLER_STEPS),
+    "guidance_scale": ("--guidance", Range(0, 100)),
+    "strength": ("--strength", Range(-10, 10)),
+    "width": ("--size, width", Range(8, 4096)),
+    "height": ("--size, height", Range(8, 4096)),
+}
+PICTURES = Range(1, 10_000)  # of a prompt
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,19 @@ def read_settings(path: Path) -> Settings:
         raise UserError(f"{path}: no picture ({error})") from None
     if text is None:
         raise UserError(f"{path}: holds no settings; was it made by app.generate, and not edited since?")
-    return Settings(**json.loads(text))
+    try:
+        return checked(Settings(**json.loads(text)))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its settings are of another version, or were edited ({error})") from None
+
+
+def checked(settings: Settings) -> Settings:
+    """The settings; UserError where a number is out of bounds."""
+    for name, (option, allowed) in LIMITS.items():
+        check(option, getattr(settings, name), allowed)
+    if settings.width % 8 or settings.height % 8:
+        raise UserError(f"--size {settings.width}x{settings.height}: both must be multiples of 8")
+    return settings
 
 
 def adapter_sha256(path: Path) -> str:
@@ -75,7 +98,7 @@ def adapter_sha256(path: Path) -> str:
 def read_prompts(path: Path) -> list[str]:
     """The lines of the file that are not empty; UserError where there are none."""
     try:
-        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if not prompts:
@@ -155,11 +178,13 @@ def use_adapter(pipeline, of: Settings) -> None:
 
 
 def draw_one(pipeline, of: Settings, prompt_embeds, negative_prompt_embeds):
-    """A PIL image; embeddings (1, T, D)."""
+    """A PIL image; embeddings (1, T, D). UserError for one that is all of one colour."""
     import torch
 
+    from tattoo_lora.sampling import refuse_blank
+
     device, dtype = pipeline.unet.device, pipeline.unet.dtype
-    return pipeline(
+    image = pipeline(
         prompt_embeds=prompt_embeds.to(device, dtype),
         negative_prompt_embeds=negative_prompt_embeds.to(device, dtype),
         num_inference_steps=of.steps,
@@ -168,6 +193,8 @@ def draw_one(pipeline, of: Settings, prompt_embeds, negative_prompt_embeds):
         width=of.width,
         generator=torch.Generator().manual_seed(of.seed),
     ).images[0]
+    refuse_blank(image, f"{of.prompt!r} with {of.lora or of.base_model}")
+    return image
 
 
 def save(image, settings: Settings, folder: Path) -> Path:
@@ -198,12 +225,11 @@ def settings_for(
     args: argparse.Namespace, profile: Profile, lora: Path | None, prompts: list[str], seeds: Iterable[int]
 ) -> list[Settings]:
     """What the options that app.generate and app.compare share ask for, each prompt with each seed."""
+    check("--strength", args.strength, LIMITS["strength"][1])  # without an adapter it counts for nothing, and is wrong
     width, height = args.size or (profile.resolution, profile.resolution)
-    if width % 8 or height % 8 or min(width, height) < 8:
-        raise UserError(f"--size {width}x{height}: both must be multiples of 8")
     shared = {
         "negative_prompt": args.negative,
-        "steps": args.steps or profile.sampler_steps,
+        "steps": profile.sampler_steps if args.steps is None else args.steps,
         "guidance_scale": profile.guidance_scale if args.guidance is None else args.guidance,
         "width": width,
         "height": height,
@@ -214,11 +240,12 @@ def settings_for(
         "lora_sha256": None if lora is None else adapter_sha256(lora),
         "strength": 1.0 if lora is None else args.strength,
     }
-    return [Settings(prompt=prompt, seed=seed, **shared) for prompt in prompts for seed in seeds]
+    return [checked(Settings(prompt=prompt, seed=seed, **shared)) for prompt in prompts for seed in seeds]
 
 
 def settings_from(args: argparse.Namespace, profile: Profile) -> list[Settings]:
     """What the command line asks for."""
+    check("--n", args.n, PICTURES)
     if args.again:
         settings = read_settings(args.again)
         if settings.lora is not None and adapter_sha256(Path(settings.lora)) != settings.lora_sha256:
@@ -272,17 +299,21 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    if args.stencil_mm is not None:
+        from app.stencil import Options, check_options, write_stencil  # a second that others need not wait
+
+        stencil = Options(width_mm=args.stencil_mm)
+        check_options(stencil, width="--stencil-mm")
     profile = load_profile(args.profile or load_params().profile)
     settings = settings_from(args, profile)
+    writable(args.out)
     written = []
     progress = tqdm(zip(settings, draw(settings, profile), strict=True), total=len(settings), unit="picture")
     for of, image in progress:
         path = save(image, of, args.out)
         files = [str(path)]
-        if args.stencil_mm:
-            from app.stencil import Options, write_stencil
-
-            files += map(str, write_stencil(path, Options(width_mm=args.stencil_mm), args.out)[1])
+        if args.stencil_mm is not None:
+            files += map(str, write_stencil(path, stencil, args.out)[1])
         written.append({"files": files, "settings": asdict(of)})
         if not args.json:
             progress.write("\n".join(files), file=sys.stdout)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import vtracer
-from PIL import Image
+from PIL import Image, ImageOps
 from reportlab.lib.pagesizes import A4, LETTER
 from reportlab.lib.units import mm
 from reportlab.lib.utils import ImageReader
@@ -25,14 +25,26 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 from skimage.morphology import remove_small_holes, remove_small_objects, skeletonize
 
+from app.checks import check, writable
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
+from tattoo_lora.params import Range
 
 OUT = Path("runs/samples/adhoc")
 PAGES = {"A4": A4, "Letter": LETTER}
 MARGIN_MM, GAP_MM = 12, 10  # of the page; between stencils
 SCALE_BAR_MM = 50
 INCH_MM = 25.4
+LIMITS = {  # of Options; nothing wider than a page is printed, and larger pictures take minutes and gigabytes
+    "width_mm": Range(5, 300),
+    "dpi": Range(72, 1200),
+    "threshold": Range(0, 1),
+    "smooth_mm": Range(0, 10),
+    "speck_mm2": Range(0, 1000),
+    "min_stroke_mm": Range(0, 20),
+    "min_gap_mm": Range(0, 20),
+}
+MOST_PIXELS = 40e6  # 300 mm square at 500 dpi: a minute and two gigabytes
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,22 @@ class Options:
     transparent: bool = False
 
 
+def check_options(options: Options, width: str = "--width-mm") -> None:
+    """UserError where a number is out of bounds; `width` is the option that gives the width."""
+    for name, allowed in LIMITS.items():
+        if (value := getattr(options, name)) is not None:
+            check(width if name == "width_mm" else "--" + name.replace("_", "-"), value, allowed)
+
+
+def print_size(picture: Image.Image, options: Options) -> tuple[int, int]:
+    """Width and height of the stencil in pixels; UserError for more than can be worked on."""
+    width = round(options.width_mm / INCH_MM * options.dpi)
+    height = max(1, round(width * picture.height / picture.width))
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{width} x {height} pixels are too many; lower --dpi or the width")
+    return width, height
+
+
 def ink_of(picture: Image.Image, options: Options) -> np.ndarray:
     """True where the stencil is black, (H, W) at the size and dpi of the print.
 
@@ -59,8 +87,7 @@ def ink_of(picture: Image.Image, options: Options) -> np.ndarray:
     flat = Image.new("RGB", picture.size, "white")
     rgba = picture.convert("RGBA")
     flat.paste(rgba, mask=rgba.getchannel("A"))
-    width = round(options.width_mm / INCH_MM * options.dpi)
-    height = max(1, round(width * picture.height / picture.width))
+    width, height = print_size(picture, options)
     grey = np.asarray(flat.convert("L").resize((width, height), Image.Resampling.BICUBIC), dtype=float) / 255
     px_per_mm = options.dpi / INCH_MM
     grey = gaussian_filter(grey, options.smooth_mm * px_per_mm, mode="nearest")
@@ -74,6 +101,8 @@ def ink_of(picture: Image.Image, options: Options) -> np.ndarray:
         raise UserError(
             "nothing is left: all pieces are smaller than the specks to remove, or the threshold is too low"
         )
+    if ink.all():
+        raise UserError("all of it is ink: the threshold is too high")
     if options.min_stroke_mm > 0:
         ink |= distance_transform_edt(~skeletonize(ink)) <= options.min_stroke_mm * px_per_mm / 2
     return ink[:, ::-1] if options.mirror else ink
@@ -134,9 +163,7 @@ def to_pdf(stencils: list[tuple[str, np.ndarray]], path: Path, options: Options,
     for name, ink in stencils:
         width = options.width_mm * mm
         height = width * ink.shape[0] / ink.shape[1]
-        if width > page_width - 2 * MARGIN_MM * mm or height > top - bottom:
-            room = f"{page_width / mm - 2 * MARGIN_MM:.0f} x {(top - bottom) / mm:.0f} mm"
-            raise UserError(f"{name}: {width / mm:.0f} x {height / mm:.0f} mm does not fit on {page}, which has {room}")
+        check_fits(name, width / mm, height / mm, page)
         if x + width > page_width - MARGIN_MM * mm:
             x, y, row_height = left, y - row_height - GAP_MM * mm, 0.0
         if y - height < bottom:
@@ -170,30 +197,63 @@ def scale_bar(canvas: Canvas) -> None:
     canvas.drawString(x + (SCALE_BAR_MM + 3) * mm, y, f"{SCALE_BAR_MM} mm: if a ruler disagrees, print at 100%")
 
 
+def room_on(page: str) -> tuple[float, float]:
+    """Width and height in mm that a page has for stencils, above the scale bar."""
+    width, height = PAGES[page]
+    return width / mm - 2 * MARGIN_MM, height / mm - 2 * MARGIN_MM - 12
+
+
+def check_fits(name: str, width_mm: float, height_mm: float, page: str) -> None:
+    room = room_on(page)
+    if width_mm > room[0] or height_mm > room[1]:
+        size = f"{width_mm:.0f} x {height_mm:.0f} mm"
+        raise UserError(f"{name}: {size} does not fit on {page}, which has {room[0]:.0f} x {room[1]:.0f} mm")
+
+
+def names_of(pictures: list[Path]) -> list[str]:
+    """A name for each picture's files: its own, with a number where an earlier one has that."""
+    names: list[str] = []
+    for path in pictures:
+        numbered = (f"{path.stem}-{number}" for number in range(2, len(pictures) + 2))
+        names.append(path.stem if path.stem not in names else next(n for n in numbered if n not in names))
+    return names
+
+
 def read_picture(path: Path) -> Image.Image:
+    """The picture as it is to be seen; UserError where Pillow reads none."""
     try:
         # Given a name, Pillow maps uncompressed TIFFs that are to be turned at the wrong size.
         with path.open("rb") as file, Image.open(file) as image:
-            return image.copy()
+            return ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise whatever a broken file leads them to
         raise UserError(f"{path}: no picture ({error or type(error).__name__})") from None
 
 
-def write_stencil(path: Path, options: Options, folder: Path) -> tuple[np.ndarray, list[Path]]:
-    """The picture's stencil, and its PNG and SVG in the folder; says where lines are too close."""
+def trace(path: Path, options: Options) -> np.ndarray:
+    """The picture's stencil, as `ink_of` gives it."""
+    picture = read_picture(path)
     try:
-        ink = ink_of(read_picture(path), options)
+        return ink_of(picture, options)
     except UserError as error:
-        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{path.stem}.stencil.png", folder / f"{path.stem}.stencil.svg"]
+        raise UserError(f"{path}: {error}") from None
+
+
+def write_files(name: str, ink: np.ndarray, options: Options, folder: Path) -> list[Path]:
+    """<name>.stencil.png and .svg in the folder; says where lines are too close."""
+    files = [folder / f"{name}.stencil.{kind}" for kind in ("png", "svg")]
     to_png(ink, files[0], options)
     with replace_file(files[1]) as partial:
         partial.write_text(to_svg(ink, options), encoding="utf-8")
     if gaps := narrow_gaps(ink, options):
         where = "place" if gaps == 1 else "places"
-        print(f"{path}: lines closer than {options.min_gap_mm:g} mm in {gaps} {where}; print larger", file=sys.stderr)
-    return ink, files
+        print(f"{name}: lines closer than {options.min_gap_mm:g} mm in {gaps} {where}; print larger", file=sys.stderr)
+    return files
+
+
+def write_stencil(path: Path, options: Options, folder: Path) -> tuple[np.ndarray, list[Path]]:
+    """The picture's stencil, and its PNG and SVG in the folder."""
+    ink = trace(path, options)
+    return ink, write_files(path.stem, ink, options, folder)
 
 
 def main() -> None:
@@ -216,13 +276,14 @@ def main() -> None:
     pictures, page, folder = args.pop("pictures"), args.pop("page"), args.pop("out")
     with one_line_errors():
         options = Options(**args)
-        if options.width_mm <= 0 or options.dpi < 72:
-            raise UserError("--width-mm must be above 0 and --dpi at least 72")
-        stencils = []
+        check_options(options)
         for path in pictures:
-            ink, files = write_stencil(path, options, folder)
-            stencils.append((path.name, ink))
-            print("\n".join(map(str, files)))
+            picture = read_picture(path)
+            check_fits(path.name, options.width_mm, options.width_mm * picture.height / picture.width, page)
+        writable(folder)
+        stencils = [(name, trace(path, options)) for name, path in zip(names_of(pictures), pictures, strict=True)]
+        for name, ink in stencils:
+            print("\n".join(map(str, write_files(name, ink, options, folder))))
         with replace_file(folder / "stencils.pdf") as partial:
             to_pdf(stencils, partial, options, page)
         print(folder / "stencils.pdf")

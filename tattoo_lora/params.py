@@ -24,7 +24,7 @@ class Range:
     high: float = math.inf
 
     def __str__(self) -> str:
-        return f"at least {self.low:g}" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
+        return f"at least {self.low:.10g}" if self.high == math.inf else f"{self.low:.10g} to {self.high:.10g}"
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -50,7 +50,7 @@ class Different:
     each: Range | None = None
 
     def __str__(self) -> str:
-        return "each once" if self.each is None else f"from {self.each.low:.0f} to {self.each.high:.0f}, each once"
+        return "each once" if self.each is None else f"from {self.each}, each once"
 
     def __contains__(self, values: list) -> bool:
         return len(set(values)) == len(values) and (self.each is None or all(value in self.each for value in values))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
 
+from tattoo_lora.errors import UserError
 from tattoo_lora.models import (
     assemble_pipeline,
     load_noise_scheduler,
@@ -60,6 +61,15 @@ def sample_images(
             generator=generators,
         ).images
     return images
+
+
+def refuse_blank(image: Image.Image, what: str) -> None:
+    """UserError where the picture, named by `what`, is all of one colour.
+
+    Numbers that are not finite are drawn black, without a word by diffusers.
+    """
+    if all(low == high for low, high in image.convert("RGB").getextrema()):
+        raise UserError(f"{what}: the picture is all of one colour; the model's numbers went out of range")
 
 
 @torch.inference_mode()

@@ -1,14 +1,17 @@
 """app.generate and app.compare, as a person runs them, on the small finished project."""
 
 import contextlib
+import dataclasses
 import io
 import json
+import operator
 from unittest import mock
 
 import pytest
 import torch
 from conftest import ROOT, copy_project, run
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
 from app import compare, generate
@@ -101,6 +104,20 @@ MISTAKES = {
         "runs/lora/none/best.safetensors: no such adapter; run `dvc repro train`",
     ),
     "no prompts file": (["--prompts", "none.txt"], "none.txt: cannot be read (No such file or directory)"),
+    "nan": (["x", "--strength", "nan"], "--strength nan: allowed is -10 to 10"),
+    "inf": (["x", "--guidance", "inf"], "--guidance inf: allowed is 0 to 100"),
+    "no steps": (["x", "--steps", "0"], "--steps 0: allowed is 1 to 998"),
+    "steps back": (["x", "--steps", "-3"], "--steps -3: allowed is 1 to 998"),
+    "no pictures": (["x", "--n", "0"], "--n 0: allowed is 1 to 10000"),
+    "large seed": (["x", "--seed", "4294967303"], "--seed 4294967303: allowed is 0 to 4294967295"),
+    "seeds too large": (["x", "--seed", "4294967295", "--n", "2"], "--seed 4294967296: allowed is 0 to 4294967295"),
+    "small seed": (["x", "--seed", "-1"], "--seed -1: allowed is 0 to 4294967295"),
+    "large": (["x", "--size", "100000x100000"], "--size, width 100000: allowed is 8 to 4096"),
+    "no width": (["x", "--size", "0x64"], "--size, width 0: allowed is 8 to 4096"),
+    "stencil": (["x", "--stencil-mm", "-5"], "--stencil-mm -5: allowed is 5 to 300"),
+    "no stencil": (["x", "--stencil-mm", "0"], "--stencil-mm 0: allowed is 5 to 300"),
+    "out is a file": (["x", "--out", "README.md"], "--out README.md: nothing can be written there (File exists)"),
+    "out of reach": (["x", "--out", "/proc/o"], "--out /proc/o: nothing can be written there ("),
     "odd size": (["x", "--size", "65x64"], "--size 65x64: both must be multiples of 8"),
     "no size": (["x", "--size", "big"], "'big': write WIDTHxHEIGHT, as in 512x768"),
     "no profile": (["x", "--profile", "none"], "there is no profiles/none.yaml"),
@@ -109,10 +126,55 @@ MISTAKES = {
 }
 
 
+def refused(program, *arguments, project=ROOT):
+    """What the program prints where it stops, in this process."""
+    said = io.StringIO()
+    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stderr(said):
+        call(program, project, *arguments)
+    assert stopped.value.code in (1, 2)
+    return said.getvalue()
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line(mistake):
     arguments, message = MISTAKES[mistake]
-    assert message in fails("app.generate", *arguments)
+    assert message in refused(generate, *arguments)
+
+
+def test_compare_checks_what_generate_does_and_its_seeds():
+    assert "--seed 4294967296: allowed is" in refused(compare, "x", "--with", "base", "--seeds", "4294967296")
+    assert "--seeds: one stands there twice" in refused(compare, "x", "--with", "base", "--seeds", "7", "7")
+    assert "--out README.md: nothing can be" in refused(compare, "x", "--with", "base", "--out", "README.md")
+
+
+@pytest.mark.parametrize("part", ["unet.conv_out", "vae.decoder.conv_out"])
+def test_a_picture_of_one_colour_is_an_error(part):
+    profile, studio = load_profile("embedded", ROOT), Studio()
+    base = str(ROOT / profile.base_model)
+    settings = Settings("an owl", "", 7, 1, 4.0, 64, 64, base, None, "float32", None, None, 1.0)
+    studio.draw(settings, profile)
+    operator.attrgetter(part)(studio.pipeline).weight.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="'an owl' with .*base: the picture is all of one colour; the model's numbers"):
+        studio.draw(settings, profile)
+
+
+def test_settings_of_another_version_or_out_of_bounds_are_not_drawn_again(tmp_path):
+    settings = Settings("x", "", 7, 1, 4.0, 64, 64, "b", None, "float32", None, None, 1.0)
+    path = generate.save(Image.new("RGB", (8, 8)), dataclasses.replace(settings, steps=-3), tmp_path)
+    assert "--steps -3: allowed is 1 to 998" in refused(generate, "--again", str(path))
+    text = PngInfo()
+    text.add_itxt(generate.CHUNK, '{"prompt": "x"}')
+    Image.new("RGB", (8, 8)).save(path, pnginfo=text)
+    assert f"{path}: its settings are of another version, or were edited (" in refused(generate, "--again", str(path))
+
+
+def test_prompts_are_read_whatever_the_editor_put_before_them(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("größer\na key\n", encoding="utf-8-sig", newline="\r\n")
+    assert generate.read_prompts(path) == ["größer", "a key"]
+    for encoding, found in (("utf-16", "UTF-16"), ("cp1252", "not UTF-8, perhaps Windows-1252 (byte 3)")):
+        path.write_text("größer\n", encoding=encoding)
+        assert f"prompts.txt: the text is {found}; save it as UTF-8" in refused(generate, "--prompts", str(path))
 
 
 def test_after_a_file_that_is_no_adapter_for_the_model_the_next_picture_is_drawn(finished, tmp_path):

@@ -1,6 +1,7 @@
 """Stencils measured as a print would be: rendered back to pixels from the files."""
 
 import re
+import shutil
 from io import BytesIO
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import label
 
-from app.stencil import Options, ink_of, narrow_gaps, to_pdf, to_svg
+from app.stencil import Options, ink_of, main, narrow_gaps, read_picture, to_pdf, to_svg
 from tattoo_lora.errors import UserError
 
 OPTIONS = Options(width_mm=90)
@@ -170,5 +171,53 @@ def test_pictures_that_give_no_stencil_are_named(tmp_path):
         arguments = [str(tmp_path / name), "--width-mm", "20", "--out", str(tmp_path / "out")]
         failed = run("python", "-m", "app.stencil", *arguments, cwd=ROOT, check=False)
         assert failed.returncode == 1 and message in failed.stderr and "Traceback" not in failed.stderr
-    failed = run("python", "-m", "app.stencil", "x.png", "--width-mm", "0", cwd=ROOT, check=False)
-    assert "error: --width-mm must be above 0 and --dpi at least 72" in failed.stderr
+
+
+OWL = str(ROOT / "data/raw/flash/owl.png")
+MISTAKES = {
+    "--width-mm nan": "--width-mm nan: allowed is 5 to 300",
+    "--width-mm inf": "--width-mm inf: allowed is 5 to 300",
+    "--width-mm 0.01": "--width-mm 0.01: allowed is 5 to 300",
+    "--width-mm 10000": "--width-mm 10000: allowed is 5 to 300",
+    "--width-mm 250": "owl.png: 250 x 385 mm does not fit on A4, which has 186 x 261 mm",
+    "--threshold 5": "--threshold 5: allowed is 0 to 1",
+    "--threshold 1": "owl.png: all of it is ink: the threshold is too high",
+    "--dpi 3": "--dpi 3: allowed is 72 to 1200",
+    "--dpi 1200 --width-mm 160": "owl.png: 7559 x 11626 pixels are too many; lower --dpi or the width",
+    "--smooth-mm nan": "--smooth-mm nan: allowed is 0 to 10",
+    "--speck-mm2 -1": "--speck-mm2 -1: allowed is 0 to 1000",
+    "--min-stroke-mm inf": "--min-stroke-mm inf: allowed is 0 to 20",
+    "--min-gap-mm -2": "--min-gap-mm -2: allowed is 0 to 20",
+    f"--out {ROOT}/README.md": "README.md: nothing can be written there (File exists)",
+    "--out /proc/nowhere": "--out /proc/nowhere: nothing can be written there (",
+}
+
+
+@pytest.mark.parametrize("options", MISTAKES)
+def test_a_number_out_of_bounds_is_one_line_and_nothing_is_written(options, tmp_path, capsys, monkeypatch):
+    out = [] if "--out" in options else ["--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["stencil", OWL, OWL, "--width-mm", "60", *out, *options.split()])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1 and MISTAKES[options] in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_pictures_of_the_same_name_have_files_of_their_own(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "data/raw/flash/key.png", tmp_path / "owl.png")
+    pictures = [OWL, str(tmp_path / "owl.png"), OWL]
+    monkeypatch.setattr("sys.argv", ["stencil", *pictures, "--width-mm", "30", "--out", str(tmp_path / "out")])
+    main()
+    owl, key, again = ((tmp_path / f"out/owl{n}.stencil.png").read_bytes() for n in ("", "-2", "-3"))
+    assert owl == again != key
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA"])
+def test_a_turned_tiff_is_taken_as_it_is_seen(tmp_path, mode):
+    image, pen = paper(60)
+    pen.rectangle((10, 10, 50, 20), "black")
+    seen = image.crop((0, 0, 60, 30)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned right by a quarter
+    seen.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.tif", exif=exif)
+    assert read_picture(tmp_path / "turned.tif").convert("RGB").tobytes() == seen.convert("RGB").tobytes()
