@@ -269,7 +269,8 @@ def preprocess(
     if not candidates:
         raise UserError(f"{raw}: no drawings; put image files (PNG, JPEG, WebP, TIFF…) there")
     rights = read_rights(raw)
-    code = file_sha256(Path(package).with_name("raw_images.py")) + PIL.__version__
+    modules = (Path(package).with_name(f"{name}.py") for name in ("raw_images", "unread_formats"))
+    code = "".join(map(file_sha256, modules)) + PIL.__version__
     facts = prepare_all([Task(path, params, resolution, code) for path in candidates], processes)
 
     drawings, known, captioned = [], [], []

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageFilter, ImageOps
 
 from tattoo_lora.params import PreprocessParams
+from tattoo_lora.unread_formats import EXPORT, HEAD, camera_raw, unread_format
 
 NO_FORMATS = {"EPS", "WMF", "PDF", "MPEG", "BUFR", "GRIB", "HDF5"}  # handed to other programs, or write-only
 INK_CONTRAST = 24  # levels of 255 from the background: more than JPEG's noise
@@ -49,25 +50,53 @@ def open_rgb(path: Path, turn_white_ink: bool = True) -> tuple[Image.Image, list
     """
     Image.init()
     notes = []
+    with path.open("rb") as file:
+        head = file.read(HEAD)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow repairs by itself
-            with Image.open(path, formats=[name for name in Image.ID if name not in NO_FORMATS]) as image:
-                image.load()
-                if getattr(image, "n_frames", 1) > 1:
-                    notes.append(f"first of {image.n_frames} frames")
-                    image.seek(0)
+            # Given a name, Pillow maps uncompressed TIFFs that are to be turned at the wrong size.
+            with path.open("rb") as file, Image.open(file, formats=_read_formats()) as image:
+                if raw := camera_raw(image, head, path.suffix):
+                    raise Rejected(f"{raw} {EXPORT}")
+                if (frames := _count_frames(path, image.format)) > 1:
+                    notes.append(f"first of {frames} frames")
                 return _to_rgb(image, turn_white_ink, notes), notes
+    except Rejected:
+        raise
     except Image.DecompressionBombError:
         raise Rejected(f"too many pixels: over {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million") from None
-    except Image.UnidentifiedImageError:
-        raise Rejected("empty file" if path.stat().st_size == 0 else "no picture in a format that is read") from None
     except Exception as error:  # decoders raise whatever a broken file leads them to
+        if not head:
+            raise Rejected("empty file") from None
+        if name := unread_format(head, path.suffix):
+            raise Rejected(f"{name} {EXPORT}") from None
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise Rejected("no picture in a format that is read") from None
         raise Rejected(f"unreadable: {' '.join(str(error).split())[:80] or type(error).__name__}") from None
+
+
+def _read_formats() -> list[str]:
+    return [name for name in Image.ID if name not in NO_FORMATS]
+
+
+def _count_frames(path: Path, kind: str | None) -> int:
+    """How many pictures the file holds, opened a second time: counting moves Pillow to another picture, and back.
+
+    The frames of a PSD are its layers; what is read is all of them together.
+    """
+    if kind == "PSD":
+        return 1
+    try:
+        with path.open("rb") as file, Image.open(file, formats=[kind]) as image:
+            return getattr(image, "n_frames", 1)
+    except Exception:  # a picture after the first is broken; the first may be whole
+        return 1
 
 
 def _to_rgb(image: Image.Image, turn_white_ink: bool, notes: list[str]) -> Image.Image:
     profile = image.info.get("icc_profile")
+    image.load()
     try:
         if image.getexif().get(0x0112, 1) != 1:
             image = ImageOps.exif_transpose(image)
@@ -75,29 +104,49 @@ def _to_rgb(image: Image.Image, turn_white_ink: bool, notes: list[str]) -> Image
     except Exception:  # the picture is whole; only what stands beside it is not
         notes.append("EXIF unreadable")
     if image.mode.startswith("I") or image.mode == "F":
-        # Deep greyscale: Pillow would clip at 255 instead of scaling.
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535 if values.max() > 255 else 255
-        image = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
-        profile = None
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.new("RGBA", rgba.size, "white")
-        image.alpha_composite(rgba)
-        image = image.convert("RGB")
-        alpha = rgba.getchannel("A").convert("RGB")
-        if turn_white_ink and not _has_ink(image) and _has_ink(alpha):
-            notes.append("white on transparent: turned to black on white")
-            return ImageOps.invert(alpha)
+        image = _to_eight_bits(image)
+    # Colour profiles know no palette, no transparency and no single bits.
+    without = "L" if image.mode in ("1", "L", "LA") else image.mode if image.mode in ("CMYK", "LAB") else "RGB"
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    image = image.convert(without)  # a picture of its own: nothing is read from the file later
     if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "sRGB" not in ImageCms.getProfileDescription(source):
-                image = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-                notes.append("colours converted to sRGB")
-        except (ImageCms.PyCMSError, OSError):
-            notes.append("colour profile unreadable")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        image = _to_srgb(image, profile, notes)
+    image = image.convert("RGB")
+    if alpha is None:
+        return image
+    flat = Image.new("RGBA", image.size, "white")
+    image.putalpha(alpha)
+    flat.alpha_composite(image)
+    flat, alpha = flat.convert("RGB"), alpha.convert("RGB")
+    if turn_white_ink and not _has_ink(flat) and _has_ink(alpha):
+        notes.append("white on transparent: turned to black on white")
+        return ImageOps.invert(alpha)
+    return flat
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Deep greys as L: 10, 12 or 14 bits in 16, and floats of 0 to 1, are known by their brightest; that is paper."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0)
+    # Sharpened floats go a little beyond white.
+    tops, beyond = ((1, 255, 65535), 2) if image.mode == "F" else ([2**bits - 1 for bits in (8, 10, 12, 14, 16, 31)], 1)
+    brightest = values.max()
+    top = next((top for top in tops if brightest <= beyond * top), brightest)
+    return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image
+        details = source.profile
+        if image.mode == "L" and details.xcolor_space == "RGB ":
+            image = image.convert("RGB")
+        image = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        notes.append("colours converted to sRGB")
+    except (ImageCms.PyCMSError, OSError):
+        notes.append("colour profile unreadable")
+    return image
 
 
 def _has_ink(image: Image.Image) -> bool:

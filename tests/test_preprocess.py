@@ -151,9 +151,14 @@ def hostile_folder(raw):
     file("flipped.png", "rejected", "unreadable", content=whole[:60] + b"\xff\xff\xff\xff" + whole[64:])
     file("text.png", "rejected", "no picture in a format", content=b"no picture at all")
     file("zeros.jpg", "rejected", "no picture in a format", content=bytes(5000))
-    file("page.svg", "rejected", "no picture in a format", content=b"<svg xmlns='http://www.w3.org/2000/svg'/>")
-    file("page.eps", "rejected", "no picture in a format")
-    file("page.pdf", "rejected", "no picture in a format")
+    file(
+        "page.svg",
+        "rejected",
+        "SVG is not read: export it as PNG",
+        content=b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    )
+    file("page.eps", "rejected", "PostScript is not read")
+    file("page.pdf", "rejected", "PDF is not read")
     file("archive.zip", "rejected", "no picture in a format", content=b"PK\x03\x04" + bytes(100))
     huge = encoded(Image.new("1", (20_000, 20_000)), "PNG")
     file("bomb.png", "rejected", "too many pixels: over 179 million", content=huge)

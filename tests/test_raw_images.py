@@ -1,13 +1,15 @@
 """From any file to a clean square drawing: one picture at a time."""
 
 import io
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image, ImageCms, ImageDraw, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, TiffImagePlugin
 
+from app.stencil import read_picture
 from tattoo_lora.params import load_params
 from tattoo_lora.raw_images import Rejected, background, fit_square, flatten, ink_box, open_rgb, prepare
 
@@ -123,8 +125,175 @@ def test_every_mode_becomes_the_same_black_bar(tmp_path, mode):
 
 def test_formats_that_are_handed_to_other_programs_are_not_read(tmp_path):
     bar().save(tmp_path / "e.eps")
-    with pytest.raises(Rejected, match="no picture in a format that is read"):
+    with pytest.raises(Rejected, match="PostScript is not read: export it as PNG, TIFF or JPEG"):
         open_rgb(tmp_path / "e.eps")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("photo.jpg", b"\0\0\0\x18ftypheic" + bytes(80), "HEIC is"),
+        ("drawing", b"<?xml version='1.0'?>\n<!-- made by hand -->\n<SVG width='9'/>", "SVG is"),
+        ("drawing.svgz", b"\x1f\x8b" + bytes(80), "SVG is"),
+        ("a.jxl", b"\xff\x0a" + bytes(80), "JPEG XL is"),
+        ("a.png", b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(80), "JPEG XL is"),
+        ("a.tif", b"II*\0\x10\0\0\0CR\2\0" + bytes(80), r"camera raw \(CR2\) is"),
+        ("a.CR3", b"\0\0\0\x18ftypcrx " + bytes(80), r"camera raw \(CR3\) is"),
+        ("a.NEF", bytes(80), r"camera raw \(NEF\) is"),
+        ("page.psb", b"8BPS\0\2" + bytes(80), "PSB is"),
+        ("clip.png", b"\0\0\0\x18ftypmp42" + bytes(80), "a film is"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named_with_what_to_do(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Rejected, match=f"^{says} not read: export it as PNG, TIFF or JPEG$"):
+        open_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "says"),
+    [
+        ("a.dng", {0xC612: b"\1\4\0\0"}, r"camera raw \(DNG\)"),
+        ("renamed.tif", {0xC612: b"\1\4\0\0"}, r"camera raw \(DNG\)"),
+        ("renamed.tif", {0xFE: 1, 0x14A: 8}, "camera raw"),
+        ("a.arw", {}, r"camera raw \(ARW\)"),
+    ],
+)
+def test_of_a_camera_raw_the_small_preview_is_not_taken_for_the_picture(tmp_path, name, tags, says):
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        info[tag] = value
+    bar((320, 240)).save(tmp_path / name, "TIFF", tiffinfo=info)
+    with pytest.raises(Rejected, match=f"^{says} is not read"):
+        open_rgb(tmp_path / name)
+    bar((320, 240)).save(tmp_path / "plain.tif")
+    assert open_rgb(tmp_path / "plain.tif")[0].size == (320, 240)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_of_several_pages_the_first_is_read_and_usable_when_the_file_is_closed(tmp_path, mode, compression):
+    pages = [of.convert(mode) for of in (bar(), ImageOps.mirror(bar()), bar((30, 30)))]
+    pages[0].save(tmp_path / "m.tif", save_all=True, append_images=pages[1:], compression=compression)
+    image, notes = open_rgb(tmp_path / "m.tif")
+    assert notes == ["first of 3 frames"]
+    assert ink_box(image, (255, 255, 255)) == (10, 10, 50, 20)
+
+
+def psd(layers):
+    """A PSD, whole and flattened, with that many layers of nothing."""
+    of_layer = struct.pack(">4iH", 0, 0, 0, 0, 0) + b"8BIMnorm" + struct.pack(">4BI", 255, 0, 0, 0, 12) + bytes(12)
+    info = struct.pack(">h", layers) + layers * of_layer
+    section = struct.pack(">I", len(info)) + info + bytes(4)
+    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 40, 80, 8, 3) + bytes(8)
+    return header + struct.pack(">I", len(section)) + section + b"\0\0" + np.moveaxis(np.asarray(bar()), 2, 0).tobytes()
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 7])
+def test_of_a_psd_all_layers_together_are_read(tmp_path, layers):
+    (tmp_path / "a.psd").write_bytes(psd(layers))
+    image, notes = open_rgb(tmp_path / "a.psd")
+    assert ink_box(image, (255, 255, 255)) == (10, 10, 50, 20) and notes == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError(), struct.error("unpack"), SyntaxError("x"), OverflowError("x"), MemoryError(), IndexError("x"),
+        KeyError("x"), RuntimeError("x"), ZeroDivisionError("x"), EOFError(), RecursionError(),
+    ],
+)  # fmt: skip
+def test_whatever_a_decoder_raises_rejects_the_file(tmp_path, monkeypatch, error):
+    bar().save(tmp_path / "a.png")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_prepare", fail)
+    with pytest.raises(Rejected, match=f"^unreadable: {str(error) or type(error).__name__}"):
+        open_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_tiff_is_turned_as_it_says_and_not_scrambled(tmp_path, mode, orientation):
+    image = bar().convert("L").point(lambda level: level * 257, "I") if mode == "I;16" else bar().convert(mode)
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[0x0112] = orientation
+    image.convert(mode).save(tmp_path / "t.tif", tiffinfo=info)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    bar().save(tmp_path / "same.png", exif=exif)
+    expected = open_rgb(tmp_path / "same.png")[0]
+    for turned in (open_rgb(tmp_path / "t.tif")[0], read_picture(tmp_path / "t.tif")):
+        assert turned.size == ((40, 80) if orientation > 4 else (80, 40))
+        if turned.mode == "RGB":
+            assert np.array_equal(np.asarray(turned), np.asarray(expected))
+
+
+@pytest.mark.parametrize("top", [255, 1023, 4095, 16383, 65535])
+def test_greys_of_fewer_bits_in_sixteen_keep_their_brightness(tmp_path, top):
+    deep = np.asarray(bar().convert("L"), dtype=np.float64) / 255 * top
+    deep[0, 0] = top / 2
+    Image.fromarray(deep.round().astype(np.uint16)).save(tmp_path / "deep.tif")
+    image = open_rgb(tmp_path / "deep.tif")[0]
+    assert [image.getpixel(at)[0] for at in ((79, 39), (12, 12))] == [255, 0]
+    assert image.getpixel((0, 0))[0] == pytest.approx(127.5, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("top", "beyond"), [(1.0, 1.0), (1.0, 1.2), (255.0, 255.0), (255.0, 300.0), (65535.0, 65535.0)]
+)
+def test_floats_of_any_usual_range_keep_their_brightness(tmp_path, top, beyond):
+    pixels = np.asarray(bar().convert("L"), dtype=np.float32) / 255 * top
+    pixels[0, :3] = beyond, np.nan, top / 2
+    Image.fromarray(pixels).save(tmp_path / "f.tif")
+    image = open_rgb(tmp_path / "f.tif")[0]
+    assert [image.getpixel(at)[0] for at in ((79, 39), (12, 12), (0, 0))] == [255, 0, 255]
+    assert image.getpixel((2, 0))[0] == pytest.approx(127.5, abs=1)
+
+
+def grey_profile():
+    """A profile of greys with gamma 1, the smallest that the specification allows."""
+
+    def text(of):
+        return b"desc" + bytes(4) + struct.pack(">I", len(of) + 1) + of + bytes(79)
+
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    curve = b"curv" + bytes(4) + struct.pack(">I", 0)
+    tags, offset, content = [], 128 + 4 + 3 * 12, b""
+    for name, of in ((b"desc", text(b"linear grey")), (b"wtpt", white), (b"kTRC", curve)):
+        of += bytes(-len(of) % 4)
+        tags.append(name + struct.pack(">II", offset + len(content), len(of)))
+        content += of
+    size = offset + len(content)
+    header = struct.pack(">I4sI", size, b"lcms", 0x02100000) + b"mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28)
+    header += struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + struct.pack(">I", 3) + b"".join(tags) + content
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
+def test_a_profile_of_greys_is_applied_to_every_mode_of_greys(tmp_path, mode):
+    values = np.full((8, 8), 55 if mode != "1" else 255, dtype=np.uint8)  # 0.216 of white is 128 in sRGB
+    values[0, 0] = 255
+    image = Image.fromarray(values.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(values).convert(mode)
+    image.save(tmp_path / "g.tif", icc_profile=grey_profile())
+    found, notes = open_rgb(tmp_path / "g.tif")
+    assert notes == ["colours converted to sRGB"]
+    assert found.getpixel((4, 4))[1] == pytest.approx(128 if mode != "1" else 255, abs=2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_profile_of_colours_is_applied_to_palettes_and_transparency_too(tmp_path, mode):
+    swapped = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    place = {name: swapped.index(name, 128) for name in (b"rXYZ", b"bXYZ", b"desc")}
+    red, blue = (swapped[place[name] + 4 : place[name] + 12] for name in (b"rXYZ", b"bXYZ"))
+    swapped[place[b"rXYZ"] + 4 : place[b"rXYZ"] + 12] = blue
+    swapped[place[b"bXYZ"] + 4 : place[b"bXYZ"] + 12] = red
+    named = bytes(swapped).replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")).replace(b"sRGB", b"swap")
+    Image.new("RGB", (8, 8), (255, 0, 0)).convert(mode).save(tmp_path / "p.png", icc_profile=named)
+    found, notes = open_rgb(tmp_path / "p.png")
+    assert notes == ["colours converted to sRGB"] and max(abs(np.subtract(found.getpixel((4, 4)), (0, 0, 255)))) < 8
 
 
 def test_a_picture_with_too_many_pixels_is_rejected(tmp_path, monkeypatch):
