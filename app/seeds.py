@@ -5,7 +5,7 @@
     python -m app.seeds
 
 Takes the experiments of the current commit, and the commit itself. Differences between variants are paired by seed:
-both learned from the same draws. Their 95% intervals are Student's t over the seeds; two seeds say little, three some.
+both learned from the same draws. Their intervals are Student's t over the seeds; two seeds say little, three some.
 """
 
 import argparse
@@ -14,11 +14,10 @@ from itertools import combinations
 
 import dvc.api
 import numpy as np
-from scipy.stats import t
 
-from tattoo_lora.bootstrap import LEVEL, Difference
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.evaluation import SCORES
+from tattoo_lora.intervals import LEVEL, paired_difference
 
 ABOUT = {"Experiment", "rev", "typ", "Created", "parent", "State", "Executor"}
 Metrics = dict[str, dict[str, float]]  # variant, score
@@ -45,13 +44,6 @@ def trainings(rows: list[dict]) -> list[dict[int, Metrics]]:
     return [by_seed for by_seed in groups.values() if len(by_seed) > 1]
 
 
-def difference_over_seeds(one: np.ndarray, other: np.ndarray) -> Difference:
-    """Of one - other, (S,) each, paired by seed: mean and Student's interval; S is at least 2."""
-    differences = one - other
-    half = t.ppf((1 + LEVEL) / 2, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
-    return Difference(float(differences.mean()), float(differences.mean() - half), float(differences.mean() + half))
-
-
 def tables(by_seed: dict[int, Metrics]) -> str:
     """Markdown: mean and standard deviation of each variant, and the differences between variants."""
     seeds = sorted(by_seed)
@@ -67,11 +59,15 @@ def tables(by_seed: dict[int, Metrics]) -> str:
             for score, of in SCORES.items()
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", f"| difference | {columns} |", "|---|" + "---:|" * len(SCORES)]
+    lines += [
+        f"\nDifferences with {LEVEL:.0%} intervals:\n",
+        f"| difference | {columns} |",
+        "|---|" + "---:|" * len(SCORES),
+    ]
     for one, other in combinations(names, 2):
         cells = []
         for score, of in SCORES.items():
-            found, digits = difference_over_seeds(values[other][score], values[one][score]), of.digits
+            found, digits = paired_difference(values[other][score], values[one][score], fewest=2), of.digits
             cells.append(
                 f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
                 + (" real" if found.is_real() else "")

@@ -15,7 +15,6 @@ Reads runs/evaluation/<name>/, runs/logs/<variant>.csv, runs/samples/<variant>/ 
 import argparse
 import json
 import os
-import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -32,11 +31,12 @@ from tattoo_lora.errors import one_line_errors
 from tattoo_lora.evaluation import (
     DECIDE,
     SCORES,
+    TOO_FEW,
     Evaluation,
     Findings,
     compare_all,
+    headline,
     read_evaluation,
-    unbeaten,
     verdicts,
     winner,
 )
@@ -52,11 +52,12 @@ from tattoo_lora.figures import (
     training_curves,
 )
 from tattoo_lora.files import replace_file
-from tattoo_lora.line_art import LineArt, mean_line_art, measure
+from tattoo_lora.intervals import FEWEST, LEVEL
+from tattoo_lora.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
 from tattoo_lora.manifest import Found, read_manifest
 from tattoo_lora.params import Params, Profile, load_params, load_profile
 from tattoo_lora.split import file_sha256
-from tattoo_lora.times import read_times, recorded_time
+from tattoo_lora.times import recorded_time
 from tattoo_lora.web_page import plain, web_page
 
 LINE_ART = {"ink": 3, "saturation": 3, "grey": 3, "stroke": 1, "spread": 2, "pieces": 1, "specks": 1}
@@ -85,11 +86,16 @@ def scores_table(evaluations: dict[str, Evaluation]) -> str:
     return table(["variant", *head], "l" + "r" * len(head), rows)
 
 
-def line_art_table(evaluations: dict[str, Evaluation], target: LineArt) -> str:
+def line_art_cell(pictures: Sequence[LineArt], target: LineArt) -> str:
+    return f"{'yes' if are_line_art(pictures, target) else 'no'}, {count_line_art(pictures)} of {len(pictures)}"
+
+
+def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineArt]) -> str:
     """The measures of tattoo_lora/line_art.py, the held-out drawings first; and the share of copies."""
-    rows = [("held-out drawings", "the target", target, "")]
+    target = mean_line_art(held_out)
+    rows = [("held-out drawings", line_art_cell(held_out, target), target, "")]
     for name, evaluation in evaluations.items():
-        like = "yes" if evaluation.line_art.is_like(target) else "no"
+        like = line_art_cell(evaluation.measured, target)
         rows.append((name, like, evaluation.line_art, f"{evaluation.metrics['copies']:.0%}"))
     measured = [
         [name, like, *(f"{getattr(line_art, of):.{digits}f}" for of, digits in LINE_ART.items()), copies]
@@ -104,27 +110,15 @@ def differences_table(found: Findings) -> str:
     for (one, other), of_pair in found.items():
         row = [f"{one} - {other}"]
         for column, score in SCORES.items():
-            of, digits = of_pair[column].difference, score.digits
-            row += [f"{of.mean:+.{digits}f} [{of.low:+.{digits}f}, {of.high:+.{digits}f}]", of_pair[column].verdict]
+            row += [score.show_difference(of_pair[column].difference), of_pair[column].verdict]
         rows.append(row)
     head = [cell for column in SCORES for cell in (column, f"{column} is")]
     return table(["difference", *head], "l" + "rl" * len(SCORES), rows)
 
 
-def headline(variants: Sequence[str], found: Findings) -> str:
-    """The winner, or that there is none and between which it is open."""
-    best = winner(variants, found)
-    if best is not None:
-        return f"Winner: {best}"
-    if len(variants) == 1:
-        return "One variant, nothing to choose from"
-    first = unbeaten(variants, found)
-    return f"No winner: open between {' and '.join(first)}" if first else "No winner: each is beaten by another"
-
-
 def findings_table(evaluations: dict[str, Evaluation], found: Findings, target: LineArt) -> str:
     """A row for each evaluation but the first, the base: better and worse than which, line art or not, copies."""
-    words = {"better": "better than", "worse": "worse than", "no difference": "level with"}
+    words = {"better": "better than", "worse": "worse than", "no difference": "level with", TOO_FEW: f"{TOO_FEW} from"}
     rows = []
     for name in list(evaluations)[1:]:
         row = [f"**{name}**"]
@@ -134,35 +128,36 @@ def findings_table(evaluations: dict[str, Evaluation], found: Findings, target: 
             row.append("; ".join(f"{words[of]} {', '.join(named)}" for of, named in of_verdict.items() if named))
         evaluation = evaluations[name]
         copies = int(evaluation.pictures["copy"].sum())
-        line_art = "yes" if evaluation.line_art.is_like(target) else "no"
-        rows.append([*row, line_art, f"{copies} of {len(evaluation.pictures)}"])
+        rows.append([*row, line_art_cell(evaluation.measured, target), f"{copies} of {len(evaluation.pictures)}"])
     return table(["", *DECIDE, "line art", "near copies"], "llllr", rows)
 
 
-def findings_json(evaluations: dict[str, Evaluation], found: Findings, target: LineArt) -> str:
+def findings_json(evaluations: dict[str, Evaluation], found: Findings, held_out: Sequence[LineArt]) -> str:
     """What main.py and the dashboard show of the report."""
     base, *variants = evaluations
+    target = mean_line_art(held_out)
 
-    def rounded(value: float, score: str) -> float | None:
-        return round(value, SCORES[score].digits + 2) if np.isfinite(value) else None
+    def rounded(value: float) -> float | None:
+        return float(f"{value:.4g}") if np.isfinite(value) else None
 
     content = {
-        "headline": headline(variants, found),
-        "winner": winner(variants, found),
+        "headline": headline(evaluations, found, target),
+        "winner": winner(list(evaluations), found),
         "base": base,
         "variants": variants,
         "better": {name: "lower" if score.better is min else "higher" for name, score in SCORES.items()},
         "scores": {
-            name: {score: rounded(evaluation.metrics[score], score) for score in SCORES}
+            name: {score: rounded(evaluation.metrics[score]) for score in SCORES}
             for name, evaluation in evaluations.items()
         },
         "differences": [
             {"one": one, "other": other, "score": score, "verdict": finding.verdict}
-            | {end: rounded(getattr(finding.difference, end), score) for end in ("mean", "low", "high")}
+            | {"is_ratio": SCORES[score].is_ratio}  # -0.08: 8% lower; otherwise in the score's own unit
+            | {end: rounded(value) for end, value in asdict(finding.difference).items()}
             for (one, other), by_score in found.items()
             for score, finding in by_score.items()
         ],
-        "line_art": {name: bool(evaluation.line_art.is_like(target)) for name, evaluation in evaluations.items()},
+        "line_art": {name: evaluation.is_line_art(target) for name, evaluation in evaluations.items()},
         "copies": {name: round(evaluation.metrics["copies"], 4) for name, evaluation in evaluations.items()},
     }
     return json.dumps(content, indent=2) + "\n"
@@ -191,36 +186,21 @@ def how_made(all_params: Params, profile: Profile) -> str:
     """Models, the settings that matter most, versions."""
 
     def model(name: str, revision: str | None) -> str:
-        return f"`{name}`" + (f" at `{revision}`" if revision else "")
+        return plain(name) + (f" at {plain(revision)}" if revision else "")
 
     batch = profile.batch_size * profile.gradient_accumulation_steps
     facts = {
-        "profile": f"`{all_params.profile}`, {profile.resolution} px",
+        "profile": f"{plain(all_params.profile)}, {profile.resolution} px",
         "base model": model(profile.base_model, profile.base_revision),
         "captions by": model(profile.caption_model, profile.caption_revision),
         "scores by": model(profile.clip_model, profile.clip_revision),
         "training": f"{profile.steps} steps of {batch}, learning rate {profile.learning_rate:g}, rank "
         f"{all_params.train.rank}, alpha {all_params.train.alpha:g}, seed {all_params.train.seed}",
         "pictures": f"{profile.sampler_steps} steps, guidance {profile.guidance_scale:g}",
-        "versions": ", ".join([f"Python {platform.python_version()}", *(f"{of} {version(of)}" for of in PACKAGES)]),
+        # Without what differs by machine and not by requirements.txt: +cpu or +cu130, and Python's own.
+        "versions": ", ".join(f"{name} {version(name).partition('+')[0]}" for name in PACKAGES),
     }
     return table(["", ""], "ll", facts.items())
-
-
-def times_table(names: Sequence[str]) -> str:
-    """What each stage took when it last ran here."""
-
-    def is_of_this_run(stage: str) -> bool:
-        return stage != "report" and stage.partition("@")[2] in ("", *names)
-
-    times = {stage: seconds for stage, seconds in read_times().items() if is_of_this_run(stage)}
-    if not times:
-        return "Not known: `dvc repro` keeps them for the stages that it runs.\n"
-    rows = [(stage, f"{seconds:.0f} s") for stage, seconds in [*times.items(), ("all", sum(times.values()))]]
-    return (
-        table(["stage", f"on {os.cpu_count()} CPU cores"], "lr", rows)
-        + "\nEach is the stage's last run on this machine; what was known from before is quick.\n"
-    )
 
 
 def report_text(
@@ -228,27 +208,30 @@ def report_text(
     profile: Profile,
     evaluations: dict[str, Evaluation],
     found: Findings,
-    target: LineArt,
+    held_out: Sequence[LineArt],
     facts: str,
     plots: str,
 ) -> str:
     """The report in Markdown; `plots` is the path to the figures from where it lies."""
-    base, *variants = evaluations
-    return f"""# {headline(variants, found)}
+    base, target = next(iter(evaluations)), mean_line_art(held_out)
+    interval = f"{LEVEL:.0%} interval"
+    of_target = "" if are_line_art(held_out, target) else " Of these, most are not line art themselves."
+    return f"""# {headline(evaluations, found, target)}
 
 Adapters that differ in the captions they were trained on, held against each other and against the untouched {base}.
 
 {findings_table(evaluations, found, target)}
-A variant wins if it is better than each other one in `val_loss` (error on held-out drawings) or `clip_score` (is what
-was asked for in the picture?) and worse in neither. A difference counts if its 95% interval leaves out zero and it is
-at least {all_params.report.smallest_difference:.0%}.
+A variant wins if it is better than each other one and than the {base} in `val_loss` (error on held-out drawings) or
+`clip_score` (is what was asked for in the picture?) and worse in neither. A difference counts if its {interval} leaves
+out zero and it is at least {all_params.report.smallest_difference:.0%}. With fewer than {FEWEST} drawings or prompts
+there is no telling.
 
 ![The same prompts and seeds, a column for each variant]({plots}/comparison.png)
 
 ## Figures
 
 {scores_table(evaluations)}
-Differences, with 95% intervals from a paired bootstrap over drawings (losses) and prompts (scores):
+Differences with {interval}s: of losses the ratio, over the drawings; of scores the points, over the prompts.
 
 {differences_table(found)}
 ![Differences with their intervals]({plots}/differences.png)
@@ -265,8 +248,10 @@ Differences, with 95% intervals from a paired bootstrap over drawings (losses) a
 
 ![Line-art measures against the held-out drawings]({plots}/line_art.png)
 
-{line_art_table(evaluations, target)}
-Formulas: tattoo_lora/line_art.py.
+{line_art_table(evaluations, held_out)}
+Line art is ink on bare paper: a picture with colour, with more grey than ink, or in blobs is none. "yes": at least half
+of the pictures are line art, with half to twice the ink of the held-out drawings.{of_target}
+Formulas and limits: tattoo_lora/line_art.py.
 
 ## Is it copied?
 
@@ -277,10 +262,7 @@ Formulas: tattoo_lora/line_art.py.
 {facts}
 ## How it was made
 
-{how_made(all_params, profile)}
-## Times
-
-{times_table(list(evaluations))}"""
+{how_made(all_params, profile)}"""
 
 
 def read_steps(folder: Path) -> dict[int, Image.Image]:
@@ -319,9 +301,9 @@ def run(args: argparse.Namespace) -> None:
     evaluations = {name: read_evaluation(args.evaluations / name) for name in args.names}
     variants = args.names[1:]
     logs = {name: pd.read_csv(args.logs / f"{name}.csv") for name in variants}
-    held_out = [of.file for of in read_drawings(args.processed / "drawings.csv") if of.split == "val"]
-    images = args.processed / "images"
-    target = mean_line_art([measure(Image.open(images / file)) for file in held_out])
+    drawings, images = read_drawings(args.processed / "drawings.csv"), args.processed / "images"
+    held_out = [measure(Image.open(images / drawing.file)) for drawing in drawings if drawing.split == "val"]
+    target = mean_line_art(held_out)
     found = compare_all(evaluations, smallest)
 
     for folder in (args.metrics, args.plots, args.plots / "samples"):
@@ -347,18 +329,20 @@ def run(args: argparse.Namespace) -> None:
     write_timesteps(args.plots / "timesteps", evaluations)
     scores = scores_table(evaluations)
     (args.plots / "comparison.md").write_text(
-        f"{scores}\nIs it line art? Definitions in tattoo_lora/line_art.py.\n\n{line_art_table(evaluations, target)}\n"
-        "Which differences are real: paired bootstrap over drawings (losses) and over prompts (clip_score), 95% "
-        f"intervals;\nless than {smallest:.0%} of the second's value is no difference.\n\n{differences_table(found)}",
+        f"{scores}\nIs it line art? Definitions in tattoo_lora/line_art.py.\n\n"
+        f"{line_art_table(evaluations, held_out)}\n"
+        f"Which differences are real: {LEVEL:.0%} intervals of ratios over drawings (losses) and of points over "
+        f"prompts (clip_score);\nless than {smallest:.0%} of the second's value is no difference.\n\n"
+        f"{differences_table(found)}",
         encoding="utf-8",
     )
-    (args.metrics / "findings.json").write_text(findings_json(evaluations, found, target), encoding="utf-8")
+    (args.metrics / "findings.json").write_text(findings_json(evaluations, found, held_out), encoding="utf-8")
     facts = data_facts(
         all_params.dataset, args.processed, read_manifest(args.processed / "manifest.csv"),
         pd.read_csv(args.processed / "captions.csv"),
     )  # fmt: skip
     pictures = Path(os.path.relpath(args.plots, args.metrics)).as_posix()
-    text = report_text(all_params, profile, evaluations, found, target, facts, pictures)
+    text = report_text(all_params, profile, evaluations, found, held_out, facts, pictures)
     (args.metrics / "report.md").write_text(text, encoding="utf-8")
     page = web_page(text.splitlines()[0].lstrip("# "), text, args.metrics)
     with replace_file(args.metrics / "report.html") as partial:  # the only result here that DVC caches

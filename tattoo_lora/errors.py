@@ -14,8 +14,9 @@ class UserError(Exception):
 def one_line_errors() -> Iterator[None]:
     """Print a UserError, or that the disk is full, as `error: …` and exit with 1; a Ctrl-C exits with 130.
 
-    Anything else is a bug and shows.
+    Anything else is a bug and shows. What the terminal's encoding lacks is printed as a question mark.
     """
+    sys.stdout.reconfigure(errors="replace")
     try:
         yield
     except UserError as error:

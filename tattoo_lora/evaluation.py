@@ -1,6 +1,7 @@
 """What stages.evaluate wrote, which differences in it are real, and which variant beats which."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
@@ -10,9 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tattoo_lora.bootstrap import Difference, paired_difference
 from tattoo_lora.errors import UserError
-from tattoo_lora.line_art import LineArt
+from tattoo_lora.intervals import FEWEST, Difference, paired_difference
+from tattoo_lora.line_art import LineArt, are_line_art, mean_line_art
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,30 @@ class Score:
     digits: int
     better: Callable[..., float]  # min or max
     table: str  # of an Evaluation
-    unit: str  # its column that names the items
-    decides: bool = True  # who wins
+    unit: str  # the table's column that names the items
+    items: str  # these in words
+    # Losses differ tenfold between drawings: one drawing would decide a mean of plain differences, not one of ratios.
+    is_ratio: bool
+    does: str = ""  # "they … worse than the base" where the score decides who wins
+
+    def show_difference(self, difference: Difference) -> str:
+        """-8.5% [-10.2%, -6.8%] or +2.76 [+0.06, +7.13]; the mean alone where the interval is not known."""
+
+        def show(value: float) -> str:
+            return f"{value:+.1%}" if self.is_ratio else f"{value:+.{self.digits}f}"
+
+        ends = f" [{show(difference.low)}, {show(difference.high)}]" if difference.is_known else ""
+        return show(difference.mean) + ends
 
 
 SCORES = {
-    "val_loss": Score(4, min, "drawings", "file"),
-    "val_loss_common": Score(4, min, "drawings", "file", decides=False),  # the control
-    "clip_score": Score(2, max, "pictures", "prompt"),
+    "val_loss": Score(4, min, "drawings", "file", "held-out drawings", is_ratio=True, does="predict held-out drawings"),
+    "val_loss_common": Score(4, min, "drawings", "file", "held-out drawings", is_ratio=True),  # the control
+    "clip_score": Score(2, max, "pictures", "prompt", "prompts", is_ratio=False, does="draw"),
 }
-DECIDE = tuple(name for name, score in SCORES.items() if score.decides)
-OPPOSITE = {"better": "worse", "worse": "better", "no difference": "no difference"}
+DECIDE = tuple(name for name, score in SCORES.items() if score.does)
+TOO_FEW = "too few to tell"
+OPPOSITE = {"better": "worse", "worse": "better"}
 
 
 @dataclass(frozen=True)
@@ -45,17 +59,30 @@ class Evaluation:
     images: list[Image.Image]
 
     @property
+    def measured(self) -> list[LineArt]:
+        """The line-art measures of each picture."""
+        names = [field.name for field in fields(LineArt)]
+        return [LineArt(*values) for values in self.pictures[names].itertuples(index=False)]
+
+    @property
     def line_art(self) -> LineArt:
-        values = {field.name: self.metrics[field.name] for field in fields(LineArt)}
-        return LineArt(**{name: np.nan if value is None else value for name, value in values.items()})
+        return mean_line_art(self.measured)
+
+    def is_line_art(self, target: LineArt) -> bool:
+        return are_line_art(self.measured, target)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """UserError where the evaluation did not run."""
+    """UserError where the evaluation did not run, or measured an adapter that is broken."""
     if not (folder / "metrics.json").is_file():
         raise UserError(f"{folder}: no metrics.json; run `dvc repro evaluate`")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    pictures = pd.read_csv(folder / "pictures.csv")
+    broken = [name for name in SCORES if name in metrics and metrics[name] is None]
+    if broken:
+        raise UserError(f"{folder}/metrics.json: {broken[0]} is no number; train again with a lower learning_rate")
+    # A prompt may read NA or null; only a measure of line art may be missing.
+    missing = {field.name: ["nan"] for field in fields(LineArt)}
+    pictures = pd.read_csv(folder / "pictures.csv", keep_default_na=False, na_values=missing)
     images = [Image.open(folder / file).convert("RGB") for file in pictures["file"]]
     return Evaluation(metrics, pd.read_csv(folder / "drawings.csv"), pictures, images)
 
@@ -69,21 +96,32 @@ class Finding:
 
 
 def compare(one: Evaluation, other: Evaluation, smallest: float) -> dict[str, Finding]:
-    """one - other by score: losses paired by drawing (a mean over its timesteps), scores by prompt (over its seeds).
+    """one against other by score: losses paired by drawing (a mean over its timesteps), scores by prompt (its seeds).
 
-    Pictures of one prompt are not independent: an adapter that draws a wolf badly does so with every seed. A
-    difference under `smallest`, a share of the other's value, does not count.
+    Pictures of one prompt are not independent: an adapter that draws a wolf badly does so with every seed. Of losses
+    the difference is a share of the other's, the geometric mean over the drawings; of scores in their own unit. One
+    under `smallest`, a share of the other's value, does not count.
     """
     found = {}
     for column, score in SCORES.items():
-        tables = (getattr(of, score.table) for of in (one, other))
-        difference = paired_difference(*(table.groupby(score.unit)[column].mean() for table in tables))
-        if not difference.is_real(smallest * abs(other.metrics[column])):
-            verdict = "no difference"
+        tables = (getattr(evaluation, score.table) for evaluation in (one, other))
+        values = [table.groupby(score.unit)[column].mean() for table in tables]
+        if score.is_ratio:
+            of_logs = paired_difference(*map(np.log, values))
+            difference = Difference(*(float(np.expm1(value)) for value in (of_logs.mean, of_logs.low, of_logs.high)))
+            least = smallest
         else:
-            verdict = "better" if (difference.mean < 0) == (score.better is min) else "worse"
-        found[column] = Finding(difference, verdict)
+            difference, least = paired_difference(*values), smallest * abs(other.metrics[column])
+        found[column] = Finding(difference, verdict_of(difference, score, least))
     return found
+
+
+def verdict_of(difference: Difference, score: Score, least: float) -> str:
+    if not difference.is_known:
+        return TOO_FEW
+    if not difference.is_real(least):
+        return "no difference"
+    return "better" if (difference.mean < 0) == (score.better is min) else "worse"
 
 
 Findings = dict[tuple[str, str], dict[str, Finding]]
@@ -101,23 +139,62 @@ def verdicts(one: str, other: str, found: Findings) -> dict[str, str]:
     """Of one against other by score, whichever way round the pair was compared."""
     if (one, other) in found:
         return {column: finding.verdict for column, finding in found[one, other].items()}
-    return {column: OPPOSITE[finding.verdict] for column, finding in found[other, one].items()}
+    return {column: OPPOSITE.get(finding.verdict, finding.verdict) for column, finding in found[other, one].items()}
 
 
 def beats(one: str, other: str, found: Findings) -> bool:
-    """Whether one is better in a score that decides, and worse in none."""
-    of = [verdict for column, verdict in verdicts(one, other, found).items() if column in DECIDE]
-    return "better" in of and "worse" not in of
+    """Whether one is better in a score that decides, and worse in none, as far as all of these can be told."""
+    deciding = {verdict for column, verdict in verdicts(one, other, found).items() if column in DECIDE}
+    return "better" in deciding and not deciding & {"worse", TOO_FEW}
 
 
 def unbeaten(names: Sequence[str], found: Findings) -> list[str]:
-    """Those that no other beats."""
+    """Those that no other of them beats."""
     return [name for name in names if not any(beats(other, name, found) for other in names if other != name)]
 
 
 def winner(names: Sequence[str], found: Findings) -> str | None:
-    """The one that beats all others, if there is one."""
-    for name in names:
-        if len(names) > 1 and all(beats(name, other, found) for other in names if other != name):
+    """The one that beats all others, if there is one; the first of the names, the base, does not win."""
+    for name in names[1:]:
+        if all(beats(name, other, found) for other in names if other != name):
             return name
     return None
+
+
+def headline(evaluations: dict[str, Evaluation], found: Findings, target: LineArt) -> str:
+    """What came of it in one line; the first evaluation is the base."""
+    base, *variants = evaluations
+    against_base = {name: verdicts(name, base, found) for name in variants}
+    # What a picture shows comes first.
+    for column in reversed(DECIDE):
+        if all(verdict[column] == "worse" for verdict in against_base.values()):
+            return all_worse(column, evaluations)
+    best = winner(list(evaluations), found)
+    if best is not None:
+        won = f"Winner: {best}" if len(variants) > 1 else f"{best} is better than the {base} model"
+        return won if evaluations[best].is_line_art(target) else f"{won}, but what it draws is not line art"
+    for column in DECIDE:
+        if all(verdict[column] == TOO_FEW for verdict in against_base.values()):
+            return f"No verdict: fewer than {FEWEST} {SCORES[column].items} are too few to tell"
+    fit = [name for name in variants if not any(against_base[name][column] == "worse" for column in DECIDE)]
+    if not fit:
+        return f"No winner: each is worse than the {base} model in val_loss or clip_score"
+    better = [name for name in fit if beats(name, base, found)]
+    if not better:
+        return f"No winner: none is better than the {base} model"
+    first = unbeaten(better, found)
+    if len(first) == 1:
+        return f"No winner: {first[0]} comes nearest, but is not better than each other"
+    return f"No winner: open between {' and '.join(first)}" if first else "No winner: each is beaten by another"
+
+
+def all_worse(column: str, evaluations: dict[str, Evaluation]) -> str:
+    """All three draw worse than the base model: clip_score 40.10, 40.32 and 39.87 against 62.07."""
+    base, *others = (f"{evaluation.metrics[column]:.{SCORES[column].digits}f}" for evaluation in evaluations.values())
+    name, *variants = evaluations
+    who = {1: variants[0], 2: "Both", 3: "All three"}.get(len(variants), f"All {len(variants)}")
+    does = SCORES[column].does
+    if len(variants) == 1:
+        does = re.sub(r"^\w+", r"\g<0>s", does)
+    values = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
+    return f"{who} {does} worse than the {name} model: {column} {values} against {base}"

@@ -1,5 +1,7 @@
 """The figures of the report: what was drawn, what was measured, side by side."""
 
+import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +12,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from PIL import Image
 
 from tattoo_lora.evaluation import SCORES, Evaluation, Findings
 from tattoo_lora.line_art import LineArt
+
+# A matplotlibrc in the home or the current folder changes nothing.
+matplotlib.rcdefaults()
+# Prompts and names are text: one with `$\frac{1}{$` in it is no formula, and no reason to end without a report.
+matplotlib.rcParams["text.parse_math"] = False
 
 CELL = 160  # px of a picture
 NEAREST = 6  # pairs of a picture and the training drawing nearest to it
@@ -49,6 +57,15 @@ def shared_part(prompts: Sequence[str]) -> str:
     return tails.pop() if len(tails) == 1 else ""
 
 
+def wrapped(text: str, width: int, lines: int) -> str:
+    """A prompt of any length as a label; blanks and line breaks in it are one blank each."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
+
+
+def _title(figure: plt.Figure, text: str) -> None:
+    figure.suptitle(wrapped(text, int(12 * figure.get_figwidth()), 2), fontsize=9, color="#666666")
+
+
 def _show(axis: plt.Axes, image: Image.Image) -> None:
     axis.imshow(np.asarray(enlarge(image)))
     axis.set_xticks([])
@@ -67,7 +84,7 @@ def _pictures(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Seque
         else:
             _show(axis, image)
     for label, axis in zip(rows, axes[:, 0], strict=True):
-        axis.set_ylabel(label.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=9)
+        axis.set_ylabel(wrapped(label, 18, 6), rotation=0, ha="right", va="center", fontsize=9)
     for label, axis in zip(columns, axes[0], strict=True):
         axis.set_title(label, fontsize=11)
     return figure
@@ -79,8 +96,7 @@ def comparison(prompts: Sequence[str], images: dict[str, Sequence[Image.Image]])
     labels = [prompt.removesuffix(f", {tail}") if tail else prompt for prompt in prompts]
     figure = _pictures(labels, list(images), list(zip(*images.values(), strict=True)))
     if tail:
-        figure.suptitle(f"… {tail}", fontsize=9, color="#666666")
-    figure.tight_layout()
+        _title(figure, f"… {tail}")
     return figure
 
 
@@ -91,8 +107,7 @@ def step_strip(prompt: str, images: dict[str, dict[int, Image.Image]]) -> plt.Fi
         steps = [steps[i] for i in np.linspace(0, len(steps) - 1, STEPS).round().astype(int)]
     cells = [[of_name.get(step) for step in steps] for of_name in images.values()]
     figure = _pictures(list(images), [f"step {step}" for step in steps], cells)
-    figure.suptitle(prompt, fontsize=9, color="#666666")
-    figure.tight_layout()
+    _title(figure, prompt)
     return figure
 
 
@@ -107,7 +122,6 @@ def training_curves(logs: dict[str, pd.DataFrame]) -> plt.Figure:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=9)
-    figure.tight_layout()
     return figure
 
 
@@ -122,12 +136,14 @@ def by_timestep(evaluations: dict[str, Evaluation]) -> plt.Figure:
         shares.plot(of.index, of / first, **style)
     losses.set_title("val_loss by timestep")
     losses.set_yscale("log")
+    losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    losses.yaxis.set_major_formatter("{x:g}")
+    losses.yaxis.set_minor_formatter(NullFormatter())
     shares.set_title(f"the same as a share of {next(iter(evaluations))}'s")
     for axis in (losses, shares):
         axis.set_xlabel("timestep")
         axis.grid(alpha=0.3, which="both")
     losses.legend(fontsize=9)
-    figure.tight_layout()
     return figure
 
 
@@ -147,27 +163,28 @@ def line_art_plot(evaluations: dict[str, Evaluation], target: LineArt) -> plt.Fi
         axis.grid(alpha=0.3, axis="x")
     axes[0].set_yticks(range(len(evaluations)), list(evaluations))
     axes[0].invert_yaxis()
-    about = "dots: means; bars: the middle half of the pictures; dashed: the held-out drawings"
-    figure.suptitle(about, fontsize=9, color="#666666")
-    figure.tight_layout()
+    _title(figure, "dots: means; bars: the middle half of the pictures; dashed: the held-out drawings")
     return figure
 
 
 def difference_plot(found: Findings) -> plt.Figure:
-    """Each pair's difference with its 95% interval, a panel for each score: green better, red worse, grey neither."""
-    colors = {"better": "#2a7f3f", "worse": "#c0392b", "no difference": "#aaaaaa"}
+    """Each pair's difference with its interval, a panel for each score: green better, red worse, grey neither."""
+    colors = {"better": "#2a7f3f", "worse": "#c0392b"}
     figure, axes = plt.subplots(1, len(SCORES), figsize=(13, 0.4 * len(found) + 1.3), sharey=True)
     for axis, (column, score) in zip(axes, SCORES.items(), strict=True):
         axis.axvline(0, color="#888888", lw=1)
         for row, of_pair in enumerate(found.values()):
-            of, color = of_pair[column].difference, colors[of_pair[column].verdict]
-            axis.plot([of.low, of.high], [row, row], color=color, lw=2)
+            of, color = of_pair[column].difference, colors.get(of_pair[column].verdict, "#aaaaaa")
+            if of.is_known:
+                axis.plot([of.low, of.high], [row, row], color=color, lw=2)
             axis.plot(of.mean, row, "o", color=color)
+        if score.is_ratio:
+            axis.xaxis.set_major_formatter(PercentFormatter(1))
+            axis.locator_params(axis="x", nbins=5)
         axis.set_title(f"{column} ({'lower' if score.better is min else 'higher'} is better)", fontsize=10)
         axis.grid(alpha=0.3, axis="x")
     axes[0].set_yticks(range(len(found)), [f"{one} - {other}" for one, other in found])
     axes[0].invert_yaxis()
-    figure.tight_layout()
     return figure
 
 
@@ -189,12 +206,15 @@ def nearest_pairs(evaluations: dict[str, Evaluation], folder: Path) -> plt.Figur
                 _show(axis, image)
             title = f"{picture['correlation']:.2f}" + (" copy" if picture["copy"] else "")
             axes[2 * row][column].set_title(title, fontsize=9, color="#c00000" if picture["copy"] else "black")
-    figure.suptitle("generated (above) and the nearest training drawing (below), correlation of pixels", fontsize=9)
-    figure.tight_layout()
+    _title(figure, "generated (above) and the nearest training drawing (below), correlation of pixels")
     return figure
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
     """Write the figure as PNG and close it; the same figure gives the same bytes."""
-    figure.savefig(path, dpi=100, metadata={"Software": None})  # without the library's version in the file
+    with warnings.catch_warnings():
+        # Characters that matplotlib's own font lacks are drawn as boxes: another font would be another machine's.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.tight_layout()
+        figure.savefig(path, dpi=100, metadata={"Software": None})  # without the library's version in the file
     plt.close(figure)

@@ -126,6 +126,6 @@ def test_coloured_pictures_are_reported_as_not_line_art(project, right):
     ]
     target = mean_line_art([measure(Image.open(project / PROCESSED / "images" / file)) for file in held_out])
     base = trained(project, "base", adapter=False)
-    assert not base.line_art.is_like(target)
+    assert not base.is_line_art(target)
     print(json.dumps({"base": base.metrics["saturation"], "right": right.metrics["saturation"]}))
-    assert right.line_art.is_like(target)
+    assert right.is_line_art(target)

@@ -1,9 +1,15 @@
 import dataclasses
 import json
+import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from conftest import ENVIRONMENT, ROOT
 from PIL import Image, ImageDraw
 
 from stages.report import (
@@ -11,17 +17,13 @@ from stages.report import (
     differences_table,
     findings_json,
     findings_table,
-    headline,
     line_art_table,
     read_steps,
     scores_table,
-    times_table,
     write_timesteps,
 )
-from tattoo_lora import times
-from tattoo_lora.bootstrap import Difference
 from tattoo_lora.errors import UserError
-from tattoo_lora.evaluation import Evaluation, Finding, compare, compare_all, read_evaluation, unbeaten, winner
+from tattoo_lora.evaluation import Evaluation, Finding, compare, compare_all, headline, read_evaluation, winner
 from tattoo_lora.figures import (
     by_timestep,
     comparison,
@@ -33,9 +35,11 @@ from tattoo_lora.figures import (
     shared_part,
     step_strip,
     training_curves,
+    wrapped,
 )
+from tattoo_lora.intervals import Difference
 from tattoo_lora.line_art import LineArt
-from tattoo_lora.manifest import Found
+from tattoo_lora.manifest import Found, write_manifest
 
 TARGET = LineArt(0.1, 0.0, 0.1, 3.0, 0.5, 2.0, 0.0)
 
@@ -50,7 +54,8 @@ def evaluation(val_losses, scores, saturation=0.0, copies=()):
     pictures["correlation"] = [0.95 if i in copies else 0.5 for i in range(len(scores))]
     pictures["nearest_by_pixels"] = "owl.png"
     for measured in dataclasses.fields(LineArt):
-        pictures[measured.name] = 0.1
+        pictures[measured.name] = getattr(TARGET, measured.name)
+    pictures["saturation"] = saturation
     metrics = {"val_loss": np.mean(val_losses), "val_loss_common": np.mean(val_losses), "clip_score": np.mean(scores)}
     metrics |= {"ink": 0.1, "saturation": saturation, "grey": 0.1, "stroke": None, "spread": 0.5, "pieces": 2.0}
     metrics |= {"specks": 0.0, "copies": len(copies) / len(scores)}
@@ -61,36 +66,53 @@ def pictures_of(count):
     return [Image.new("RGB", (64, 64), (10 * i, 0, 0)) for i in range(count)]
 
 
-EASY, HARD = np.array([0.1, 0.2, 0.1, 0.2]), np.array([0.2, 0.3, 0.21, 0.3])
+EASY, HARD = np.array([0.1, 0.2, 0.1, 0.2, 0.1]), np.array([0.2, 0.38, 0.21, 0.4, 0.2])
 EVALUATIONS = {
-    "base": evaluation(HARD, [20.0, 30.0, 40.0], saturation=0.3),
-    "blip": evaluation(EASY, [30.0, 20.0, 40.0], copies=(1,)),
+    "base": evaluation(HARD, [20.0, 30.0, 40.0, 50.0, 60.0], saturation=0.3),
+    "blip": evaluation(EASY, [30.0, 20.0, 40.0, 60.0, 50.0], copies=(1,)),
 }
 
 
 def test_the_table_marks_the_lowest_loss_and_the_highest_score():
     assert scores_table(EVALUATIONS).splitlines()[2:] == [
-        "| base | 0.2525 | 0.2525 | **30.00** |",
-        "| blip | **0.1500** | **0.1500** | **30.00** |",
+        "| base | 0.2780 | 0.2780 | **40.00** |",
+        "| blip | **0.1400** | **0.1400** | **40.00** |",
     ]
 
 
 def test_the_line_art_table_holds_the_variants_against_the_held_out_drawings():
-    assert line_art_table(EVALUATIONS, TARGET).splitlines()[2:] == [
-        "| held-out drawings | the target | 0.100 | 0.000 | 0.100 | 3.0 | 0.50 | 2.0 | 0.0 |  |",
-        "| base | no | 0.100 | 0.300 | 0.100 | nan | 0.50 | 2.0 | 0.0 | 0% |",
-        "| blip | yes | 0.100 | 0.000 | 0.100 | nan | 0.50 | 2.0 | 0.0 | 33% |",
+    assert line_art_table(EVALUATIONS, [TARGET, TARGET]).splitlines()[2:] == [
+        "| held-out drawings | yes, 2 of 2 | 0.100 | 0.000 | 0.100 | 3.0 | 0.50 | 2.0 | 0.0 |  |",
+        "| base | no, 0 of 5 | 0.100 | 0.300 | 0.100 | 3.0 | 0.50 | 2.0 | 0.0 | 0% |",
+        "| blip | yes, 5 of 5 | 0.100 | 0.000 | 0.100 | 3.0 | 0.50 | 2.0 | 0.0 | 20% |",
     ]
 
 
 def test_differences_name_the_better_one_only_where_they_are_real():
     row = differences_table(compare_all(EVALUATIONS, 0.01)).splitlines()[2]
-    assert row.startswith("| blip - base | -0.1025 [-0.1")
-    assert (
-        "| better | +0.00 [-" in row
-    )  # the loss is paired by drawing, so that its spread over drawings does not matter
+    # The loss is paired by drawing, so that its spread over drawings does not matter: each is about half.
+    assert row.startswith("| blip - base | -50.0% [-52.9%, -46.9%] | better |")
+    assert "| better | +0.00 [-" in row
     assert row.endswith("| no difference |")  # of the scores
     assert " better " not in differences_table(compare_all(EVALUATIONS, 0.5))  # less than half of the loss is nothing
+
+
+def test_one_drawing_does_not_decide_for_all():
+    """19 are a tenth worse, and one, whose loss is a hundred times theirs, is half as high: the mean is lower."""
+    losses = np.array([0.01] * 19 + [1.0])
+    other = losses * np.array([*(1.1 + 0.002 * np.arange(19)), 0.5])
+    found = compare(evaluation(other, [1.0] * 5), evaluation(losses, [1.0] * 5), 0.0)["val_loss"]
+    assert other.mean() < losses.mean() and found.verdict != "better"
+
+
+def test_with_few_drawings_or_prompts_there_is_no_verdict():
+    few = {name: evaluation(losses[:4], [30.0, 20.0, 40.0, 60.0]) for name, losses in (("base", HARD), ("blip", EASY))}
+    found = compare_all(few, 0.01)
+    assert {finding.verdict for finding in found["blip", "base"].values()} == {"too few to tell"}
+    assert differences_table(found).splitlines()[2].startswith("| blip - base | -50.0% | too few to tell |")
+    assert "| too few to tell from base | too few to tell from base |" in findings_table(few, found, TARGET)
+    assert headline(few, found, TARGET) == "No verdict: fewer than 5 held-out drawings are too few to tell"
+    assert winner(["base", "blip"], found) is None
 
 
 def test_a_prompt_that_one_adapter_cannot_draw_is_one_item_not_as_many_as_its_seeds():
@@ -104,50 +126,107 @@ def test_a_prompt_that_one_adapter_cannot_draw_is_one_item_not_as_many_as_its_se
 
 
 def found(**verdicts):
-    """Findings of pairs, each as `one_other="val_loss's verdict, clip_score's"` with b, w or n for its verdict."""
-    words, nothing = {"b": "better", "w": "worse", "n": "no difference"}, Difference(0, 0, 0)
+    """Findings of pairs: `one_other="bn"` is one's val_loss better, its clip_score no different; w worse, f too few.
+
+    The pairs of x, y and z that are not named are better than o, the base, in val_loss, and no different else.
+    """
+    words, nothing = {"b": "better", "w": "worse", "n": "no difference", "f": "too few to tell"}, Difference(0, 0, 0)
+    pairs = {"x_o": "bn", "y_o": "bn", "z_o": "bn"} | {pair: "nn" for pair in ("y_x", "z_x", "z_y")}
+    named = {frozenset(pair.split("_")) for pair in verdicts}
+    pairs = {pair: letters for pair, letters in pairs.items() if frozenset(pair.split("_")) not in named} | verdicts
     return {
         tuple(pair.split("_")): {
             column: Finding(nothing, words[letter])
             for column, letter in zip(("val_loss", "clip_score", "val_loss_common"), letters + "w", strict=True)
         }
-        for pair, letters in verdicts.items()
+        for pair, letters in pairs.items()
     }
 
 
 @pytest.mark.parametrize(
     ("of_pairs", "best", "says"),
     [
-        (found(x_y="bn", x_z="bb", y_z="nn"), "x", "Winner: x"),
+        (found(x_y="bn", x_z="bb"), "x", "Winner: x"),
         (found(y_x="wn", z_x="ww", z_y="bn"), "x", "Winner: x"),  # as the other way round
         (found(x_y="nn", x_z="bb", y_z="bn"), None, "No winner: open between x and y"),
         (found(x_y="bw", x_z="bb", y_z="bb"), None, "No winner: open between x and y"),  # better at one, worse at other
         (found(x_y="bn", y_z="bn", x_z="wn"), None, "No winner: each is beaten by another"),
+        (found(x_y="bn"), None, "No winner: open between x and z"),
+        (found(x_y="bn", z_y="bn", x_z="nb"), "x", "Winner: x"),
+        # 25 drawings of another hand: losses lower, pictures worse.
+        (
+            found(x_o="bw", y_o="bw", z_o="bw"),
+            None,
+            "All three draw worse than the o model: clip_score 40.00, 40.00 and 40.00 against 62.00",
+        ),
+        (
+            found(x_o="bw", y_o="bw", z_o="bw", x_y="bb", x_z="bb"),  # the best of them is no winner
+            None,
+            "All three draw worse than the o model: clip_score 40.00, 40.00 and 40.00 against 62.00",
+        ),
+        (
+            found(x_o="wb", y_o="wn", z_o="wn"),
+            None,
+            "All three predict held-out drawings worse than the o model: val_loss 0.1000, 0.1000 and 0.1000 "
+            "against 0.1000",
+        ),
+        (
+            found(x_o="fw", y_o="fw", z_o="fw"),
+            None,
+            "All three draw worse than the o model: clip_score 40.00, 40.00 and",
+        ),
+        (found(x_o="bw", x_y="bb", x_z="bb"), None, "No winner: open between y and z"),  # worse than the base
+        (found(x_o="bw", y_o="wb", z_o="ww"), None, "No winner: each is worse than the o model in val_loss or clip_"),
+        (found(x_o="nn", y_o="nn", z_o="nw", x_y="bn", x_z="bn"), None, "No winner: none is better than the o model"),
+        (found(x_o="nn", x_y="bn", x_z="bn"), None, "No winner: open between y and z"),  # level with the base
+        (found(x_o="fb", y_o="fn", z_o="fn"), None, "No verdict: fewer than 5 held-out drawings are too few to tell"),
+        (found(x_o="bf", y_o="bf", z_o="bf"), None, "No verdict: fewer than 5 prompts are too few to tell"),
     ],
 )
-def test_a_winner_is_better_than_each_other_and_worse_in_nothing(of_pairs, best, says):
-    assert winner(["x", "y", "z"], of_pairs) == best
-    assert headline(["x", "y", "z"], of_pairs) == says
+def test_a_winner_is_better_than_the_base_and_each_other_and_worse_in_nothing(of_pairs, best, says):
+    evaluations = {name: evaluation([0.1] * 5, [40.0] * 5) for name in "xyz"}
+    evaluations = {"o": evaluation([0.1] * 5, [62.0] * 5)} | evaluations
+    assert winner(list(evaluations), of_pairs) == best
+    assert headline(evaluations, of_pairs, TARGET).startswith(says)
 
 
-def test_one_variant_alone_does_not_win():
-    assert unbeaten(["x"], {}) == ["x"] and headline(["x"], {}) == "One variant, nothing to choose from"
+@pytest.mark.parametrize(
+    ("of_pair", "says"),
+    [
+        ("bb", "x is better than the o model"),
+        ("bw", "x draws worse than the o model: clip_score 40.00 against 62.00"),
+        ("wn", "x predicts held-out drawings worse than the o model: val_loss 0.1000 against 0.1000"),
+        ("nn", "No winner: none is better than the o model"),
+    ],
+)
+def test_one_variant_alone_is_held_against_the_base(of_pair, says):
+    evaluations = {"o": evaluation([0.1] * 5, [62.0] * 5), "x": evaluation([0.1] * 5, [40.0] * 5)}
+    assert headline(evaluations, found(x_o=of_pair), TARGET) == says
+
+
+def test_a_winner_that_paints_is_said_to():
+    evaluations = {name: evaluation([0.1] * 5, [40.0] * 5, saturation=0.2) for name in "oxyz"}
+    assert headline(evaluations, found(x_y="bn", x_z="bb"), TARGET) == ("Winner: x, but what it draws is not line art")
 
 
 def test_the_findings_say_what_each_variant_is_better_than():
     assert findings_table(EVALUATIONS, compare_all(EVALUATIONS, 0.01), TARGET).splitlines()[2:] == [
-        "| **blip** | better than base | level with base | yes | 1 of 3 |"
+        "| **blip** | better than base | level with base | yes, 5 of 5 | 1 of 5 |"
     ]
 
 
 def test_the_findings_are_there_as_json_too():
-    found = json.loads(findings_json(EVALUATIONS, compare_all(EVALUATIONS, 0.01), TARGET))
-    assert (found["winner"], found["base"], found["variants"]) == (None, "base", ["blip"])
-    assert found["scores"]["blip"] == {"val_loss": 0.15, "val_loss_common": 0.15, "clip_score": 30.0}
+    found = json.loads(findings_json(EVALUATIONS, compare_all(EVALUATIONS, 0.01), [TARGET]))
+    assert (found["winner"], found["base"], found["variants"]) == ("blip", "base", ["blip"])
+    assert found["headline"] == "blip is better than the base model"
+    assert found["scores"]["blip"] == {"val_loss": 0.14, "val_loss_common": 0.14, "clip_score": 40.0}
     assert found["better"]["val_loss"] == "lower" and found["line_art"] == {"base": False, "blip": True}
     first = found["differences"][0]
     assert (first["one"], first["other"], first["score"], first["verdict"]) == ("blip", "base", "val_loss", "better")
-    assert first["low"] < first["mean"] == -0.1025 < first["high"] < 0
+    assert first["is_ratio"] and first["low"] < first["mean"] == -0.4997 < first["high"] < 0
+    few = {name: evaluation(EASY[:4], [1.0] * 4) for name in ("base", "blip")}
+    last = json.loads(findings_json(few, compare_all(few, 0.01), [TARGET]))["differences"][-1]
+    assert (last["mean"], last["low"], last["high"], last["is_ratio"]) == (0, None, None, False)
 
 
 def test_a_grid_holds_the_pictures_in_reading_order():
@@ -207,7 +286,7 @@ def test_losses_by_timestep_leave_no_other_evaluation_behind(tmp_path):
     write_timesteps(tmp_path / "timesteps", {"gone": EVALUATIONS["base"]})
     write_timesteps(tmp_path / "timesteps", EVALUATIONS)
     assert {path.name for path in (tmp_path / "timesteps").iterdir()} == {"base.csv", "blip.csv"}
-    expected = "timestep,val_loss,val_loss_common\n500,0.150000,0.150000\n"
+    expected = "timestep,val_loss,val_loss_common\n500,0.140000,0.140000\n"
     assert (tmp_path / "timesteps/blip.csv").read_text() == expected
 
 
@@ -226,25 +305,6 @@ def test_the_drawings_are_counted_and_their_licences_shown_as_text(tmp_path):
     assert "1 by BLIP, 1 your own" in text and "at most 9; with the suffix 17 and 19" in text
 
 
-def test_times_are_those_of_stages_that_dvc_ran_and_that_ended_well(tmp_path, monkeypatch):
-    monkeypatch.setattr(times, "FOLDER", tmp_path / "times")
-    assert "Not known" in times_table(["blip"])
-    monkeypatch.delenv("DVC_STAGE", raising=False)
-    with times.recorded_time():
-        pass  # by hand
-    for stage in ("encode", "train@blip", "train@gone", "report"):
-        monkeypatch.setenv("DVC_STAGE", stage)
-        with times.recorded_time():
-            pass
-    monkeypatch.setenv("DVC_STAGE", "enrich")
-    with pytest.raises(SystemExit), times.recorded_time():
-        raise SystemExit(1)
-    assert set(times.read_times()) == {"encode", "train@blip", "train@gone", "report"}
-    assert [row.split(" |")[0] for row in times_table(["base", "blip"]).splitlines()[2:5]] == [
-        "| encode", "| train@blip", "| all"
-    ]  # fmt: skip
-
-
 def test_an_evaluation_that_did_not_run_is_named(tmp_path):
     with pytest.raises(UserError, match="no metrics.json; run `dvc repro evaluate`"):
         read_evaluation(tmp_path)
@@ -258,3 +318,138 @@ def test_pictures_are_read_in_the_order_of_their_table(tmp_path):
     for image, seed in zip(pictures_of(2), (7, 10), strict=True):
         image.save(tmp_path / f"prompt00_seed{seed}.png")
     assert [image.getpixel((0, 0))[0] for image in read_evaluation(tmp_path).images] == [0, 10]
+
+
+# Prompts that are formulas, markup or no Latin text.
+ODD = [
+    r"$\frac{1}{$ an owl",
+    "a_b | c <b>d</b> `e` **f** [g](h) & $x_1$",
+    "two\nlines\tand a tab",
+    "一只猫头鹰，线条画 🦉",
+    "\u202bבומה\u202c بومة",
+    "a very long prompt, " * 40,
+]
+ARGUMENTS = [
+    *("base", "_odd$^{", "blip", "--evaluations", "e", "--logs", "l", "--samples", "s", "--processed", "p"),
+    *("--metrics", "metrics", "--plots", "plots"),
+]
+
+
+def report_project(folder, prompts=ODD, dataset="flash"):
+    """What the report reads: evaluations, logs, samples and drawings made up, and the project's own params."""
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["evaluate"] |= {"prompts": prompts, "seeds": [7]}
+    params["train"]["prompts"] = prompts
+    params["dataset"] = dataset
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    images = folder / "p/images"
+    images.mkdir(parents=True)
+    drawing = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(drawing).line((8, 8, 50, 40), "black", 3)
+    drawing.save(images / "owl.png")
+    (folder / "p/drawings.csv").write_text("file,sha256,split\nowl.png,ab,val\n")
+    write_manifest(folder / "p/manifest.csv", [Found("鴞.png", "kept", file="owl.png", license="© $x$ | <i>")])
+    (folder / "p/captions.csv").write_text("file,origin,tokens,enriched_tokens\nowl.png,user,3,9\n")
+    (folder / "l").mkdir()
+    for i, name in enumerate(("base", "_odd$^{", "blip")):
+        found = evaluation(HARD - 0.01 * i, [40.0 + i] * len(prompts))
+        out = folder / "e" / name
+        out.mkdir(parents=True)
+        found.pictures["file"] = [f"{k}.png" for k in range(len(prompts))]
+        for file, image in zip(found.pictures["file"], found.images, strict=True):
+            image.save(out / file)
+        found.pictures.assign(prompt=prompts).to_csv(out / "pictures.csv", index=False)
+        found.drawings.to_csv(out / "drawings.csv", index=False)
+        (out / "metrics.json").write_text(json.dumps(found.metrics))
+        (folder / f"l/{name}.csv").write_text("step,train_loss,val_loss,clip_score\n0,,0.3,40\n2,0.2,0.2,41\n")
+        (folder / f"s/{name}/eval_step0002").mkdir(parents=True)
+        drawing.save(folder / f"s/{name}/eval_step0002/prompt00.png")
+    return folder
+
+
+def written(folder):
+    outputs = [path for name in ("metrics", "plots") for path in (folder / name).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in outputs}
+
+
+def report(project, **environment):
+    command = [sys.executable, "-m", "stages.report", *ARGUMENTS]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done
+
+
+def test_the_report_is_the_same_whatever_machine_user_and_terminal_write_it(tmp_path):
+    one, other = report_project(tmp_path / "one"), report_project(tmp_path / "other folder/p")
+    (other / "matplotlibrc").write_text(
+        "font.size: 20\nfont.family: serif\naxes.facecolor: red\nsavefig.dpi: 30\nsavefig.bbox: tight\n"
+        "text.usetex: True\naxes.prop_cycle: cycler(color=['m'])\nlines.linewidth: 9\ntext.parse_math: True\n"
+    )
+    (other / ".scratch/times").mkdir(parents=True)
+    (other / ".scratch/times/encode.json").write_text('{"seconds": 99, "ended": 1}')
+    home = tmp_path / "home"
+    home.mkdir()
+    report(one, LC_ALL="C.UTF-8", TZ="UTC", PYTHONHASHSEED="0", OMP_NUM_THREADS="1")
+    done = report(
+        other, LC_ALL="C", LANG="de_DE.ISO-8859-1", TZ="Asia/Tokyo", PYTHONHASHSEED="7", OMP_NUM_THREADS="2",
+        MATPLOTLIBRC=str(other), HOME=str(home), USER="somebody", PYTHONIOENCODING="iso-8859-1", PYTHONUTF8="0",
+        SOURCE_DATE_EPOCH="1", DVC_STAGE="report", DVC_ROOT=str(other),
+    )  # fmt: skip
+    assert written(one).keys() == written(other).keys() and len(written(one)) > 15
+    assert [name for name, content in written(one).items() if content != written(other)[name]] == []
+    assert "| variant | val_loss ? |" in done.stdout.decode("iso-8859-1") and not done.stderr
+
+
+def test_nothing_of_the_machine_is_in_the_report(tmp_path):
+    project = report_project(tmp_path / "p", ["an owl"] * 5)
+    report(project)
+    for name, content in written(project).items():
+        if name.endswith(".png"):
+            assert not Image.open(project / name).text, name
+        else:
+            text = content.decode("utf-8")
+            assert not re.search(r"\d s\b|\bcores\b|\+cpu|\+cu\d|" + re.escape(str(tmp_path)), text), name
+
+
+@pytest.mark.parametrize("prompt", [*ODD, "$$", "$\\undefined$", "\\", "%", "_", "NA", "7"])
+def test_a_prompt_is_a_text_in_every_figure(tmp_path, prompt):
+    log = pd.DataFrame({"step": [0, 1], "train_loss": [None, 1], "val_loss": [1, 2], "clip_score": 3})
+    Image.new("RGB", (64, 64)).save(tmp_path / "owl.png")
+    evaluations = dict(zip((prompt, f"{prompt} 2"), EVALUATIONS.values(), strict=True))
+    figures = [
+        comparison([prompt, f"x, {prompt}"], {prompt: pictures_of(2)}),
+        comparison([f"x, {prompt}"], {prompt: pictures_of(1)}),
+        training_curves({prompt: log}),
+        difference_plot(compare_all(evaluations, 0.01)),
+        line_art_plot(evaluations, TARGET),
+        nearest_pairs(evaluations, tmp_path),
+        step_strip(prompt, {prompt: dict(enumerate(pictures_of(3)))}),
+        by_timestep(evaluations),
+    ]
+    for figure in figures:
+        save_figure(figure, tmp_path / "figure.png")
+        assert max(Image.open(tmp_path / "figure.png").size) < 3000
+
+
+def test_a_long_prompt_is_wrapped_and_cut():
+    assert wrapped("one two\nthree", 8, 2) == "one two\nthree"
+    assert wrapped("word " * 50, 20, 2) == "word word word word\nword word word …"
+    assert wrapped("长" * 100, 10, 2) == "长" * 10 + "\n…"
+
+
+def test_a_prompt_that_reads_like_no_value_is_a_prompt(tmp_path):
+    prompts = ["NA", "nan", "null", "None", "7", ""]
+    folder = report_project(tmp_path, prompts) / "e/blip"
+    read = read_evaluation(folder)
+    assert list(read.pictures["prompt"]) == prompts and read.measured[0] == TARGET
+    (folder / "pictures.csv").write_text((folder / "pictures.csv").read_text().replace(",3.0,", ",nan,"))
+    assert np.isnan(read_evaluation(folder).measured[0].stroke)
+    assert compare(read, read, 0.0)["clip_score"].difference.is_known  # six prompts
+
+
+def test_an_adapter_that_gave_no_number_is_named(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"val_loss": None}))
+    with pytest.raises(UserError, match="val_loss is no number; train again with a lower learning_rate"):
+        read_evaluation(tmp_path)

@@ -72,9 +72,7 @@ def show_results() -> None:
     show_winners(scores, differences)
     show_table(scores)
     if differences is not None:
-        st.text(
-            "Differences with their 95% intervals: is the first of a pair better, worse, or is there no difference?"
-        )
+        st.text("Differences with their intervals: is the first of a pair better, worse, or is there no difference?")
         show_table(differences)
     for before, table in tables[1:]:
         if table is not differences:
@@ -111,6 +109,7 @@ def standing(name: str, score: str, differences: pd.DataFrame) -> str:
         elif name == other:
             verdicts.setdefault({"better": "worse", "worse": "better"}.get(is_, is_), []).append(one)
     words = {"better": "better than", "worse": "worse than", "no difference": "no real difference from"}
+    words["too few to tell"] = "too few to tell from"
     return "; ".join(f"{words[is_]} {', '.join(others)}" for is_, others in verdicts.items() if is_ in words)
 
 
@@ -122,7 +121,7 @@ def show_pictures(run: Run) -> None:
     with charts:
         for path, about in {
             "plots/nearest.png": "What was drawn, above the training drawing nearest to it: copies would show here.",
-            "plots/differences.png": "Differences with their 95% intervals: green better, red worse, grey neither.",
+            "plots/differences.png": "Differences with their intervals: green better, red worse, grey neither.",
         }.items():
             st.text(about)
             show_figure(run, path, about)
