@@ -1,7 +1,8 @@
 """What the programs check of their arguments before any work."""
 
+import subprocess
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Range
@@ -21,3 +22,28 @@ def writable(folder: Path) -> Path:
             return folder
     except OSError as error:
         raise UserError(f"--out {folder}: nothing can be written there ({error.strerror})") from None
+
+
+def git(*arguments: str, root: Path = Path()) -> str:
+    """What Git prints in the folder; UserError with its own words where it refuses."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    if "dubious ownership" in done.stderr:
+        folder = root.resolve()
+        raise UserError(
+            f"{folder}: belongs to another user, so Git does not use it; "
+            f"if you trust it: `git config --global --add safe.directory {folder}`"
+        )
+    if done.returncode != 0:
+        raise UserError(f"`git {arguments[0]}` failed: {' '.join(done.stderr.split())}")
+    return done.stdout.rstrip()
+
+
+def inside(folder: str, name: str) -> str | None:
+    """folder/name; None where the name, read from a file, would lead out of the folder.
+
+    Links are followed as they are: DVC may link a file to a cache that several projects share.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
+        return None
+    return f"{folder}/{name}"

@@ -14,7 +14,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from app.checks import writable
+from app.checks import git, writable
 from app.generate import OUT, add_picture_options, draw, read_prompts, save, settings_for
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
@@ -43,6 +43,7 @@ def fetch(experiment: str, variant: str, folder: Path) -> Path:
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
 
+    git("rev-parse", "HEAD")
     source, target = f"runs/lora/{variant}/best.safetensors", folder / f"{slug(experiment)}_{variant}.safetensors"
     try:
         with dvc.api.open(source, rev=experiment, mode="rb") as adapter:

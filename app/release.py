@@ -14,12 +14,14 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
+from app.checks import git, inside, writable
 from tattoo_lora.captions import with_trigger
 from tattoo_lora.errors import UserError
 from tattoo_lora.hub import is_folder_path
@@ -36,6 +38,8 @@ HUB_LICENSES = {
     *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "apache-2.0", "mit"),
 }
 UNKNOWN = "licence unknown"
+WRITTEN = "release.json"  # lists what a release wrote, with each file's SHA-256: nothing else is ever deleted
+MADE_BY = "files of this tattoo-lora release"
 
 
 # What the manifest knows of a drawing that a person who hands its adapter on has to know too.
@@ -44,23 +48,25 @@ CREDITS = ("source", "split", "sha256", "license", "author", "url")
 
 def check_results(root: Path) -> None:
     """UserError where the results are not those of what is in the folder, or Git does not hold what they came from."""
+    git("rev-parse", "HEAD", root=root)
+    lock = root / "dvc.lock"
+    if lock.is_file() and "\n<<<<<<< " in lock.read_text(encoding="utf-8"):
+        raise UserError("dvc.lock: holds both sides of a merge; `git checkout --ours dvc.lock`, then `python main.py`")
     status = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], cwd=root, capture_output=True, text=True)
+    if any(words in status.stderr for words in ("Unable to acquire lock", "is busy")):
+        raise UserError("DVC is at work in this folder, `dvc repro` perhaps; release when it has ended")
     if status.returncode != 0:
-        raise UserError(f"`dvc status` failed: {status.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"`dvc status` failed: {' '.join(status.stderr.split()).removeprefix('ERROR: ')}")
     if stale := sorted(json.loads(status.stdout)):
         raise UserError(
             f"stale or missing: {', '.join(stale[:3])} ({len(stale)} in all); "
             "run `python main.py`, or `dvc pull` where a remote has the results"
         )
-    changed = git(root, "status", "--porcelain", "--", *IN_GIT).splitlines()
+    changed = git("status", "--porcelain", "--", *IN_GIT, root=root).splitlines()
     if changed:
         raise UserError(
             f"not committed: {changed[0][3:]} ({len(changed)} in all); commit, so that the card can name the run"
         )
-
-
-def git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.rstrip()
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -244,8 +250,7 @@ than tattoo line art, and motifs far from the drawings it learned, were not meas
 
 | | |
 |---|---|
-| trained at Git commit | `{header["ss_git_commit"]}` |
-| results committed in | `{git(root, "rev-parse", "HEAD")}` |
+| Git commit that holds code, params and results | `{header["ss_git_commit"]}` |
 | dataset | `{params.dataset}`, SHA-256 over its drawings `{header["ss_dataset_hash"]}` |
 | seed | {header["ss_seed"]} |
 
@@ -258,27 +263,79 @@ than tattoo line art, and motifs far from the drawings it learned, were not meas
 """
 
 
-def release(root: Path, variant: str, out: Path, license: str | None = None, repo_id: str | None = None) -> str:
-    """Write the folder `out` anew; the licence in its card.
+def earlier_files(out: Path) -> list[Path]:
+    """What an earlier release wrote into the folder and nobody changed since.
 
-    The card's example loads `repo_id` from the hub, or the folder. UserError for an unknown variant, results that are
-    stale or not committed, or a folder that holds something else.
+    UserError for a folder that holds something else, or a file that was changed.
+    """
+    if not out.exists() or out.is_dir() and not any(out.iterdir()):
+        return []
+    try:
+        hashes = json.loads((out / WRITTEN).read_text(encoding="utf-8"))[MADE_BY]
+        files = {out / inside(".", name): sha256 for name, sha256 in hashes.items()}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(f"{out}: holds something else than a release; give --out a new folder") from None
+    for path, sha256 in files.items():
+        if path.is_file() and file_sha256(path) != sha256:
+            raise UserError(f"{path}: was changed after it was released; move it away, or give --out a new folder")
+    return [out / WRITTEN, *(path for path in files if path.is_file())]
+
+
+def copy_with(fields: dict[str, str], source: Path, target: Path) -> Path:
+    """A copy of a .safetensors file with more fields in its header; the tensors' bytes as they are."""
+    raw = source.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header["__metadata__"] = dict(sorted((header.get("__metadata__", {}) | fields).items()))
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    target.write_bytes(len(encoded).to_bytes(8, "little") + encoded + raw[8 + length :])
+    return target
+
+
+def release(root: Path, variant: str, out: Path, license: str | None = None, repo_id: str | None = None) -> str:
+    """Write the folder `out` anew, all or nothing; the licence in its card. Files of others in it stay.
+
+    The card's example loads `repo_id` from the hub, or the folder. UserError for an unknown or untrained variant,
+    results that are stale or not committed, or a folder that holds something else.
     """
     params = load_params(root)
     params.variant(variant)
-    if out.exists() and any(out.iterdir()) and not (out / "credits.csv").is_file():
-        raise UserError(f"{out}: holds something else; give --out a new folder")
+    earlier = earlier_files(out)
     check_results(root)
     adapter = root / f"runs/lora/{variant}/best.safetensors"
+    if not adapter.is_file():
+        raise UserError(f"{adapter.relative_to(root)}: was not trained; does dvc.yaml name {variant}?")
     manifest = read_manifest(root / f"data/processed/{params.dataset}/manifest.csv")
     drawings = [row for row in manifest if row.status == "kept"]
     license = license or hub_license(drawings)
+    writable(out.parent)
+    folder = out.relative_to(root).as_posix() if out.is_relative_to(root) else out.name  # no path of this machine
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        made = Path(scratch)
+        fill(made, root, variant, adapter, drawings, license, repo_id or folder)
+        files = sorted(path for path in made.rglob("*") if path.is_file())
+        hashes = {path.relative_to(made).as_posix(): file_sha256(path) for path in files}
+        (made / WRITTEN).write_text(json.dumps({MADE_BY: hashes}, indent=2) + "\n", encoding="utf-8")
+        if theirs := [name for name in hashes if (out / name).exists() and out / name not in earlier]:
+            raise UserError(f"{out / theirs[0]}: is of somebody else; move it away, or give --out a new folder")
+        for path in earlier:
+            path.unlink()
+        for name in [*hashes, WRITTEN]:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(made / name, out / name)
+    return license
 
-    shutil.rmtree(out, ignore_errors=True)
-    (out / "images").mkdir(parents=True)
-    weights = Path(shutil.copyfile(adapter, out / f"tattoo-lora-{variant}.safetensors"))
+
+def fill(
+    out: Path, root: Path, variant: str, adapter: Path, drawings: list[Found], license: str, location: str
+) -> None:
+    """All files of a release; the weights with the commit that holds what they came from."""
+    (out / "images").mkdir()
+    commit = {"ss_git_commit": git("rev-parse", "HEAD", root=root)}
+    weights = copy_with(commit, adapter, out / f"tattoo-lora-{variant}.safetensors")
     kohya = adapter.with_suffix(".kohya.safetensors")
-    kohya = Path(shutil.copyfile(kohya, out / f"tattoo-lora-{variant}.kohya.safetensors")) if kohya.is_file() else None
+    kohya = copy_with(commit, kohya, out / f"tattoo-lora-{variant}.kohya.safetensors") if kohya.is_file() else None
     shutil.copyfile(root / f"plots/samples/{variant}.png", out / "samples.png")
     shutil.copyfile(root / "plots/comparison.png", out / "comparison.png")
     for i, (_, picture) in enumerate(example_prompts(root, variant)):
@@ -287,10 +344,8 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
         writer = csv.DictWriter(table, CREDITS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(asdict(drawing) for drawing in drawings)
-    folder = out.relative_to(root).as_posix() if out.is_relative_to(root) else out.name  # no path of this machine
-    card = model_card(root, variant, weights, kohya, license, drawings, repo_id or folder)
+    card = model_card(root, variant, weights, kohya, license, drawings, location)
     (out / "README.md").write_text(card, encoding="utf-8")
-    return license
 
 
 def upload(folder: Path, repo_id: str) -> str:
@@ -303,9 +358,14 @@ def upload(folder: Path, repo_id: str) -> str:
     api = HfApi()
     try:
         address = api.create_repo(repo_id, private=True, exist_ok=True)
-        # What an earlier release left there and this one does not have goes too.
+        # What an earlier release left there and this one does not have goes too; what else is in the folder stays here.
+        files = [path.relative_to(folder).as_posix() for path in earlier_files(folder)]
         api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Release the adapter", delete_patterns="*"
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message="Release the adapter",
+            allow_patterns=files,
+            delete_patterns="*",
         )
     except HFValidationError:
         raise UserError(f"--upload {repo_id}: write it as owner/name, of letters, digits, `-`, `_` and `.`") from None

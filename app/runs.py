@@ -21,6 +21,7 @@ import pandas as pd
 import psutil
 import yaml
 
+from app.checks import inside
 from tattoo_lora.errors import UserError
 from tattoo_lora.texts import read_text
 
@@ -103,17 +104,6 @@ def names_at(rev: str, folder: str) -> list[str]:
     with missing_is_none():
         return _names_at(rev, folder)
     return []
-
-
-def inside(folder: str, name: str) -> str | None:
-    """folder/name; None where the name, read from a file, would lead out of the folder.
-
-    Links are followed as they are: DVC may link a file to a cache that several projects share.
-    """
-    parts = PurePosixPath(name).parts
-    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
-        return None
-    return f"{folder}/{name}"
 
 
 def workspace(root: Path = Path()) -> Run:

@@ -2,18 +2,26 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
+from dvc.repo import Repo
 from fake_hub import TOKEN, serve_hub
+from safetensors import safe_open
+from safetensors.torch import load_file
 
+from app.checks import git
 from app.release import common_ending, credits_text, hub_license
+from tattoo_lora.errors import UserError
 from tattoo_lora.manifest import Found
+from tattoo_lora.split import file_sha256
 
 
 @pytest.fixture
@@ -48,8 +56,14 @@ def card_of(folder):
 def test_the_folder_holds_weights_pictures_credits_and_a_card(released):
     folder = released / "runs/release/blip_plus"
     for name, source in (("", "best"), (".kohya", "best.kohya")):
-        weights = (folder / f"tattoo-lora-blip_plus{name}.safetensors").read_bytes()
-        assert weights == (released / f"runs/lora/blip_plus/{source}.safetensors").read_bytes()
+        weights = folder / f"tattoo-lora-blip_plus{name}.safetensors"
+        trained = released / f"runs/lora/blip_plus/{source}.safetensors"
+        assert all(
+            torch.equal(*pair) for pair in zip(*(load_file(f).values() for f in (weights, trained)), strict=True)
+        )
+        with safe_open(weights, "pt") as file, safe_open(trained, "pt") as before:
+            commit = run("git", "rev-parse", "HEAD", cwd=released).stdout.strip()
+            assert file.metadata() == before.metadata() | {"ss_git_commit": commit}
     matter, text = card_of(folder)
     assert matter["license"] == "cc-by-sa-4.0" and matter["library_name"] == "diffusers"
     assert all((folder / example["output"]["url"]).is_file() for example in matter["widget"])
@@ -72,12 +86,31 @@ def test_what_the_card_says_to_run_runs(released):
     assert (released / "picture.png").stat().st_size > 1000
 
 
-def test_the_same_run_gives_the_same_bytes_and_an_old_release_goes(released):
+def test_the_same_run_gives_the_same_bytes_and_of_what_is_there_only_an_earlier_release_goes(released):
     folder = released / "runs/release/blip_plus"
     before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    listed = json.loads(before["release.json"])
     (folder / "old.safetensors").write_text("of an earlier release")
+    listed["files of this tattoo-lora release"]["old.safetensors"] = file_sha256(folder / "old.safetensors")
+    (folder / "release.json").write_text(json.dumps(listed))
+    (folder / "notes.txt").write_text("of the user")
     run("python", "main.py", "release", "--variant", "blip_plus", cwd=released)
+    assert (folder / "notes.txt").read_text() == "of the user"
+    (folder / "notes.txt").unlink()
     assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "README.md").write_text("a card written better")
+    assert "README.md: was changed after it was released; move it away" in refused(released, "--variant", "blip_plus")
+    (folder / "README.md").write_bytes(before["README.md"])
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_of_the_user_under_a_name_of_the_release_stays(released, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/release.json").write_text('{"files of this tattoo-lora release": {}}')
+    (tmp_path / "out/credits.csv").write_text("mine")
+    said = refused(released, "--variant", "blip", "--out", str(tmp_path / "out"))
+    assert "credits.csv: is of somebody else; move it away, or give --out a new folder" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"release.json", "credits.csv"}
 
 
 def test_a_stale_run_is_refused(copy):
@@ -101,17 +134,50 @@ def test_an_unknown_variant_is_refused(copy):
     assert "variants: there is no nowhere; there are vanilla, blip, blip_plus" in refused(copy, "--variant", "nowhere")
 
 
+def test_a_variant_that_was_not_trained_is_refused(copy):
+    text = (copy / "params.yaml").read_text()
+    (copy / "params.yaml").write_text(text + '  short:\n    trigger: ""\n    caption_dropout: 0.1\n')
+    run("git", "commit", "-qam", "a variant without a training", cwd=copy)
+    said = refused(copy, "--variant", "short")
+    assert said == "error: runs/lora/short/best.safetensors: was not trained; does dvc.yaml name short?"
+
+
 def test_a_dvc_that_fails_is_named(copy):
+    lock = (copy / "dvc.lock").read_text()
+    (copy / "dvc.lock").write_text(lock.replace("stages:", "<<<<<<< HEAD\nstages:", 1))
+    assert "error: dvc.lock: holds both sides of a merge; `git checkout" in refused(copy, "--variant", "blip")
+    (copy / "dvc.lock").write_text(lock)
     (copy / "dvc.yaml").write_text("stages: 1\n")
     assert "error: `dvc status` failed: " in refused(copy, "--variant", "blip")
 
 
+def test_while_dvc_works_a_release_waits_and_says_nothing_of_locks(released):
+    busy = "error: DVC is at work in this folder, `dvc repro` perhaps; release when it has ended"
+    lock = released / ".dvc/tmp/rwlock"
+    writes = {str(released / "runs/lora/blip"): {"pid": os.getpid(), "cmd": "dvc repro"}}
+    lock.write_text(json.dumps({"write": writes, "read": {}}))
+    assert refused(released, "--variant", "blip_plus") == busy
+    lock.unlink()
+    with Repo(str(released)).lock:
+        assert refused(released, "--variant", "blip_plus") == busy
+
+
+def test_a_folder_of_another_user_or_without_a_commit_is_one_line(released, tmp_path):
+    other = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}  # Git's own way to test it
+    said = refused(released, "--variant", "blip_plus", **other)
+    assert "belongs to another user, so Git does not use it; if you trust it: `git config --global --add safe" in said
+    with pytest.raises(UserError, match="`git rev-parse` failed: fatal: not a git repository"):
+        git("rev-parse", "HEAD", root=tmp_path)
+
+
 def test_a_folder_with_something_else_is_left_alone(copy, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/notes.txt").write_text("keep")
-    said = refused(copy, "--variant", "blip", "--out", str(tmp_path / "mine"))
-    assert said.endswith("mine: holds something else; give --out a new folder")
-    assert (tmp_path / "mine/notes.txt").read_text() == "keep"
+    (tmp_path / "mine/credits.csv").write_text("keep")
+    for out in ("mine", "mine/credits.csv"):
+        said = refused(copy, "--variant", "blip", "--out", str(tmp_path / out))
+        assert said.endswith(f"{out}: holds something else than a release; give --out a new folder")
+    assert (tmp_path / "mine/credits.csv").read_text() == "keep"
+    assert "--out /proc/nowhere: nothing can be" in refused(copy, "--variant", "blip", "--out", "/proc/nowhere/blip")
 
 
 def test_a_licence_is_the_hubs_name_other_for_several_and_unknown_where_one_is_missing():
@@ -142,13 +208,16 @@ def test_a_release_goes_to_the_hub_as_private(released):
     with serve_hub() as hub:
         there = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         hub.files["old.safetensors"] = b"of an earlier release"
+        (released / "runs/release/blip_plus/private.txt").write_text("of the user, not to be handed on")
         done = release(released, "--variant", "blip_plus", "--upload", "me/tattoo", **there)
         assert done.returncode == 0, done.stderr
         assert f"{hub.url}/me/tattoo" in done.stdout
         assert hub.private == {"me/tattoo": True}
         folder = released / "runs/release/blip_plus"
         assert hub.files == {
-            path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != "private.txt"
         }
         assert 'load_lora_weights("me/tattoo"' in hub.files["README.md"].decode()
         said = refused(released, "--variant", "blip_plus", "--upload", "me/tattoo", **there | {"HF_TOKEN": "hf_other"})

@@ -1,6 +1,6 @@
 """Mean and spread over seeds, from rows as `dvc.api.exp_show` gives them."""
 
-from conftest import ROOT, run
+from conftest import ENVIRONMENT, ROOT, run
 
 from app.seeds import tables, trainings
 
@@ -50,3 +50,10 @@ def test_without_two_seeds_it_is_said_how_to_get_them(finished):
     assert failed.returncode == 1
     assert "error: no two experiments here that differ by train.seed alone; try `dvc exp run --queue" in failed.stderr
     assert "dvc exp run --queue -S train.seed=1,2,3" in run("python", "-m", "app.seeds", "--help", cwd=ROOT).stdout
+
+
+def test_in_a_folder_of_another_user_the_way_out_is_said(finished, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # Git's own way to test it
+    failed = run("python", "-m", "app.seeds", cwd=finished, check=False)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "belongs to another user, so Git does not use it; if you trust it: `git config --global" in failed.stderr

@@ -3,7 +3,8 @@
 import pandas as pd
 import streamlit as st
 
-from app.runs import KINDS, Run, drawings_of, inside, search, workspace
+from app.checks import inside
+from app.runs import KINDS, Run, drawings_of, search, workspace
 from app.shown import current_params, nothing_yet, show_figure, show_picture, show_table
 
 PAGE = 12  # drawings at once
