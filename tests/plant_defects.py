@@ -1,12 +1,12 @@
 """Would the tests notice? Plants one defect at a time in a copy of the project and runs the tests that should fail.
 
     python tests/plant_defects.py                    all that were not tried yet, then the score
-    python tests/plant_defects.py --only train.ema   those whose id begins so
+    python tests/plant_defects.py --only train.ema   those whose id begins so, anew
     python tests/plant_defects.py --jobs 2
 
-A defect is an id, a file, a text that stands in it once, what stands there instead, and the tests to run, as pytest
-takes them. Results lie in .scratch/planted.json, by the defect, its file and its tests: interrupted, it goes on; what
-changed since is tried again. Tests that need the whole DAG (the fixture `finished`) are left out: they take minutes.
+A defect is an id, a file, a text that stands in it once, what stands there instead, and the tests to run. Results lie
+in .scratch/planted.json, by the defect, its file and its tests: interrupted, it goes on; what changed since is tried
+again. Tests that need the whole DAG (the fixture `finished`) are left out: they take minutes. Linux and macOS only.
 """
 
 import argparse
@@ -14,21 +14,29 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from queue import Queue
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".yaml")
 LONGEST = 300  # s that the tests of one defect may take
+# Most of a test's time is the import of these: it is done once, before each test's process is forked.
+SLOW_IMPORTS = (
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion transformers.models.blip.modeling_blip "
+    "transformers.models.blip.processing_blip transformers.models.clip.processing_clip peft accelerate torch._dynamo "
+    "torch._inductor.config torchmetrics.multimodal.clip_score pandas matplotlib.pyplot scipy.stats skimage.measure "
+    "hypothesis.strategies"
+).split()
 
 
 @dataclass(frozen=True)
@@ -63,43 +71,53 @@ def read_table() -> list[Defect]:
     ]
 
 
-def pytest_collection_modifyitems(items: list) -> None:
-    """As a plugin of the pytest that is run below: without the tests that run the DAG."""
-    items[:] = [item for item in items if "finished" not in item.fixturenames]
+class WithoutDag:
+    """A plugin for pytest that leaves out the tests that run the DAG."""
+
+    def pytest_collection_modifyitems(self, items: list) -> None:
+        items[:] = [item for item in items if "finished" not in item.fixturenames]
 
 
-def copy_project(target: Path) -> Path:
+def copy_project(target: Path) -> None:
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    return target
 
 
-def tests_fail(tests: Iterable[str], project: Path, longest: float = LONGEST) -> bool:
-    """Whether one of the tests fails, or none ends; RuntimeError where none could be run."""
-    options = ["-n", "0", "-x", "-q", "-m", "not slow", "-p", "plant_defects", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": str(project / "tests"), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", *options, *tests]
-    try:
-        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=longest)
-    except subprocess.TimeoutExpired:
-        return True
-    # 0: all passed, 1: some failed, 2: some could not be imported.
-    if done.returncode not in (0, 1, 2):
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode != 0
+def plant(defect: Defect, pristine: Path, target: Path) -> None:
+    """A copy of the pristine project with the defect in it; what is the same is linked."""
+    shutil.copytree(pristine, target, copy_function=os.link)
+    (target / defect.file).unlink()
+    (target / defect.file).write_text(defect.planted(pristine), encoding="utf-8")
 
 
-def is_caught(defect: Defect, project: Path) -> bool:
-    """Whether a test fails with the defect in the project, which is as before afterwards."""
-    path, before = project / defect.file, (project / defect.file).read_text(encoding="utf-8")
-    path.write_text(defect.planted(project), encoding="utf-8")
-    try:
-        return tests_fail(defect.tests, project)
-    finally:
-        path.write_text(before, encoding="utf-8")
+def run_tests(tests: Iterable[str], project: Path) -> None:
+    """Run them as the last thing that this process does; it exits as pytest does."""
+    os.chdir(project)
+    with (project / "pytest.log").open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    signal.alarm(LONGEST)  # ends this process
+    options = ["-n", "0", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
+    code = pytest.main([*options, *tests], [WithoutDag()])
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def in_processes(work: dict[Defect, Callable[[], None]], jobs: int):
+    """Each work in a forked process, so many at once: the defects as they end, with the exit code, < 0 for a signal."""
+    waiting, running = list(work), {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            defect = waiting.pop(0)
+            pid = os.fork()
+            if pid == 0:
+                work[defect]()
+            running[pid] = defect
+        pid, status = os.wait()
+        yield running.pop(pid), os.waitstatus_to_exitcode(status)
 
 
 def main() -> None:
@@ -112,30 +130,34 @@ def main() -> None:
     results_path = ROOT / ".scratch/planted.json"
     results = json.loads(results_path.read_text()) if results_path.is_file() else {}
     remaining = [defect for defect in defects if args.only or keys[defect] not in results]
-    for defect in remaining:
-        defect.planted(ROOT)  # says at once which entries the code has left behind
 
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.path.remove(str(Path(__file__).parent))  # the tests import from their copy
+    for name in SLOW_IMPORTS if remaining else ():
+        import_module(name)
     with tempfile.TemporaryDirectory() as folder:
-        projects: Queue[Path] = Queue()
-        for job in range(args.jobs):
-            projects.put(copy_project(Path(folder) / str(job)))
-        tests = sorted({test for defect in remaining for test in defect.tests})
-        if tests and not args.only and tests_fail(tests, projects.queue[0], 10 * LONGEST):
-            sys.exit("tests fail with no defect planted")
+        pristine = Path(folder) / "pristine"
+        copy_project(pristine)
 
-        def attempt(defect: Defect) -> None:
-            project, started = projects.get(), time.monotonic()
-            try:
-                results[keys[defect]] = is_caught(defect, project)
-            finally:
-                projects.put(project)
-            said = "caught" if results[keys[defect]] else "SURVIVED"
-            print(f"{said:<9} {time.monotonic() - started:4.0f} s  {defect.id}", flush=True)
+        def attempt(defect: Defect) -> Callable[[], None]:
+            def work() -> None:
+                project = Path(folder) / defect.id
+                plant(defect, pristine, project)
+                run_tests(defect.tests, project)
+
+            return work
+
+        started = time.monotonic()
+        for defect, code in in_processes({defect: attempt(defect) for defect in remaining}, args.jobs):
+            log = Path(folder) / defect.id / "pytest.log"
+            # 0: all passed, 1: some failed, 2: some could not be imported, or the alarm rang.
+            if code not in (0, 1, 2, -signal.SIGALRM):
+                sys.exit(f"{defect.id}: pytest ended with {code}\n{log.read_text() if log.is_file() else ''}")
+            results[keys[defect]] = code != 0
+            print(f"{time.monotonic() - started:5.0f} s  {'caught' if code else 'SURVIVED':<9} {defect.id}", flush=True)
             results_path.parent.mkdir(exist_ok=True)
             results_path.write_text(json.dumps(results, indent=0))
-
-        with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(attempt, remaining))
+            shutil.rmtree(Path(folder) / defect.id)
     survived = [defect.id for defect in defects if not results[keys[defect]]]
     caught = len(defects) - len(survived)
     print(f"{caught} of {len(defects)} caught ({caught / max(len(defects), 1):.0%}); survived: {survived or 'none'}")
