@@ -14,8 +14,9 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from app.checks import git, writable
+from app.checks import writable
 from app.generate import OUT, add_picture_options, draw, read_prompts, save, settings_for
+from app.runs import open_files
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
 from tattoo_lora.params import load_params, load_profile
@@ -39,14 +40,13 @@ def adapter_of(column: str, variants: list[str], folder: Path) -> Path | None:
 
 def fetch(experiment: str, variant: str, folder: Path) -> Path:
     """A copy of the experiment's adapter from DVC's cache or remote; UserError where there is none."""
-    import dvc.api
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
 
-    git("rev-parse", "HEAD")
     source, target = f"runs/lora/{variant}/best.safetensors", folder / f"{slug(experiment)}_{variant}.safetensors"
     try:
-        with dvc.api.open(source, rev=experiment, mode="rb") as adapter:
+        files, prefix = open_files(experiment)
+        with files.open(prefix + source, "rb") as adapter:
             folder.mkdir(parents=True, exist_ok=True)
             with replace_file(target) as partial, partial.open("wb") as copy:
                 shutil.copyfileobj(adapter, copy)

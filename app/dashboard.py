@@ -2,8 +2,9 @@
 
     streamlit run app/dashboard.py
 
-Start it in the project's top folder: .streamlit/config.toml there keeps it on this machine. It reads what the stages
-wrote, while they run too, and loads a model when the Playground draws its first picture, not before.
+Start it in the project's top folder. app/.streamlit/config.toml, which counts wherever it is started, keeps it on this
+machine. It reads what the stages wrote, while they run too, and loads a model when the Playground draws its first
+picture, not before.
 """
 
 import sys
@@ -24,12 +25,12 @@ if not Path("dvc.yaml").is_file():
 
 st.navigation(
     [
-        st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
-        st.Page("pages/curves.py", title="Curves", icon=":material/show_chart:"),
-        st.Page("pages/gallery.py", title="Gallery", icon=":material/photo_library:"),
-        st.Page("pages/data.py", title="Data", icon=":material/folder_open:"),
-        st.Page("pages/playground.py", title="Playground", icon=":material/brush:"),
-        st.Page("pages/compare.py", title="Compare", icon=":material/compare:"),
+        st.Page("views/overview.py", title="Overview", icon=":material/dashboard:", default=True),
+        st.Page("views/curves.py", title="Curves", icon=":material/show_chart:"),
+        st.Page("views/gallery.py", title="Gallery", icon=":material/photo_library:"),
+        st.Page("views/data.py", title="Data", icon=":material/folder_open:"),
+        st.Page("views/playground.py", title="Playground", icon=":material/brush:"),
+        st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
     ],
     position="top",
 ).run()

@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 import yaml
 
-from app.checks import inside
+from app.checks import git, inside
 from tattoo_lora.errors import UserError
 from tattoo_lora.texts import read_text
 
@@ -61,15 +61,24 @@ class Run:
         return names_at(self.rev, folder)
 
 
-@lru_cache(maxsize=8)
-def files_at(rev: str):
-    """Git's and DVC's files of a commit. Opening takes half a second, so the last few stay open.
+def open_files(rev: str, **options) -> tuple:
+    """Git's and DVC's files of a commit, and what comes before a path of the project there: its folder in a larger one.
 
-    Without a remote: a page waits for no network, nor fails on one.
+    UserError where Git does not answer.
     """
     import dvc.api
 
-    return dvc.api.DVCFileSystem(rev=rev, config={"core": {"remote": ""}})
+    prefix = git("rev-parse", "--show-prefix")
+    return dvc.api.DVCFileSystem(rev=rev, subrepos=bool(prefix), **options), f"/{prefix}" if prefix else ""
+
+
+@lru_cache(maxsize=8)
+def files_at(rev: str) -> tuple:
+    """As `open_files`. Opening takes half a second, so the last few stay open.
+
+    Without a remote: a page waits for no network, nor fails on one.
+    """
+    return open_files(rev, config={"core": {"remote": ""}})
 
 
 @contextmanager
@@ -79,18 +88,20 @@ def missing_is_none() -> Iterator[None]:
     from dvc_data.index import DataIndexError
     from scmrepo.exceptions import SCMError
 
-    with suppress(OSError, DvcException, DataIndexError, SCMError), ONE_READER:
+    with suppress(OSError, DvcException, DataIndexError, SCMError, UserError), ONE_READER:
         yield
 
 
 @lru_cache(maxsize=2048)
 def _read_at(rev: str, path: str) -> bytes:
-    return files_at(rev).read_bytes(path)
+    files, prefix = files_at(rev)
+    return files.read_bytes(prefix + path)
 
 
 @lru_cache(maxsize=2048)
 def _names_at(rev: str, folder: str) -> list[str]:
-    return sorted(PurePosixPath(path).name for path in files_at(rev).ls(folder, detail=False))
+    files, prefix = files_at(rev)
+    return sorted(PurePosixPath(path).name for path in files.ls(prefix + folder, detail=False))
 
 
 def read_at(rev: str, path: str) -> bytes | None:
@@ -368,6 +379,25 @@ def being_written(root: Path = Path()) -> set[str]:
     here = root.resolve()
     paths = [Path(path) for path, by in writers.items() if psutil.pid_exists(by["pid"])]
     return {path.relative_to(here).as_posix() for path in paths if path.is_relative_to(here)}
+
+
+def other_datasets(run: Run) -> dict[str, str]:
+    """The stages whose results here are of another dataset than params.yaml names, each with that dataset.
+
+    While a folder of one's own trains, the results of the one before stay until their stage is done. An experiment's
+    results are of its params. What dvc.lock says of a stage that runs now is no longer true.
+    """
+    if run.rev is not None:
+        return {}
+    lock = (run.read("dvc.lock") or b"").decode("utf-8", errors="replace")
+    written = being_written(run.folder)
+    found = {}
+    for stage, entry in re.findall(r"(?m)^  ([\w@-]+):\n((?:    .*\n|\n)*)", lock):
+        dataset = re.search(r"\bdata/processed/([\w.-]+)", entry)
+        outs = re.findall(r"(?m)^    - path: (\S+)$", entry.partition("    outs:\n")[2])
+        if dataset and dataset[1] != run.params.get("dataset") and not written & set(outs):
+            found[stage] = dataset[1]
+    return found
 
 
 def states(stages: list[dict], written: set[str]) -> list[StageState]:

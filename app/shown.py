@@ -5,12 +5,15 @@ boxes, which show them as they are: in Markdown they could become pictures, link
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Hashable
+from functools import lru_cache
+from glob import glob
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,15 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from app.runs import Run, StageState, being_written, show_experiments, states, workspace
+from app.checks import git
+from app.runs import Run, StageState, being_written, other_datasets, show_experiments, states, workspace
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, load_params
 
 SIDE = 320  # px of a picture in a grid
 LIVE = 3  # seconds between looks at files that a run may be writing
 LONGEST_TABLE = 30  # rows shown at once; more scroll
+LONGEST_LOOK = 300  # seconds; the first look at thousands of new drawings hashes them all
 OLD = 30  # seconds after which DVC is asked again even if nothing seems to have changed
 COLORS = {"base": "#6b6b6b", "vanilla": "#0072b2", "blip": "#d55e00", "blip_plus": "#009e73"}  # told apart by all eyes
 MORE_COLORS = ["#cc79a7", "#56b4e9", "#b58900", "#000000"]
@@ -66,17 +71,21 @@ def backgrounds(root: Path) -> tuple[Background, Background]:
 
 def changed_stages() -> list[dict] | None:
     """What app.stage_states prints, None where dvc.yaml or params.yaml cannot be read now."""
-    run = subprocess.run([sys.executable, "-m", "app.stage_states"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "app.stage_states"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_LOOK)
+    except subprocess.TimeoutExpired:
+        return None
     return json.loads(run.stdout) if run.returncode == 0 else None
 
 
 def stamp(*patterns: str) -> Hashable:
     """Changes when one of the files does."""
-    paths = [path for pattern in patterns for path in sorted(Path().glob(pattern))]
+    paths = [path for pattern in patterns for path in sorted(glob(pattern))]
     found = []
     for path in paths:
         try:
-            found.append((str(path), path.stat().st_mtime_ns))
+            found.append((path, os.stat(path).st_mtime_ns))
         except OSError:
             continue
     return tuple(found)
@@ -94,9 +103,26 @@ def stage_states() -> list[StageState] | None:
 def known_runs(wait: float = 0) -> dict[str, Run]:
     """The workspace and all experiments by name; with `wait`, up to so many seconds for DVC to list them."""
     _, experiments = backgrounds(Path.cwd())
-    refs = (".git/HEAD", ".git/packed-refs", ".git/logs/HEAD", ".git/refs/exps/*/*/*", ".dvc/tmp/exps/run/*/*")
-    found = experiments.latest(stamp(*refs), wait) or []
+    refs = [f"{git_folder(Path.cwd())}/{name}" for name in ("HEAD", "packed-refs", "logs/HEAD", "refs/exps/*/*/*")]
+    found = experiments.latest(stamp(*refs, ".dvc/tmp/exps/run/*/*"), wait) or []
     return {run.name: run for run in [workspace(), *found]}
+
+
+@lru_cache
+def git_folder(root: Path) -> str:
+    """Git's folder, which is not below the project's where that is a part of a larger one."""
+    try:
+        return git("rev-parse", "--git-common-dir", root=root)
+    except UserError:
+        return ".git"
+
+
+def say_other_dataset(run: Run, *stages: str) -> None:
+    """A warning where results that the stages made are of another dataset than params.yaml names."""
+    found = {stage: name for stage, name in other_datasets(run).items() if stage.startswith(stages)}
+    if found:
+        st.warning("Of another dataset than params.yaml names; those of its own come when their stage is done:")
+        st.text(", ".join(f"{stage}: {name}" for stage, name in found.items()))
 
 
 def experiments_listed() -> bool:

@@ -8,9 +8,13 @@ has to wait for it. This takes none.
 
 import argparse
 import json
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 
+import psutil
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
@@ -37,10 +41,23 @@ def changed_stages() -> list[dict]:
         return found
 
 
+def end_with_parent() -> None:
+    """End this process when the one that asked is gone, also where that was killed and could not say so."""
+    parent = psutil.Process().parent()
+
+    def watch() -> None:
+        while parent is not None and parent.is_running() and os.getppid() == parent.pid:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     argparse.ArgumentParser(
         prog="python -m app.stage_states", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
+    end_with_parent()
     with one_line_errors():
         try:
             json.dump(changed_stages(), sys.stdout, indent=2)

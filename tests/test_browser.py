@@ -185,7 +185,7 @@ def test_the_first_page_takes_at_most_two_seconds_more_than_an_empty_one(finishe
     empty = tmp_path / "empty"
     (empty / "app").mkdir(parents=True)
     (empty / "app/dashboard.py").write_text("import streamlit as st\nst.text('empty')\n")
-    shutil.copytree(finished / ".streamlit", empty / ".streamlit")
+    shutil.copytree(finished / "app/.streamlit", empty / "app/.streamlit")
     least = min(first_page(empty, chromium, "empty") for _ in range(3))
     seen = min(first_page(finished, chromium, "Which is best") for _ in range(3))
     print(f"an empty page after {least:.1f} s, the overview after {seen:.1f} s")

@@ -3,10 +3,15 @@
 import contextlib
 import json
 import shutil
+import socket
+import subprocess
+import sys
 import threading
+import time
 
+import psutil
 import pytest
-from conftest import ROOT, copy_project, run, set_value
+from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -34,7 +39,7 @@ def opened(project, page="overview"):
     with contextlib.chdir(project):
         app = AppTest.from_file(str(ROOT / "app/dashboard.py"), default_timeout=60).run()
         if page != "overview":
-            app.switch_page(f"pages/{page}.py").run()
+            app.switch_page(f"views/{page}.py").run()
         assert not app.exception, app.exception[0].stack_trace
         yield app
 
@@ -260,9 +265,61 @@ def test_query_parameters_and_stored_choices_name_no_files(light):
         app.session_state["gallery_run"] = app.session_state["one"] = "../../secret"
         app.run()
         for page in PAGES:
-            app.switch_page(f"pages/{page}.py").run()
+            app.switch_page(f"views/{page}.py").run()
             assert not app.exception, (page, app.exception)
             assert "secret" not in texts(app)
+
+
+def test_streamlit_takes_no_folder_of_the_dashboard_for_pages_of_its_own():
+    # Opened at /playground right after a restart, it would run such a page alone, without what dashboard.py sets up.
+    assert not (ROOT / "app/pages").exists() and (ROOT / "app/views/playground.py").is_file()
+
+
+def test_started_in_any_folder_it_answers_on_this_machine_alone_and_sends_nothing(tmp_path):
+    command = (
+        f"from streamlit import config; config._main_script_path = {str(ROOT / 'app/dashboard.py')!r}\n"
+        "print(config.get_option('server.address'), config.get_option('browser.gatherUsageStats'))"
+    )
+    assert run("python", "-c", command, cwd=tmp_path).stdout.split() == ["localhost", "False"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = ["streamlit", "run", str(ROOT / "app/dashboard.py"), "--server.port", str(port)]
+    server = psutil.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        while not (heard := [of.laddr.ip for of in server.net_connections() if of.status == psutil.CONN_LISTEN]):
+            assert server.poll() is None
+            time.sleep(0.05)
+    finally:
+        server.terminate()
+        server.wait()
+    assert set(heard) <= {"127.0.0.1", "::1"}
+
+
+def test_the_look_at_the_stages_ends_with_who_asked_for_it():
+    look = "from app.stage_states import end_with_parent; import time; end_with_parent(); time.sleep(60)"
+    ask = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {look!r}]).pid, flush=True); input()"
+    asking = subprocess.Popen(
+        [sys.executable, "-c", ask], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    looking = psutil.Process(int(asking.stdout.readline()))
+    time.sleep(3)
+    assert looking.is_running()
+    asking.kill()
+    asking.wait()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        looking.wait(10)
+
+
+def test_results_of_the_dataset_before_are_marked(light):
+    (light / "data/raw/own").mkdir()
+    for dataset, marked in (("flash", 0), ("own", 1)):
+        set_value(light / "params.yaml", "dataset", dataset)
+        for page, times in (("overview", 1), ("curves", 1), ("gallery", 2)):
+            with opened(light, page) as app:
+                said = [line.value for line in app.warning if line.value.startswith("Of another dataset than params")]
+                assert len(said) == marked * times, page
+        assert ("train@vanilla: flash" in texts(app)) == bool(marked)
 
 
 def test_two_runs_are_compared(copy):
@@ -315,7 +372,7 @@ def test_no_model_is_loaded_for_looking(finished):
         "import sys; from streamlit.testing.v1 import AppTest\n"
         f"app = AppTest.from_file({str(finished / 'app/dashboard.py')!r}, default_timeout=60).run()\n"
         f"for page in {PAGES!r}:\n"
-        "    app.switch_page(f'pages/{page}.py').run(); assert not app.exception, (page, app.exception)\n"
+        "    app.switch_page(f'views/{page}.py').run(); assert not app.exception, (page, app.exception)\n"
         "print({'torch', 'diffusers', 'transformers'} & set(sys.modules))"
     )
     assert run("python", "-c", script, cwd=finished).stdout.splitlines()[-1] == "set()"

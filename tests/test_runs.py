@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import ENVIRONMENT, commit, copy_project, run, set_value
 
+from app.compare import fetch
 from app.runs import (
     Run,
     being_written,
@@ -19,18 +21,21 @@ from app.runs import (
     evaluated_of,
     inside,
     metrics_of,
+    other_datasets,
     parse_log,
     read_executors,
     read_table,
     runs_of,
     samples_of,
     search,
+    show_experiments,
     smoothed,
     states,
     tables_of,
     variants_of,
     workspace,
 )
+from app.shown import git_folder
 
 LOG = b"step,train_loss,val_loss,clip_score\n0,,0.106172,59.458468\n10,0.073042,,\n"
 
@@ -311,3 +316,40 @@ def test_stage_states_says_in_one_line_what_is_wrong_with_dvc_yaml(project, tmp_
     failed = run("python", "-m", "app.stage_states", cwd=copy, check=False)
     assert failed.returncode == 1 and failed.stderr.startswith("error: dvc.yaml: ") and "Traceback" not in failed.stderr
     assert "python -m app.stage_states" in run("python", "-m", "app.stage_states", "--help", cwd=copy).stdout
+
+
+def test_a_project_in_a_folder_of_a_larger_repository_has_its_runs_and_files(finished, tmp_path, monkeypatch):
+    project = shutil.copytree(finished, tmp_path / "flash", ignore=shutil.ignore_patterns(".git"), symlinks=True)
+    run("git", "init", "-q", cwd=tmp_path)
+    commit(tmp_path)
+    monkeypatch.chdir(project)
+    (head,) = show_experiments()
+    assert set(head.metrics) == {"base", "vanilla", "blip", "blip_plus", "held_out"}
+    assert head.names("runs/logs") == ["blip.csv", "blip_plus.csv", "vanilla.csv"]  # of DVC
+    for path in ("plots/comparison.md", "runs/logs/blip.csv"):
+        assert head.read(path) == (project / path).read_bytes()
+    adapter = fetch("HEAD", "blip", tmp_path / "fetched").read_bytes()
+    assert adapter == (project / "runs/lora/blip/best.safetensors").read_bytes()
+    assert Path(git_folder(project)).resolve() == tmp_path / ".git"
+
+
+def test_results_of_another_dataset_are_told_until_their_stage_is_done_or_runs(finished, tmp_path):
+    shutil.copy(finished / "dvc.lock", tmp_path)
+    shutil.copy(finished / "params.yaml", tmp_path)
+    assert other_datasets(workspace(tmp_path)) == {}
+    set_value(tmp_path / "params.yaml", "dataset", "own")
+    found = other_datasets(workspace(tmp_path))
+    assert set(found.values()) == {"flash"}
+    assert {"report", "train@blip", "evaluate@base", "encode"} <= set(found)
+    of_blip = {str(tmp_path / "runs/lora/blip"): {"pid": os.getpid(), "cmd": "dvc repro"}}
+    write(tmp_path / ".dvc/tmp/rwlock", json.dumps({"write": of_blip}))
+    assert set(found) - set(other_datasets(workspace(tmp_path))) == {"train@blip"}
+    lock = (tmp_path / "dvc.lock").read_text()
+    write(tmp_path / "dvc.lock", lock.replace("data/processed/flash", "data/processed/own"))
+    assert other_datasets(workspace(tmp_path)) == {}
+    assert other_datasets(Run("an experiment", "abc", params={"dataset": "own"})) == {}
+
+
+def test_params_in_another_encoding_are_empty(tmp_path):
+    (tmp_path / "params.yaml").write_text("dataset: flash", encoding="utf-16")
+    assert workspace(tmp_path).params == {}

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import Run, metrics_of, parse_log, tables_of, workspace
-from app.shown import LIVE, as_markdown, nothing_yet, show_figure, show_table, stage_states
+from app.shown import LIVE, as_markdown, nothing_yet, say_other_dataset, show_figure, show_table, stage_states
 
 BADGES = {  # colour and icon of a state
     "up to date": ("green", ":material/check:"),
@@ -64,6 +64,7 @@ def show_results() -> None:
             nothing_yet("Nothing has been compared yet.")
         return
     st.subheader("Which is best")
+    say_other_dataset(run, "report")
     headline = (run.read("metrics/report.md") or b"").decode("utf-8", errors="replace").partition("\n")[0]
     if headline.startswith("# "):
         st.text(headline.removeprefix("# "))

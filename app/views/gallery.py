@@ -3,7 +3,7 @@
 import streamlit as st
 
 from app.runs import BASE, Run, evaluated_of, samples_of
-from app.shown import choose_run, nothing_yet, show_picture
+from app.shown import choose_run, nothing_yet, say_other_dataset, show_picture
 
 WIDTHS = {"small": 164, "large": 320}  # px; two small ones go beside each other on a phone
 
@@ -14,6 +14,7 @@ def show_on_the_way(run: Run, width: int) -> None:
     if not samples:
         nothing_yet("No pictures of a training here.")
         return
+    say_other_dataset(run, "train@")
     steps = sorted({step for of_variant in samples.values() for step in of_variant})
     step = st.select_slider("Step", steps, value=steps[-1], key="step") if len(steps) > 1 else steps[0]
     columns = {name: of.get(step, []) for name, of in samples.items()}
@@ -34,6 +35,7 @@ def show_evaluated(run: Run, width: int) -> None:
     if pictures.empty:
         nothing_yet("No evaluation here.")
         return
+    say_other_dataset(run, "evaluate@")
     names, seeds = list(pictures["name"].unique()), list(pictures["seed"].unique())
     seed = st.segmented_control("Seed", seeds, default=seeds[0], required=True) if len(seeds) > 1 else seeds[0]
     of_seed = pictures[pictures["seed"] == seed]

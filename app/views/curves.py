@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import CURVES, WORKSPACE, curves_of, smoothed
-from app.shown import LIVE, curve_chart, known_runs, nothing_yet
+from app.shown import LIVE, curve_chart, known_runs, nothing_yet, say_other_dataset
 
 TITLES = {
     "val_loss": "val_loss, lower is better",
@@ -32,6 +32,8 @@ def show_curves() -> None:
         else:
             st.text("No curves in this choice.")
         return
+    if WORKSPACE in names:
+        say_other_dataset(runs[WORKSPACE], *(f"train@{variant}" for variant in wanted))
     st.text("Drag to move, wheel with Shift to zoom, double click to go back.")
     for column, name in zip([*st.columns(2), st], CURVES, strict=True):
         of_name = shown[shown["curve"] == name]

@@ -10,6 +10,7 @@ from app.shown import (
     experiments_listed,
     known_runs,
     nothing_yet,
+    say_other_dataset,
     show_figure,
     show_table,
 )
@@ -65,6 +66,7 @@ with right:
     st.session_state.setdefault("other", newest)
     other = choose_run("Other", "other")
 for run in (one, other):
+    say_other_dataset(run, "report")
     if run.state not in ("", "Success"):
         st.text(f"{run.name}: {run.state.lower()}")
 
