@@ -403,7 +403,7 @@ def test_the_report_is_the_same_whatever_machine_user_and_terminal_write_it(tmp_
 
 
 def test_nothing_of_the_machine_is_in_the_report(tmp_path):
-    project = report_project(tmp_path / "p", ["an owl"] * 5)
+    project = report_project(tmp_path / "p", [f"{number} owls" for number in range(5)])
     report(project)
     for name, content in written(project).items():
         if name.endswith(".png"):
