@@ -1,6 +1,6 @@
-"""How long each stage took when it last ran, for the report.
+"""How long each stage took when it last ran.
 
-Kept apart from the stages' outputs: their bytes do not depend on how fast a machine is.
+Kept apart from the stages' outputs, the report too: their bytes do not depend on how fast a machine is.
 """
 
 import json

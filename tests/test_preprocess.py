@@ -227,7 +227,7 @@ def test_of_a_hostile_folder_every_file_has_the_right_row(tmp_path):
 def is_running(pid):
     """Whether the process does anything: ended ones may wait for whoever started them to ask."""
     stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return stat.exists() and stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_killed_in_the_middle_a_rerun_goes_on_and_ends_alike(tmp_path):
@@ -248,7 +248,7 @@ def test_killed_in_the_middle_a_rerun_goes_on_and_ends_alike(tmp_path):
     while len(list(memo.rglob("*.json"))) < 40:
         assert running.poll() is None
         time.sleep(0.01)
-    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text(encoding="utf-8").split()
     running.send_signal(signal.SIGKILL)
     running.wait()
     again = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
