@@ -101,8 +101,8 @@ def run(args: argparse.Namespace) -> None:
             written.append({"file": str(file), "column": label, "settings": asdict(of)})
             progress.update()
     progress.close()
-    labels = [prompt if len(args.seeds) == 1 else f"{prompt}, seed {seed}" for prompt, seed in rows]
-    save_figure(comparison(labels, images), args.out / "comparison.png")
+    notes = [f"seed {seed}" for _, seed in rows] if len(args.seeds) > 1 else []
+    save_figure(comparison([prompt for prompt, _ in rows], images, notes), args.out / "comparison.png")
     if args.json:
         print(json.dumps({"comparison": str(args.out / "comparison.png"), "pictures": written}, indent=2))
     else:

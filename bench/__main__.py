@@ -22,7 +22,7 @@ from tattoo_lora.params import load_params, load_profile
 
 def bench_train(args: argparse.Namespace) -> None:
     from bench import train  # heavy imports where they are used
-    from bench.peer import peer_steps
+    from bench.peer import peer_steps, targets_of
 
     params, profile = load_params().train, load_profile(args.profile)
     base = (profile.base_model, profile.base_revision) if args.base is None else (args.base, None)
@@ -30,6 +30,7 @@ def bench_train(args: argparse.Namespace) -> None:
     profile = dataclasses.replace(
         profile, resolution=args.resolution or profile.resolution, batch_size=args.batch or profile.batch_size,
         gradient_accumulation_steps=args.accumulation,
+        target_modules=targets_of(args.peer) if args.peer else profile.target_modules,
     )  # fmt: skip
     checkpointed = dataclasses.replace(params, gradient_checkpointing=True)
     cases = {
@@ -47,6 +48,7 @@ def bench_train(args: argparse.Namespace) -> None:
         dtype = train.MIXED_PRECISION[models.unet.dtype]
         cases[args.peer.name] = lambda: peer_steps(args.peer, *base, profile, params.rank, dtype, args.steps)
     title = f"train, {profile.resolution} px, batch {profile.batch_size} x {args.accumulation}"
+    title += f", adapters on {', '.join(profile.target_modules)}"
     report(title, "pictures", "reference", interleaved(cases, args.repeats), args.json)
 
 

@@ -89,7 +89,7 @@ def run_all(folder: Path) -> list[dict]:
     stages = [
         ("preprocess", ["data/raw/flash", "--out", processed, "--sheet", "plots/drawings.png"]),
         ("caption_blip", [processed, "--out", f"{processed}/captions_blip"]),
-        ("enrich", [f"{processed}/captions_blip", "--out", f"{processed}/captions_blip_plus"]),
+        ("enrich", [processed]),
         ("encode", [processed, "--out", f"{processed}/latents.safetensors"]),
         ("train", ["blip", *shared, *outputs]),
         ("evaluate", ["blip", *shared, *evaluation]),

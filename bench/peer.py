@@ -4,7 +4,9 @@ The script is run as its users run it, as a process of its own, in this environm
 (`datasets`, `torchvision`) is the user's to install.
 """
 
+import ast
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,16 @@ from tattoo_lora.errors import UserError
 from tattoo_lora.params import Profile
 
 PICTURES = 16
+TARGETS = re.compile(r"target_modules\s*=\s*(\[[^]]*\])")
 WARM_UP = 2  # steps
+
+
+def targets_of(script: Path) -> list[str]:
+    """The layers that the script adapts, so that all cases can adapt the same; UserError where it does not say."""
+    found = TARGETS.search(script.read_text(encoding="utf-8"))
+    if found is None:
+        raise UserError(f"{script}: no list of target_modules; which layers it adapts has to be known to compare")
+    return ast.literal_eval(found[1])
 
 
 def write_image_folder(folder: Path, profile: Profile) -> None:

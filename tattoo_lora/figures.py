@@ -84,16 +84,20 @@ def _pictures(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Seque
         else:
             _show(axis, image)
     for label, axis in zip(rows, axes[:, 0], strict=True):
-        axis.set_ylabel(wrapped(label, 18, 6), rotation=0, ha="right", va="center", fontsize=9)
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     for label, axis in zip(columns, axes[0], strict=True):
-        axis.set_title(label, fontsize=11)
+        axis.set_title(wrapped(label, 17, 3), fontsize=11)  # wider ones would run into each other
     return figure
 
 
-def comparison(prompts: Sequence[str], images: dict[str, Sequence[Image.Image]]) -> plt.Figure:
-    """Rows: prompts. Columns: the base model and each variant. Same seed along a row."""
+def comparison(
+    prompts: Sequence[str], images: dict[str, Sequence[Image.Image]], notes: Sequence[str] = ()
+) -> plt.Figure:
+    """Rows: prompts, each with its note below. Columns: the base model and each variant. Same seed along a row."""
     tail = shared_part(prompts)
-    labels = [prompt.removesuffix(f", {tail}") if tail else prompt for prompt in prompts]
+    labels = [wrapped(prompt.removesuffix(f", {tail}") if tail else prompt, 18, 6) for prompt in prompts]
+    if notes:
+        labels = [f"{label}\n{note}" for label, note in zip(labels, notes, strict=True)]
     figure = _pictures(labels, list(images), list(zip(*images.values(), strict=True)))
     if tail:
         _title(figure, f"… {tail}")
@@ -106,7 +110,7 @@ def step_strip(prompt: str, images: dict[str, dict[int, Image.Image]]) -> plt.Fi
     if len(steps) > STEPS:
         steps = [steps[i] for i in np.linspace(0, len(steps) - 1, STEPS).round().astype(int)]
     cells = [[of_name.get(step) for step in steps] for of_name in images.values()]
-    figure = _pictures(list(images), [f"step {step}" for step in steps], cells)
+    figure = _pictures([wrapped(name, 18, 6) for name in images], [f"step {step}" for step in steps], cells)
     _title(figure, prompt)
     return figure
 

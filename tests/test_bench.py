@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
-from conftest import ROOT, run
+from conftest import ENVIRONMENT, ROOT, run
 
-from bench.peer import peer_steps
+from bench import full_size_run
+from bench.peer import peer_steps, targets_of
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import load_profile
 
@@ -47,6 +49,36 @@ def test_a_peers_steps_are_counted_without_its_start(tmp_path):
     pictures, seconds = peer_steps(script, "models/embedded/base", None, profile, 8, "no", 5)
     assert pictures == 30
     assert seconds == pytest.approx(0.5, abs=0.3)
+
+
+def test_all_cases_adapt_the_layers_that_the_peer_adapts(tmp_path):
+    script = tmp_path / "train_text_to_image_lora.py"
+    script.write_text(PEER + 'config = dict(\n    target_modules=["to_k", "to_out.0"],\n)\n')
+    assert targets_of(script) == ["to_k", "to_out.0"]
+    few = ("--batch", "1", "--steps", "1", "--repeats", "1", "--peer", str(script))
+    shown = run("python", "-m", "bench", "train", *few, cwd=ROOT).stdout
+    assert "adapters on to_k, to_out.0" in shown and "| train_text_to_image_lora.py |" in shown
+    script.write_text(PEER)
+    with pytest.raises(UserError, match="lora.py: no list of target_modules; which layers it adapts has to be known"):
+        targets_of(script)
+
+
+ARGUMENTS = re.compile(r"error: (unrecognized arguments|the following arguments are required)")
+
+
+def test_every_stage_takes_the_arguments_that_the_full_size_run_gives_it(tmp_path, monkeypatch):
+    said = {}
+
+    def fails_at_once(name, arguments, folder):
+        """In a folder without params.yaml a stage stops right after it has read its arguments."""
+        said[name] = run("python", "-m", f"stages.{name}", *arguments, cwd=tmp_path, check=False).stderr
+        return {"stage": name, "seconds": 0.0, "peak_gb": 0.0}
+
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(full_size_run, "run_stage", fails_at_once)
+    full_size_run.run_all(tmp_path)
+    assert len(said) == 6 and not any(map(ARGUMENTS.search, said.values())), said
+    assert all("params.yaml: not found" in line for line in said.values())
 
 
 def test_a_peer_that_fails_is_named_with_its_last_line(tmp_path):

@@ -36,6 +36,14 @@ def test_every_script_that_a_workflow_calls_is_there():
     assert all(os.access(script, os.X_OK) for script in SCRIPTS)
 
 
+def test_a_job_of_every_week_runs_all_slow_tests():
+    jobs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in WORKFLOWS]
+    weekly = [job for job in jobs if "schedule" in (job.get(True) or {})]  # YAML 1.1 takes `on` for true
+    steps = [step.get("run") for job in weekly for of in job["jobs"].values() for step in of["steps"]]
+    assert ".ci/slow" in steps
+    assert (ROOT / ".ci/slow").read_text(encoding="utf-8").splitlines()[-1].endswith("pytest -n 0 -m slow")
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_a_script_is_bash_that_parses(script):
     run("bash", "-n", str(script), cwd=ROOT)

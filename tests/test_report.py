@@ -433,6 +433,16 @@ def test_a_prompt_is_a_text_in_every_figure(tmp_path, prompt):
         assert max(Image.open(tmp_path / "figure.png").size) < 3000
 
 
+def test_long_names_of_columns_do_not_overlap_and_the_seed_below_a_long_prompt_is_not_cut():
+    names = ("a-very-long-adapter-name_from_a_site_v2.0", "rank16-experiment-of-mine:blip_plus", "base")
+    pictures = {name: pictures_of(2) for name in names}
+    figure = comparison(["word " * 40] * 2, pictures, ["seed 7", "seed 8"])
+    figure.tight_layout()
+    boxes = [axis.title.get_window_extent() for axis in figure.axes[:3]]
+    assert not any(one.overlaps(other) for one, other in zip(boxes, boxes[1:], strict=False))
+    assert [axis.get_ylabel().splitlines()[-1] for axis in figure.axes[::3]] == ["seed 7", "seed 8"]
+
+
 def test_a_long_prompt_is_wrapped_and_cut():
     assert wrapped("one two\nthree", 8, 2) == "one two\nthree"
     assert wrapped("word " * 50, 20, 2) == "word word word word\nword word word …"
