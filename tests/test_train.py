@@ -156,6 +156,12 @@ def marked(views, log_variance=-30.0):
     return TrainingSet(moments, torch.tensor([1, 2, 3, 4, 5]), 0.5)
 
 
+def test_each_epoch_has_an_order_of_its_own(data):
+    orders = draw(data, 0, 50).captions.view(10, 5)
+    assert (orders.sort().values == data.captions).all()
+    assert len(orders.unique(dim=0)) > 5
+
+
 def test_both_views_are_drawn_as_often_as_each_other():
     values = draw(marked(2), 0, 200).latents[:, 0, 0, 0] / 0.5
     assert set(values.round().int().tolist()) == {10 * i + view for i in range(5) for view in (0, 1)}
@@ -215,6 +221,11 @@ def test_the_log_has_exactly_the_columns_and_a_row_for_each_evaluation(unet, dat
     assert [row["step"] for row in rows] == ["0", "2", "4", "6"]
     assert [row["val_loss"] for row in rows] == ["0.900000", "0.800000", "0.700000", "0.600000"]
     assert rows[0]["train_loss"] == "" and float(rows[1]["train_loss"]) > 0
+
+
+def test_the_last_step_is_evaluated_whatever_their_number(unet, data, tmp_path):
+    rows = fit(unet, data, tmp_path, profile=dataclasses.replace(PROFILE, steps=5))
+    assert [row["step"] for row in rows if row["val_loss"]] == ["0", "2", "4", "5"]
 
 
 def test_best_is_the_adapter_of_the_lowest_val_loss(unet, data, tmp_path):
@@ -411,6 +422,7 @@ def test_the_adapter_begins_as_its_seed_says(data, tmp_path):
     first, again, other = (start_of(tmp_path / name, data, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
     assert torch.equal(first, again)
     assert (first - other).abs().mean() > 0.01
+    assert first.std().item() == pytest.approx(1 / PARAMS.rank, rel=0.05)  # peft's "gaussian"
 
 
 def test_weight_decay_pulls_the_adapter_to_zero(data, tmp_path):
@@ -507,6 +519,19 @@ def test_lora_dropout_changes_training_the_same_way_twice(data, tmp_path):
     assert rows[0] == rows[1] != rows[2]
 
 
+def test_lora_dropout_drops_something_else_at_each_step(data, tmp_path):
+    masks = []
+
+    def remember(module, args, output):
+        if isinstance(module, torch.nn.Dropout) and module.p > 0:
+            masks.append((output == 0).flatten()[:100])
+
+    with torch.nn.modules.module.register_module_forward_hook(remember):
+        fit_with(tmp_path, data, dataclasses.replace(PROFILE, target_modules=["to_q"]), lora_dropout=0.5)
+    first_of_step = torch.stack(masks[:: len(masks) // PROFILE.steps])
+    assert len(first_of_step) == len(first_of_step.unique(dim=0)) == PROFILE.steps
+
+
 def test_dora_trains_magnitudes_and_is_written_for_diffusers_only(data, tmp_path):
     fit_with(tmp_path, data, use_dora=True)
     assert any("lora_magnitude_vector" in key for key in final(tmp_path))
@@ -545,6 +570,7 @@ def test_noise_offset_shifts_whole_channels(data):
     plain, offset = (draw(data, 0, 200, noise_offset=share).noise.mean(dim=(2, 3)) for share in (0.0, 0.5))
     assert plain.std() == pytest.approx(1 / 8, rel=0.1)  # the mean of 64 values
     assert offset.std() == pytest.approx((1 / 64 + 0.25) ** 0.5, rel=0.1)
+    assert offset.std(dim=1).mean() > 0.35  # each channel by its own
 
 
 def test_the_target_is_what_the_models_scheduler_says(data, tmp_path):
