@@ -51,11 +51,12 @@ def run(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedPro
 
 def call(program: ModuleType, project: Path, *arguments: object) -> str:
     """What the program prints, called in this process: a second instead of the six that its imports take."""
-    printed = io.StringIO()
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # what a terminal's is
     argv = mock.patch("sys.argv", [program.__name__, *map(str, arguments)])
     with contextlib.chdir(project), argv, contextlib.redirect_stdout(printed):
         program.main()
-    return printed.getvalue()
+    printed.seek(0)
+    return printed.read()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".yaml")
 LONGEST = 300  # s that the tests of one defect may take
+AS_IT_IS = "no defect, "
+BROKEN = 70  # an exit code that pytest has not
 # Most of a test's time is the import of these: it is done once, before each test's process is forked.
 SLOW_IMPORTS = (
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion transformers.models.blip.modeling_blip "
@@ -86,15 +89,12 @@ def copy_project(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name)
 
 
-def plant(defect: Defect, pristine: Path, target: Path) -> None:
-    """A copy of the pristine project with the defect in it; what is the same is linked."""
-    shutil.copytree(pristine, target, copy_function=os.link)
-    (target / defect.file).unlink()
-    (target / defect.file).write_text(defect.planted(pristine), encoding="utf-8")
-
-
-def run_tests(tests: Iterable[str], project: Path) -> None:
-    """Run them as the last thing that this process does; it exits as pytest does."""
+def attempt(defect: Defect | None, tests: Iterable[str], pristine: Path, project: Path) -> None:
+    """Run the tests in a new copy with the defect in it, as the last thing of this process; it exits as pytest does."""
+    shutil.copytree(pristine, project, copy_function=os.link)
+    if defect:
+        (project / defect.file).unlink()  # what is the same is linked
+        (project / defect.file).write_text(defect.planted(pristine), encoding="utf-8")
     os.chdir(project)
     with (project / "pytest.log").open("wb") as log:
         os.dup2(log.fileno(), 1)
@@ -106,18 +106,30 @@ def run_tests(tests: Iterable[str], project: Path) -> None:
     os._exit(code)
 
 
-def in_processes(work: dict[Defect, Callable[[], None]], jobs: int):
-    """Each work in a forked process, so many at once: the defects as they end, with the exit code, < 0 for a signal."""
-    waiting, running = list(work), {}
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            defect = waiting.pop(0)
-            pid = os.fork()
-            if pid == 0:
-                work[defect]()
-            running[pid] = defect
-        pid, status = os.wait()
-        yield running.pop(pid), os.waitstatus_to_exitcode(status)
+def attempts(work: list[tuple[str, Defect | None, Iterable[str]]], jobs: int) -> Iterator[tuple[str, bool]]:
+    """The names of the work as it ends, and whether a test failed, each in a copy and a forked process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        pristine, running, waiting = Path(folder) / "pristine", {}, work[::-1]
+        copy_project(pristine)
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name, defect, tests = waiting.pop()
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        attempt(defect, tests, pristine, Path(folder) / name)
+                    finally:  # never back to what the first process does
+                        traceback.print_exc()
+                        os._exit(BROKEN)
+                running[pid] = name
+            pid, status = os.wait()
+            name, code = running.pop(pid), os.waitstatus_to_exitcode(status)
+            log = Path(folder) / name / "pytest.log"
+            # 0: all passed, 1: some failed, 2: some could not be imported, or the alarm rang.
+            if code not in (0, 1, 2, -signal.SIGALRM) or code and name.startswith(AS_IT_IS):
+                sys.exit(f"{name}: pytest ended with {code}\n{log.read_text() if log.is_file() else ''}")
+            shutil.rmtree(Path(folder) / name)
+            yield name, code != 0
 
 
 def main() -> None:
@@ -130,34 +142,25 @@ def main() -> None:
     results_path = ROOT / ".scratch/planted.json"
     results = json.loads(results_path.read_text()) if results_path.is_file() else {}
     remaining = [defect for defect in defects if args.only or keys[defect] not in results]
+    for defect in remaining:
+        defect.planted(ROOT)  # says at once what the code has left behind
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.path.remove(str(Path(__file__).parent))  # the tests import from their copy
-    for name in SLOW_IMPORTS if remaining else ():
-        import_module(name)
-    with tempfile.TemporaryDirectory() as folder:
-        pristine = Path(folder) / "pristine"
-        copy_project(pristine)
-
-        def attempt(defect: Defect) -> Callable[[], None]:
-            def work() -> None:
-                project = Path(folder) / defect.id
-                plant(defect, pristine, project)
-                run_tests(defect.tests, project)
-
-            return work
-
-        started = time.monotonic()
-        for defect, code in in_processes({defect: attempt(defect) for defect in remaining}, args.jobs):
-            log = Path(folder) / defect.id / "pytest.log"
-            # 0: all passed, 1: some failed, 2: some could not be imported, or the alarm rang.
-            if code not in (0, 1, 2, -signal.SIGALRM):
-                sys.exit(f"{defect.id}: pytest ended with {code}\n{log.read_text() if log.is_file() else ''}")
-            results[keys[defect]] = code != 0
-            print(f"{time.monotonic() - started:5.0f} s  {'caught' if code else 'SURVIVED':<9} {defect.id}", flush=True)
+    for module in SLOW_IMPORTS if remaining else ():
+        import_module(module)
+    # First all of these tests with no defect: they must pass.
+    files = sorted({test.partition("::")[0] for defect in remaining for test in defect.tests})
+    work = [(f"{AS_IT_IS}{Path(file).stem}", None, [file]) for file in files]
+    work += [(defect.id, defect, defect.tests) for defect in remaining]
+    key_of, started = {defect.id: keys[defect] for defect in remaining}, time.monotonic()
+    for name, failed in attempts(work, args.jobs):
+        said = "caught" if failed else "passes" if name not in key_of else "SURVIVED"
+        print(f"{time.monotonic() - started:5.0f} s  {said:<9} {name}", flush=True)
+        if name in key_of:
+            results[key_of[name]] = failed
             results_path.parent.mkdir(exist_ok=True)
             results_path.write_text(json.dumps(results, indent=0))
-            shutil.rmtree(Path(folder) / defect.id)
     survived = [defect.id for defect in defects if not results[keys[defect]]]
     caught = len(defects) - len(survived)
     print(f"{caught} of {len(defects)} caught ({caught / max(len(defects), 1):.0%}); survived: {survived or 'none'}")

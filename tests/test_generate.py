@@ -5,11 +5,10 @@ import dataclasses
 import io
 import json
 import operator
-from unittest import mock
 
 import pytest
 import torch
-from conftest import ROOT, copy_project, run
+from conftest import ROOT, call, copy_project, run
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
@@ -23,15 +22,6 @@ from tattoo_lora.params import load_profile
 @pytest.fixture
 def copy(finished, tmp_path):
     return copy_project(finished, tmp_path / "p")
-
-
-def call(program, project, *arguments):
-    """What the program prints, called in this process: a second instead of the six that its imports take."""
-    printed = io.StringIO()
-    argv = mock.patch("sys.argv", [program.__name__, *arguments])
-    with contextlib.chdir(project), argv, contextlib.redirect_stdout(printed):
-        program.main()
-    return printed.getvalue()
 
 
 def fails(*arguments, project=ROOT):
