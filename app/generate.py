@@ -179,20 +179,10 @@ def use_adapter(pipeline, of: Settings) -> None:
 
 def draw_one(pipeline, of: Settings, prompt_embeds, negative_prompt_embeds):
     """A PIL image; embeddings (1, T, D). UserError for one that is all of one colour."""
-    import torch
+    from tattoo_lora.sampling import draw_batch, refuse_blank
 
-    from tattoo_lora.sampling import refuse_blank
-
-    device, dtype = pipeline.unet.device, pipeline.unet.dtype
-    image = pipeline(
-        prompt_embeds=prompt_embeds.to(device, dtype),
-        negative_prompt_embeds=negative_prompt_embeds.to(device, dtype),
-        num_inference_steps=of.steps,
-        guidance_scale=of.guidance_scale,
-        height=of.height,
-        width=of.width,
-        generator=torch.Generator().manual_seed(of.seed),
-    ).images[0]
+    size = (of.width, of.height)
+    [image] = draw_batch(pipeline, prompt_embeds, negative_prompt_embeds, [of.seed], of.steps, of.guidance_scale, size)
     refuse_blank(image, f"{of.prompt!r} with {of.lora or of.base_model}")
     return image
 

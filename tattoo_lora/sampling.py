@@ -47,19 +47,17 @@ def sample_images(
     the batch, so that the same prompt and seed give the same start for every variant.
     """
     images = []
-    unet = pipeline.unet
     for start in range(0, len(prompt_embeds), profile.inference_batch_size):
-        embeds = prompt_embeds[start : start + profile.inference_batch_size].to(unet.device, unet.dtype)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + len(embeds)]]
-        images += pipeline(
-            prompt_embeds=embeds,
-            negative_prompt_embeds=negative_prompt_embeds.expand_as(embeds).to(embeds),
-            num_inference_steps=steps,
-            guidance_scale=profile.guidance_scale,
-            height=profile.resolution,
-            width=profile.resolution,
-            generator=generators,
-        ).images
+        embeds = prompt_embeds[start : start + profile.inference_batch_size]
+        images += draw_batch(
+            pipeline,
+            embeds,
+            negative_prompt_embeds.expand_as(embeds),
+            seeds[start : start + len(embeds)],
+            steps,
+            profile.guidance_scale,
+            (profile.resolution, profile.resolution),
+        )
     return images
 
 
@@ -70,6 +68,55 @@ def refuse_blank(image: Image.Image, what: str) -> None:
     """
     if all(low == high for low, high in image.convert("RGB").getextrema()):
         raise UserError(f"{what}: the picture is all of one colour; the model's numbers went out of range")
+
+
+@torch.inference_mode()
+def draw_batch(
+    pipeline: StableDiffusionPipeline,
+    prompt_embeds: Tensor,
+    negative_prompt_embeds: Tensor,
+    seeds: list[int],
+    steps: int,
+    guidance_scale: float,
+    size: tuple[int, int],
+) -> list[Image.Image]:
+    """One picture of `size` (width, height) for each of prompt_embeds and negative_prompt_embeds (B, T, D).
+
+    UserError where the latents are not finite: a picture of them would be black.
+    """
+    unet, (width, height) = pipeline.unet, size
+    shape = (1, unet.config.in_channels, height // pipeline.vae_scale_factor, width // pipeline.vae_scale_factor)
+    # Drawn in float32 whatever the UNet's dtype: torch's half precision draws other numbers from the same seed.
+    noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    latents = pipeline(
+        prompt_embeds=prompt_embeds.to(unet.device, unet.dtype),
+        negative_prompt_embeds=negative_prompt_embeds.to(unet.device, unet.dtype),
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        height=height,
+        width=width,
+        latents=noise.to(unet.device, unet.dtype),
+        output_type="latent",
+    ).images
+    if not latents.isfinite().all():
+        raise UserError(
+            "the model's numbers went out of range and draw nothing: the adapter is broken or counts too much, or the "
+            f"profile's dtype (here {str(unet.dtype).removeprefix('torch.')}) is too narrow for this model"
+        )
+    return decode_latents(pipeline, latents)
+
+
+def decode_latents(pipeline: StableDiffusionPipeline, latents: Tensor) -> list[Image.Image]:
+    """Pictures of scaled latents (B, C, h, w), decoded in the VAE's own dtype.
+
+    diffusers decodes in the latents' dtype, the UNet's, which fails where that is half precision and the VAE float32.
+    One at a time, because at 512 px each takes more than a gigabyte.
+    """
+    vae = pipeline.vae
+    latents = latents.to(vae.dtype) / vae.config.scaling_factor
+    decoded = torch.cat([vae.decode(of_picture).sample for of_picture in latents.split(1)])
+    pipeline.maybe_free_model_hooks()  # with low_memory the VAE leaves the GPU again
+    return pipeline.image_processor.postprocess(decoded, output_type="pil")
 
 
 @torch.inference_mode()
