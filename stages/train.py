@@ -37,7 +37,6 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
     with one_line_errors():
         load_profile(load_params().profile)
 
-import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
@@ -75,7 +74,6 @@ from tattoo_lora.tokenizer import load_tokenizer
 from tattoo_lora.validation import timestep_grid, validation_losses
 
 LOG_EVERY = 10  # steps a row: the loss stays on the device until a row is due
-MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # diffusers' names
 COMPILE_MODES = {"default": "default", "graphs": "reduce-overhead"}  # torch.compile's names
 OPTIMIZERS = {  # module, class and its options; all but the first are packages of their own
@@ -107,9 +105,11 @@ class Denoiser(nn.Module):
         else:
             encoder_hidden_states = self.text_encoder(self.input_ids[captions]).last_hidden_state
         dtype = self.unet.dtype
-        return self.unet(
-            noisy_latents.to(dtype), timesteps, encoder_hidden_states=encoder_hidden_states.to(dtype)
-        ).sample
+        # The adapter's float32 weights compute in the UNet's dtype, on a CPU as on a GPU.
+        with torch.autocast(noisy_latents.device.type, dtype, enabled=dtype != torch.float32):
+            return self.unet(
+                noisy_latents.to(dtype), timesteps, encoder_hidden_states=encoder_hidden_states.to(dtype)
+            ).sample
 
 
 class Log:
@@ -275,7 +275,8 @@ def train(
 
     `evaluate(step)` gives val_loss and clip_score of the live model, `save(name, step, val_loss)` keeps it; both are
     called in the first process only, which alone has a log. An interrupted run goes on from its last checkpoint and
-    ends with the same bytes. UserError where the loss is no longer finite: the last good weights are saved as final.
+    ends with the same bytes. UserError where a loss is no longer finite: the weights of the last evaluation before it
+    are saved as final.
     """
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     effective_batch_size = profile.batch_size * profile.gradient_accumulation_steps * world
@@ -292,7 +293,9 @@ def train(
     ema = None if params.ema_decay is None else EMAModel(lora_params, decay=params.ema_decay)
     if params.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
-    model, optimizer = accelerator.prepare(denoiser, optimizer)
+    model = accelerator.prepare(denoiser)
+    # Small gradients would round to nothing in float16; with any other dtype the scaler does nothing.
+    scaler = torch.amp.GradScaler(device.type, enabled=denoiser.unet.dtype == torch.float16)
     denoiser.train(params.lora_dropout > 0)  # nothing else in it has a dropout
 
     compile_mode = pick_compile(params.compile, device)
@@ -319,7 +322,7 @@ def train(
             first = (step - 1) * effective_batch_size + (micro * world + rank) * micro_batch_size
             with nullcontext() if micro == micro_batches - 1 else accelerator.no_sync(model):
                 loss = micro_batch_loss(forward, first, micro_batch_size)
-                accelerator.backward(loss / micro_batches)
+                accelerator.backward(scaler.scale(loss / micro_batches))
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
@@ -366,7 +369,17 @@ def train(
             with averaged(ema, lora_params):
                 save(name, step, val_loss)
 
-    parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "scaler": accelerator.scaler, "ema": ema}
+    def stop_diverged(what: str, step: int) -> None:
+        """UserError; the adapter as it was when it was last measured well is saved as final, if it had learned."""
+        if accelerator.is_main_process and good_step > 0:
+            with torch.no_grad():
+                for parameter, good in zip(lora_params, last_good, strict=True):
+                    parameter.copy_(good)
+            save("final", good_step, None)
+        kept = f"the weights of step {good_step} are saved as final" if good_step > 0 else "nothing is saved"
+        raise UserError(f"{what} at step {step}; lower learning_rate ({profile.learning_rate:g}); {kept}")
+
+    parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "scaler": scaler, "ema": ema}
     parts = {name: part for name, part in parts.items() if part is not None}
     state = checkpoints.load()
     if state:
@@ -383,9 +396,14 @@ def train(
         fitting = pick_micro_batch_size(denoiser, params, profile, device, world, try_gradients)
         micro_batch_size = min(gather_object([fitting]))
         val_loss, clip_score = evaluate_in_first_process(0)
+        if not math.isfinite(val_loss):
+            raise UserError(
+                f"val_loss is {val_loss} before any training; the base model's numbers go out of range in "
+                f"{str(denoiser.unet.dtype).removeprefix('torch.')}: set the profile's dtype to float32 or bfloat16"
+            )
         if log:
             log.row(0, None, val_loss, clip_score)
-    last_good = [parameter.detach().clone() for parameter in lora_params]
+    last_good, good_step = [parameter.detach().clone() for parameter in lora_params], start
     last_checkpoint, checkpointed = start, time.monotonic()
     longest = math.inf if params.checkpoint_minutes is None else 60 * params.checkpoint_minutes
     losses: list[Tensor] = []
@@ -412,8 +430,10 @@ def train(
                     torch.cuda.empty_cache()
         losses.append(loss)
         if params.max_grad_norm is not None:
-            accelerator.clip_grad_norm_(lora_params, params.max_grad_norm)
-        optimizer.step()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(lora_params, params.max_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
         lr_scheduler.step()
         optimizer.zero_grad()
         if ema is not None:
@@ -423,22 +443,18 @@ def train(
         if due or step % LOG_EVERY == 0:
             train_loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
             losses.clear()
-            if not np.isfinite(train_loss):
-                with torch.no_grad():
-                    for parameter, good in zip(lora_params, last_good, strict=True):
-                        parameter.copy_(good)
-                if accelerator.is_main_process:
-                    save("final", step, None)
-                raise UserError(
-                    f"train_loss is {train_loss} at step {step}; lower learning_rate ({profile.learning_rate:g}); "
-                    "the last good weights are saved as final"
-                )
+            if not math.isfinite(train_loss):
+                stop_diverged(f"train_loss is {train_loss}", step)
             val_loss, clip_score = evaluate_in_first_process(step) if due else (None, None)
+            if due and not math.isfinite(val_loss):
+                stop_diverged(f"val_loss is {val_loss}", step)
             if log:
                 log.row(step, train_loss, val_loss, clip_score)
             progress.set_postfix(loss=f"{train_loss:.4f}", refresh=False)
-            last_good = [parameter.detach().clone() for parameter in lora_params]
             if val_loss is not None:
+                # The averaged weights where there are some: what was measured.
+                with averaged(ema, lora_params):
+                    last_good, good_step = [parameter.detach().clone() for parameter in lora_params], step
                 evals_since_best += 1
                 if val_loss < best_loss:
                     best_loss, evals_since_best = val_loss, 0
@@ -450,9 +466,10 @@ def train(
                 f"early stop at step {step}: val_loss {best_loss:.4f} not bettered in {evals_since_best} evaluations"
             )
             break
-        # At a row, when no loss is pending and the last good weights are the present ones.
+        # At a row, when no loss is pending.
         due = step - last_checkpoint >= params.checkpoint_every or time.monotonic() - checkpointed >= longest
-        if due and not losses and step < profile.steps and accelerator.is_main_process:
+        finite = all(parameter.isfinite().all() for parameter in lora_params) if due and not losses else False
+        if finite and step < profile.steps and accelerator.is_main_process:
             saved = {name: part.state_dict() for name, part in parts.items()}
             saved |= {"step": step, "best_loss": best_loss, "evals_since_best": evals_since_best}
             saved |= {"micro_batch_size": micro_batch_size}
@@ -505,7 +522,7 @@ def run(args: argparse.Namespace) -> None:
     weight_dtype = pick_dtype(profile.dtype)
     accelerator = Accelerator(
         cpu=pick_device().type == "cpu",
-        mixed_precision=MIXED_PRECISION[weight_dtype],
+        mixed_precision="no",  # the Denoiser and the scaler see to it, the same way on a CPU, which accelerate refuses
         # The buffers are the same in all processes: sending them with every step would be for nothing.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -544,6 +561,8 @@ def run(args: argparse.Namespace) -> None:
         losses = validation_losses(
             unet, noise_scheduler, val_latents, val_embeds, timesteps, profile.inference_batch_size
         )
+        if not losses.isfinite().all():
+            return math.nan, math.nan
         with on_device(device, vae, clip):
             images = sample_images(pipeline, live[len(texts) :], live[:1], seeds, params.sampler_steps, profile)
             text_embeds = embed_texts(clip, processor, params.prompts)

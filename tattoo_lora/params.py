@@ -23,11 +23,14 @@ class Range:
     low: float
     high: float = math.inf
 
+    multiple_of: int = 1
+
     def __str__(self) -> str:
-        return f"at least {self.low:.10g}" if self.high == math.inf else f"{self.low:.10g} to {self.high:.10g}"
+        ends = f"at least {self.low:.10g}" if self.high == math.inf else f"{self.low:.10g} to {self.high:.10g}"
+        return ends if self.multiple_of == 1 else f"{ends}, a multiple of {self.multiple_of}"
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
+        return self.low <= value <= self.high and (self.multiple_of == 1 or value % self.multiple_of == 0)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Profile:
     caption_revision: str | None
     clip_model: str
     clip_revision: str | None
-    resolution: Annotated[int, Range(16, 4096)]
+    resolution: Annotated[int, Range(16, 4096, multiple_of=8)]  # a latent is 8 px wide
     dtype: Annotated[str, OneOf(("auto", "float32", "bfloat16", "float16"))]
     low_memory: bool
     target_modules: list[str]
@@ -206,7 +209,13 @@ def load_profile(name: str, root: Path = Path()) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"params.yaml: profile: there is no {path}; profiles here: {known}")
-    return _read(path, Profile)
+    profile = _read(path, Profile)
+    if profile.warmup_steps >= profile.steps:
+        raise UserError(
+            f"{path}: warmup_steps: found {profile.warmup_steps}, allowed: less than steps ({profile.steps}); "
+            "a training that ends in its warm-up learns next to nothing"
+        )
+    return profile
 
 
 def _read(path: Path, schema: type) -> Any:

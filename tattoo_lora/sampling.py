@@ -1,5 +1,8 @@
 """Pictures from fixed prompts and seeds, and how well CLIP finds them to match."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
@@ -62,12 +65,9 @@ def sample_images(
 
 
 def refuse_blank(image: Image.Image, what: str) -> None:
-    """UserError where the picture, named by `what`, is all of one colour.
-
-    Numbers that are not finite are drawn black, without a word by diffusers.
-    """
+    """UserError where the picture, named by `what`, is all of one colour."""
     if all(low == high for low, high in image.convert("RGB").getextrema()):
-        raise UserError(f"{what}: the picture is all of one colour; the model's numbers went out of range")
+        raise UserError(f"{what}: the picture is all of one colour; try another seed or less strength")
 
 
 @torch.inference_mode()
@@ -82,39 +82,52 @@ def draw_batch(
 ) -> list[Image.Image]:
     """One picture of `size` (width, height) for each of prompt_embeds and negative_prompt_embeds (B, T, D).
 
-    UserError where the latents are not finite: a picture of them would be black.
+    Raises UserError as `decode_latents` does.
     """
     unet, (width, height) = pipeline.unet, size
     shape = (1, unet.config.in_channels, height // pipeline.vae_scale_factor, width // pipeline.vae_scale_factor)
     # Drawn in float32 whatever the UNet's dtype: torch's half precision draws other numbers from the same seed.
     noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    latents = pipeline(
-        prompt_embeds=prompt_embeds.to(unet.device, unet.dtype),
-        negative_prompt_embeds=negative_prompt_embeds.to(unet.device, unet.dtype),
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        height=height,
-        width=width,
-        latents=noise.to(unet.device, unet.dtype),
-        output_type="latent",
-    ).images
-    if not latents.isfinite().all():
-        raise UserError(
-            "the model's numbers went out of range and draw nothing: the adapter is broken or counts too much, or the "
-            f"profile's dtype (here {str(unet.dtype).removeprefix('torch.')}) is too narrow for this model"
-        )
+    with without_text_encoder(pipeline):
+        latents = pipeline(
+            prompt_embeds=prompt_embeds.to(unet.device, unet.dtype),
+            negative_prompt_embeds=negative_prompt_embeds.to(unet.device, unet.dtype),
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            height=height,
+            width=width,
+            latents=noise.to(unet.device, unet.dtype),
+            output_type="latent",
+        ).images
     return decode_latents(pipeline, latents)
+
+
+@contextmanager
+def without_text_encoder(pipeline: StableDiffusionPipeline) -> Iterator[None]:
+    """diffusers casts embeddings that it is given to the dtype of a text encoder it does not use: hide it meanwhile."""
+    text_encoder, pipeline.text_encoder = pipeline.text_encoder, None
+    try:
+        yield
+    finally:
+        pipeline.text_encoder = text_encoder
 
 
 def decode_latents(pipeline: StableDiffusionPipeline, latents: Tensor) -> list[Image.Image]:
     """Pictures of scaled latents (B, C, h, w), decoded in the VAE's own dtype.
 
     diffusers decodes in the latents' dtype, the UNet's, which fails where that is half precision and the VAE float32.
-    One at a time, because at 512 px each takes more than a gigabyte.
+    One at a time, because at 512 px each takes more than a gigabyte. UserError where a pixel is not finite: diffusers
+    would draw it black without a word.
     """
     vae = pipeline.vae
     latents = latents.to(vae.dtype) / vae.config.scaling_factor
     decoded = torch.cat([vae.decode(of_picture).sample for of_picture in latents.split(1)])
+    if not decoded.isfinite().all():
+        raise UserError(
+            "the picture would be all of one colour; the model's numbers went out of range: the adapter is broken or "
+            f"counts too much, or the profile's dtype (here {str(pipeline.unet.dtype).removeprefix('torch.')}) is too "
+            "narrow for this model"
+        )
     pipeline.maybe_free_model_hooks()  # with low_memory the VAE leaves the GPU again
     return pipeline.image_processor.postprocess(decoded, output_type="pil")
 

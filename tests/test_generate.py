@@ -144,7 +144,17 @@ def test_a_picture_of_one_colour_is_an_error(part):
     settings = Settings("an owl", "", 7, 1, 4.0, 64, 64, base, None, "float32", None, None, 1.0)
     studio.draw(settings, profile)
     operator.attrgetter(part)(studio.pipeline).weight.data.fill_(torch.nan)
-    with pytest.raises(UserError, match="'an owl' with .*base: the picture is all of one colour; the model's numbers"):
+    with pytest.raises(UserError, match=r"all of one colour; the model's numbers .* \(here float32\) is too narrow"):
+        studio.draw(settings, profile)
+
+
+def test_a_blank_picture_is_an_error():
+    profile, studio = load_profile("embedded", ROOT), Studio()
+    base = str(ROOT / profile.base_model)
+    settings = Settings("an owl", "", 7, 1, 4.0, 64, 64, base, None, "float32", None, None, 1.0)
+    studio.draw(settings, profile)
+    studio.pipeline.vae.decoder.conv_out.weight.data.zero_()
+    with pytest.raises(UserError, match="'an owl' with .*base: the picture is all of one colour; try another seed"):
         studio.draw(settings, profile)
 
 

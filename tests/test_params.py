@@ -68,6 +68,21 @@ def test_a_wrong_value_is_named_with_file_key_found_and_allowed(folder, key, val
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("resolution", "100", "resolution: found 100, allowed: a whole number 16 to 4096, a multiple of 8"),
+        ("warmup_steps", "240", "warmup_steps: found 240, allowed: less than steps (240); a training that ends in its"),
+        ("dtype", "half", "dtype: found 'half', allowed: one of auto, float32, bfloat16, float16"),
+    ],
+)
+def test_a_wrong_value_of_a_profile_is_named_too(folder, key, value, message):
+    set_value(folder / "profiles/embedded.yaml", key, value)
+    with pytest.raises(UserError) as error:
+        load_profile("embedded", folder)
+    assert f"embedded.yaml: {message}" in str(error.value)
+
+
 def test_off_is_a_word_though_yaml_takes_it_for_false(folder):
     set_value(folder / "params.yaml", "compile", "off")
     assert load_params(folder).train.compile == "off"

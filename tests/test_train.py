@@ -355,14 +355,48 @@ def test_clipping_bounds_the_step(data, tmp_path):
     assert moved(tmp_path / "clipped") < moved(tmp_path / "free") / 100
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_last_good_weights(unet, data, tmp_path):
-    moments = data.moments.clone()
-    moments[:] = float("nan")
-    poisoned = dataclasses.replace(data, moments=moments)
-    with pytest.raises(UserError, match="train_loss is nan at step 2; lower learning_rate"):
+def test_a_loss_that_is_not_finite_stops_with_the_weights_of_the_last_evaluation_before(data, tmp_path):
+    for ema_decay in (None, 0.9):
+        folder, params = tmp_path / str(ema_decay), dataclasses.replace(PARAMS, save_every=2, ema_decay=ema_decay)
+        with pytest.raises(
+            UserError, match="val_loss is nan at step 4; lower .*; the weights of step 2 are saved as fin"
+        ):
+            fit(make_unet(), data, folder, params, val_losses=[1.0, 0.9, math.nan])
+        assert (folder / "final.safetensors").read_bytes() == (folder / "step0002.safetensors").read_bytes()
+
+
+def test_a_training_that_diverges_before_it_was_measured_saves_nothing(unet, data, tmp_path):
+    poisoned = dataclasses.replace(data, moments=torch.full_like(data.moments, math.nan))
+    with pytest.raises(UserError, match="train_loss is nan at step 2; lower learning_rate .*; nothing is saved"):
         fit(unet, poisoned, tmp_path)
-    tensors = load_file(tmp_path / "final.safetensors")
-    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_no_snapshot_holds_weights_that_are_not_finite(unet, data, tmp_path):
+    """A step whose loss is fine may still ruin the weights: a run that goes on from it could not be saved."""
+    profile = dataclasses.replace(PROFILE, eval_every=1, steps=3, learning_rate=math.inf)
+    with pytest.raises(UserError, match="train_loss is nan at step 2"):
+        fit(unet, data, tmp_path, dataclasses.replace(PARAMS, checkpoint_every=1), profile)
+    assert not list((tmp_path / "checkpoints").glob("step*"))
+
+
+def test_a_base_model_that_is_not_finite_stops_before_training(unet, data, tmp_path):
+    with pytest.raises(
+        UserError, match="val_loss is nan before any training; .* out of range in float32: set the prof"
+    ):
+        fit(unet, data, tmp_path, val_losses=[math.nan])
+
+
+def test_gradients_too_small_for_float16_are_learned_from(data, tmp_path):
+    """Without a scaler they round to nothing, and the adapter stays where it started."""
+    tiny = dataclasses.replace(data, moments=data.moments * 1e-4)  # the loss hardly depends on them
+    unet = make_unet().half()
+    unet.conv_out.weight.mul_(1e-4)
+    unet.conv_out.bias.zero_()
+    fit(unet, tiny, tmp_path, dataclasses.replace(PARAMS, weight_decay=0.0))
+    changed = [tensor for key, tensor in final(tmp_path).items() if "lora_B" in key]
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in changed)
+    assert sum(bool(tensor.any()) for tensor in changed) == len(changed)
 
 
 class Killed(Exception):

@@ -1,0 +1,117 @@
+"""Every stage that computes, and what draws, in each dtype that a profile can name: what a GPU does, on the CPU."""
+
+import dataclasses
+import json
+import re
+
+import pandas as pd
+import pytest
+import torch
+from conftest import PROCESSED, ROOT, call, copy_project, set_value
+from PIL import Image
+from safetensors.torch import load_file
+
+import stages.caption_blip
+import stages.encode
+import stages.evaluate
+import stages.train
+from app.generate import Settings, Studio
+from tattoo_lora.params import load_profile
+
+DTYPES = ("bfloat16", "float16")  # float32 is what all the other tests run in
+TRAININGS = {
+    "low memory": {"low_memory": "true"},
+    "DoRA": {"use_dora": "true"},
+    "all else": {
+        "text_encoder_lr": 1.0e-4,
+        "ema_decay": 0.9,
+        "lora_dropout": 0.1,
+        "gradient_checkpointing": "true",
+        "micro_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "batch_size": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def project(request, processed, tmp_path_factory):
+    """The tiny project with a profile of that dtype, captioned and encoded in it."""
+    project = copy_project(processed, tmp_path_factory.mktemp(request.param) / "p")
+    set_value(project / "profiles/embedded.yaml", "dtype", request.param)
+    set_value(project / "profiles/embedded.yaml", "steps", 2)
+    call(stages.caption_blip, project, PROCESSED, "--out", f"{PROCESSED}/captions_blip")
+    call(stages.encode, project, PROCESSED, "--out", f"{PROCESSED}/latents.safetensors")
+    return project
+
+
+def train(project, **settings):
+    """The adapter's folder after a training with these settings."""
+    files = [project / "params.yaml", project / "profiles/embedded.yaml"]
+    before = [path.read_text() for path in files]
+    for key, value in settings.items():
+        set_value(next(path for path in files if re.search(rf"(?m)^ *{key}:", path.read_text())), key, value)
+    call(
+        stages.train, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
+        "--drawings", f"{PROCESSED}/drawings.csv", "--captions", f"{PROCESSED}/captions_blip",
+        "--lora", "lora", "--log-csv", "log.csv", "--samples", "samples",
+    )  # fmt: skip
+    for path, text in zip(files, before, strict=True):
+        path.write_text(text)
+    return project / "lora"
+
+
+def is_drawn(path):
+    with Image.open(path) as image:
+        return any(low < high for low, high in image.getextrema())
+
+
+def test_captions_and_latents_are_made(project):
+    captions = [path.read_text().strip() for path in (project / PROCESSED / "captions_blip").iterdir()]
+    assert len(captions) == 12 and all(captions)
+    latents = load_file(project / PROCESSED / "latents.safetensors").values()
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in latents)
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_an_adapter_is_trained_with_pictures_on_the_way(project, kind):
+    lora = train(project, **TRAININGS[kind])
+    tensors = load_file(lora / "final.safetensors")
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors.values())
+    assert any(tensor.any() for key, tensor in tensors.items() if "lora_B" in key)
+    assert all(is_drawn(path) for path in (project / "samples").rglob("*.png"))
+    rows = pd.read_csv(project / "log.csv")
+    assert rows["val_loss"].notna().sum() >= 2 and rows["clip_score"].notna().sum() >= 2
+
+
+def test_an_adapter_is_measured_and_drawn_with(project):
+    lora = train(project) / "best.safetensors"
+    call(
+        stages.evaluate, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
+        "--drawings", f"{PROCESSED}/drawings.csv", "--images", f"{PROCESSED}/images",
+        "--captions", f"{PROCESSED}/captions_blip", "--lora", lora, "--out", "out",
+    )  # fmt: skip
+    assert all(is_drawn(path) for path in (project / "out").glob("*.png"))
+    metrics = json.loads((project / "out/metrics.json").read_text())
+    # As in float32, up to the dtype's own rounding: bfloat16 has 8 bits.
+    assert metrics["val_loss"] == pytest.approx(reference(project, lora), rel=0.05)
+
+
+def reference(project, lora):
+    set_value(project / "profiles/embedded.yaml", "dtype", "float32")
+    call(
+        stages.evaluate, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
+        "--drawings", f"{PROCESSED}/drawings.csv", "--images", f"{PROCESSED}/images",
+        "--captions", f"{PROCESSED}/captions_blip", "--lora", lora, "--out", "reference",
+    )  # fmt: skip
+    return json.loads((project / "reference/metrics.json").read_text())["val_loss"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_a_picture_is_drawn(dtype, low_memory):
+    profile = dataclasses.replace(load_profile("embedded", ROOT), low_memory=low_memory)
+    base = str(ROOT / profile.base_model)
+    settings = Settings("an owl", "", 7, 4, 4.0, 64, 64, base, None, dtype, None, None, 1.0)
+    image = Studio().draw(settings, profile)
+    assert any(low < high for low, high in image.getextrema())
