@@ -87,6 +87,7 @@ def copy_project(target: Path) -> None:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
+    subprocess.run(["git", "init", "-q"], cwd=target, check=True)
 
 
 def attempt(defect: Defect | None, tests: Iterable[str], pristine: Path, project: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import operator
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, call, copy_project, run
@@ -17,6 +18,8 @@ from app import compare, generate
 from app.generate import Settings, Studio, file_name
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import load_profile
+from tattoo_lora.prompts import encode_prompts
+from tattoo_lora.sampling import load_pipeline, sample_images
 
 
 @pytest.fixture
@@ -85,6 +88,41 @@ def test_prompts_from_a_file_and_the_size(copy):
         "a-key_7.png": (96, 64),
         "a-crown_7.png": (96, 64),
     }
+
+
+def test_each_setting_of_the_command_counts(processed, tmp_path):
+    """Drawn by the command and by the library with the same settings, they are the same pictures."""
+    project = copy_project(processed, tmp_path / "p")
+    options = ("--n", "2", "--seed", "5", *FAST, "--json")
+    kinds = {
+        "plain": (),
+        "negative": ("--negative", "a skull"),
+        "unguided": ("--guidance", "0"),
+        "longer": ("--steps", "3"),
+    }
+    pictures = {}
+    for kind, arguments in kinds.items():
+        made = json.loads(call(generate, project, "an owl", *options, *arguments, "--out", kind))
+        pictures[kind] = [Image.open(project / entry["files"][0]).tobytes() for entry in made]
+        assert [entry["settings"]["seed"] for entry in made] == [5, 6]
+    assert len({picture for of_kind in pictures.values() for picture in of_kind}) == 8
+    profile = dataclasses.replace(load_profile("embedded", ROOT), base_model=str(ROOT / "models/embedded/base"))
+    pipeline = load_pipeline(profile)
+    embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["an owl", "a skull", ""]).split(1)
+
+    def drawn(negative, scale=profile.guidance_scale):
+        settings = dataclasses.replace(profile, guidance_scale=scale)
+        return sample_images(pipeline, embeds[0], negative, [6], 2, settings)[0]
+
+    for kind, expected in (
+        ("plain", drawn(embeds[2])),
+        ("negative", drawn(embeds[1])),
+        ("unguided", drawn(embeds[2], 0.0)),
+    ):
+        difference = np.frombuffer(pictures[kind][1], np.uint8).astype(int) - np.frombuffer(
+            expected.tobytes(), np.uint8
+        )
+        assert np.abs(difference).max() <= 2, kind
 
 
 MISTAKES = {

@@ -23,8 +23,8 @@ from tattoo_lora.drawings import Drawing
 from tattoo_lora.errors import UserError
 from tattoo_lora.kohya import kohya_name, to_kohya
 from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, kohya_path, load_lora, save_lora, write_safetensors
-from tattoo_lora.lora_header import dataset_hash, word_frequency
-from tattoo_lora.params import load_profile
+from tattoo_lora.lora_header import dataset_hash, lora_header, word_frequency
+from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.prompts import encode_prompts
 from tattoo_lora.sampling import load_pipeline
 
@@ -399,6 +399,21 @@ def test_the_header_counts_words_and_knows_the_drawings_whatever_their_order():
     assert word_frequency(["a rose, Line art", "a key"]) == {"a": 2, "art": 1, "key": 1, "line": 1, "rose": 1}
     drawings = [Drawing(f"{name}.png", name * 64, "train") for name in "ab"]
     assert dataset_hash(drawings) == dataset_hash(drawings[::-1]) != dataset_hash(drawings[:1])
+
+
+def test_the_header_says_what_the_adapter_learned_from_and_how():
+    params = dataclasses.replace(load_params(ROOT).train, rank=4, alpha=2.0, seed=9)
+    profile = dataclasses.replace(load_profile("embedded", ROOT), target_modules=["to_q"], base_revision="abc")
+    drawings = [Drawing("a.png", "a" * 64, "train"), Drawing("b.png", "b" * 64, "val")]
+    header = lora_header("mine", "inked", ["inked, an owl", "a key"], drawings, params, profile, "v_prediction")
+    assert (header["ss_network_dim"], header["ss_network_alpha"], header["ss_seed"]) == ("4", "2.0", "9")
+    assert json.loads(header["ss_tag_frequency"]) == {"mine": {"an": 1, "inked": 1, "owl": 1}}
+    assert (header["ss_num_train_images"], header["ss_dataset_hash"]) == ("1", dataset_hash(drawings))
+    assert (header["modelspec.trigger_phrase"], header["modelspec.prediction_type"]) == ("inked", "v")
+    assert header["ss_sd_model_name"] == "models/embedded/base@abc" and header["ss_network_args"] == "{}"
+    convolutions = dataclasses.replace(profile, target_modules=["to_q", "conv1"])
+    header = lora_header("mine", "", ["an owl", "a key"], drawings, params, convolutions, "epsilon")
+    assert json.loads(header["ss_network_args"]) == {"conv_dim": "4"}
 
 
 def test_a_file_is_the_same_bytes_each_time_and_readable(tmp_path):

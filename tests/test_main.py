@@ -23,6 +23,19 @@ def test_run_again_it_does_nothing_and_says_so(copy):
     assert "plots/comparison.png" in again.stdout and "runs/lora/<variant>/best.safetensors" in again.stdout
 
 
+def test_what_was_asked_for_is_set_in_the_params_and_nothing_else(project, tmp_path):
+    copy = copy_project(project, tmp_path / "p")
+    shutil.copy(copy / "profiles/embedded.yaml", copy / "profiles/mine.yaml")
+    (copy / "data/raw/nothing").mkdir()  # no drawings: DVC stops at the first stage
+    before = (copy / "params.yaml").read_text(encoding="utf-8").splitlines()
+    result = press(copy, "--dataset", "nothing", "--profile", "mine")
+    assert "data/raw/nothing: no drawings" in result.stderr
+    after = (copy / "params.yaml").read_text(encoding="utf-8").splitlines()
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert [new.replace(new.split()[1], old.split()[1], 1) for old, new in changed] == [old for old, _ in changed]
+    assert {new.split()[0]: new.split()[1] for _, new in changed} == {"dataset:": "nothing", "profile:": "mine"}
+
+
 @pytest.mark.slow
 def test_a_folder_of_drawings_is_brought_in_and_used(copy, tmp_path):
     mine = tmp_path / "My flash ü"

@@ -1,5 +1,7 @@
 """Added, changed, renamed and removed drawings: what is new is captioned and encoded, with a clean run's bytes."""
 
+import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import DRAWINGS, PROCESSED, ROOT, call, copy_project, run, set_value
 from PIL import Image, ImageDraw, ImageOps
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stages import caption_blip, encode
 
@@ -127,6 +129,32 @@ def test_the_users_own_captions_are_taken_and_the_drawings_not_captioned(copy):
     texts = {path.stem: path.read_text() for path in (copy / PROCESSED / "captions_blip").iterdir()}
     assert texts["key"] == "my own key\n" and set(texts) == set(DRAWINGS)
     assert sum(name in text for name, text in texts.items()) >= 8  # each has its own, not another's
+
+
+def poison(path, key, value):
+    """Fill the tensor of a model's file."""
+    tensors = load_file(path)
+    save_file(tensors | {key: tensors[key].fill_(value)}, path, metadata={"format": "pt"})
+
+
+def test_latents_that_are_not_finite_name_their_drawing(copy, capsys):
+    path = copy / "models/embedded/base/vae/diffusion_pytorch_model.safetensors"
+    poison(path, "quant_conv.bias", math.nan)
+    with pytest.raises(SystemExit):
+        encoded(copy)
+    assert "images/anchor.png: the VAE gave no finite latents" in capsys.readouterr().err
+
+
+def test_an_empty_caption_names_its_drawing_and_what_to_change(copy, capsys):
+    path = copy / "models/embedded/blip/model.safetensors"
+    end = json.loads((path.parent / "config.json").read_text())["text_config"]["sep_token_id"]
+    tensors = load_file(path)
+    bias = next(key for key in tensors if key.endswith("predictions.bias") or key.endswith("decoder.bias"))
+    tensors[bias][end] = 1e4  # nothing is as likely as the end
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(SystemExit):
+        captioned(copy)
+    assert "anchor.png: empty caption; raise caption_blip.max_new_tokens" in capsys.readouterr().err
 
 
 @pytest.mark.slow

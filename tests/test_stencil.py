@@ -77,6 +77,14 @@ def test_lines_that_are_too_close_are_found():
     assert narrow_gaps(ink_of(ring(), OPTIONS), OPTIONS) == 0
 
 
+def test_the_threshold_is_the_grey_below_which_is_ink():
+    image, pen = paper()
+    pen.rectangle((10, 10, 59, 117), (150, 150, 150))  # 0.59
+    pen.rectangle((70, 10, 119, 117), (60, 60, 60))  # 0.24
+    shares = [ink_of(image, Options(width_mm=90, threshold=threshold)).mean() for threshold in (0.4, 0.8)]
+    assert shares == pytest.approx([50 * 108 / 128**2, 2 * 50 * 108 / 128**2], rel=0.03)
+
+
 def test_mirror_turns_it_around():
     image, pen = paper()
     pen.rectangle((10, 10, 30, 100), "black")
