@@ -46,6 +46,7 @@ SCORES = {
 }
 DECIDE = tuple(name for name, score in SCORES.items() if score.does)
 TOO_FEW = "too few to tell"
+MUCH = 0.05  # so much lower a clip_score of all, as a share of the base's, is worth a word even if it may be chance
 OPPOSITE = {"better": "worse", "worse": "better"}
 
 
@@ -173,6 +174,12 @@ def headline(evaluations: dict[str, Evaluation], found: Findings, target: LineAr
     if best is not None:
         won = f"Winner: {best}" if len(variants) > 1 else f"{best} is better than the {base} model"
         return won if evaluations[best].is_line_art(target) else f"{won}, but what it draws is not line art"
+    return no_winner(evaluations, found, against_base) + all_below(evaluations)
+
+
+def no_winner(evaluations: dict[str, Evaluation], found: Findings, against_base: dict[str, dict[str, str]]) -> str:
+    """Why there is none, or between which it is open."""
+    base, *variants = evaluations
     for column in DECIDE:
         if all(verdict[column] == TOO_FEW for verdict in against_base.values()):
             return f"No verdict: fewer than {FEWEST} {SCORES[column].items} are too few to tell"
@@ -188,13 +195,26 @@ def headline(evaluations: dict[str, Evaluation], found: Findings, target: LineAr
     return f"No winner: open between {' and '.join(first)}" if first else "No winner: each is beaten by another"
 
 
+def all_below(evaluations: dict[str, Evaluation]) -> str:
+    """That all clip_scores are much lower than the base's, though it may be chance; nothing where they are not."""
+    base, *others = (evaluation.metrics["clip_score"] for evaluation in evaluations.values())
+    if max(others) > (1 - MUCH) * base:
+        return ""
+    name, values = next(iter(evaluations)), against("clip_score", evaluations)
+    return f"; in the mean, clip_score is below the {name} model's: {values}"
+
+
+def against(column: str, evaluations: dict[str, Evaluation]) -> str:
+    """40.10, 40.32 and 39.87 against 62.07."""
+    base, *others = (f"{evaluation.metrics[column]:.{SCORES[column].digits}f}" for evaluation in evaluations.values())
+    return f"{' and '.join(filter(None, [', '.join(others[:-1]), others[-1]]))} against {base}"
+
+
 def all_worse(column: str, evaluations: dict[str, Evaluation]) -> str:
     """All three draw worse than the base model: clip_score 40.10, 40.32 and 39.87 against 62.07."""
-    base, *others = (f"{evaluation.metrics[column]:.{SCORES[column].digits}f}" for evaluation in evaluations.values())
-    name, *variants = evaluations
+    base, *variants = evaluations
     who = {1: variants[0], 2: "Both", 3: "All three"}.get(len(variants), f"All {len(variants)}")
     does = SCORES[column].does
     if len(variants) == 1:
         does = re.sub(r"^\w+", r"\g<0>s", does)
-    values = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
-    return f"{who} {does} worse than the {name} model: {column} {values} against {base}"
+    return f"{who} {does} worse than the {base} model: {column} {against(column, evaluations)}"
