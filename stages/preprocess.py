@@ -30,8 +30,10 @@ import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import PIL
 from tqdm import tqdm
 
@@ -42,7 +44,7 @@ from tattoo_lora.files import replace_file
 from tattoo_lora.manifest import Found, write_manifest
 from tattoo_lora.memo import Memo, content_key
 from tattoo_lora.params import PreprocessParams, load_params, load_profile
-from tattoo_lora.split import file_sha256, is_held_out
+from tattoo_lora.split import file_sha256, held_out
 from tattoo_lora.times import recorded_time
 
 # What lies beside drawings: licences, lists, what file managers and DVC leave behind.
@@ -50,6 +52,7 @@ NOT_DRAWINGS = {".txt", ".md", ".csv", ".json", ".yaml", ".yml", ".dvc", ".db", 
 RIGHTS = "rights.csv"
 LONGEST_CAPTION = 2000  # bytes; the text encoder reads 77 tokens
 SHOWN = 10  # rejects named on the screen; all are in the manifest
+NO_DRAWING = "a text, and no drawing of its name"
 PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{8}\.png$)[a-z0-9_-]{1,60}\.png")
 
 
@@ -148,7 +151,7 @@ def prepare_once(task: Task) -> dict:
         care.margin, care.min_size, care.max_upscale,
     )  # fmt: skip
     facts = json.loads(memo.read(key, ".json") or "{}")
-    if "rejected" in facts or (facts and memo.path(key, ".png").is_file()):
+    if "rejected" in facts or (facts and all(memo.path(key, suffix).is_file() for suffix in (".png", ".ink.png"))):
         return {"sha256": sha256, "key": key, "new": False, **facts}
     from tattoo_lora.raw_images import Rejected, prepare
 
@@ -160,6 +163,7 @@ def prepare_once(task: Task) -> dict:
         facts = asdict(prepared) | {"png_sha256": hashlib.sha256(prepared.png).hexdigest()}
         memo.write(key, ".png", facts.pop("png"))
         memo.write(key, ".thumbnail.png", facts.pop("thumbnail"))
+        memo.write(key, ".ink.png", facts.pop("ink"))
     memo.write(key, ".json", json.dumps(facts).encode())
     return {"sha256": sha256, "key": key, "new": True, **facts}
 
@@ -209,6 +213,7 @@ def look_at(raw: Path) -> tuple[list[Found], list[Path], dict[Path, str]]:
             row.status = "ignored"
             row.reason = "the drawings' rights" if path == raw / RIGHTS else "no picture by its ending"
             if path.suffix.lower() == ".txt":
+                row.reason = NO_DRAWING
                 texts.append((path, row))
         else:
             candidates.append(path)
@@ -226,42 +231,65 @@ def look_at(raw: Path) -> tuple[list[Found], list[Path], dict[Path, str]]:
     return rows, candidates, captions
 
 
-def leave_out_duplicates(rows: list[Found], facts: list[dict], captioned: list[bool], params: PreprocessParams) -> None:
+def leave_out_duplicates(
+    rows: list[Found], facts: list[dict], captioned: list[bool], params: PreprocessParams
+) -> list[str]:
     """Name the groups in the rows of drawings, and keep one of each: one with a caption of its own, then the largest.
 
-    With duplicates `keep` all are kept, and held out together or not at all.
+    Of a group that holds together through others alone, those are kept too that are no copies of a kept one. With
+    duplicates `keep` all are. Returns for each drawing the hash that decides whether it is held out: its own, or that
+    of the first of its group.
     """
-    from tattoo_lora.duplicates import distances, group, near_pairs, same_pairs, to_words
+    from PIL import Image
+
+    from tattoo_lora.duplicates import Ink, distances, group, near_pairs, same_pairs, to_words
 
     hashes, mirrored = [f["hash"] for f in facts], [f["mirrored_hash"] for f in facts]
     same_bytes, same_pictures = [f["sha256"] for f in facts], [f["png_sha256"] for f in facts]
-    pairs = [
-        *same_pairs(same_bytes), *same_pairs(same_pictures), *near_pairs(hashes, mirrored, params.duplicate_distance)
-    ]  # fmt: skip
-    for positions in group(len(rows), pairs):
+    memo = Memo("preprocess")
+
+    @cache
+    def ink(i: int) -> Ink:
+        return Ink(np.asarray(Image.open(io.BytesIO(memo.read(facts[i]["key"], ".ink.png")))))
+
+    alike = {
+        pair
+        for pair in near_pairs(hashes, mirrored, params.duplicate_distance)
+        if same_pictures[pair[0]] == same_pictures[pair[1]] or ink(pair[0]).lies_on(ink(pair[1]))
+    }
+
+    def copy_of(i: int, kept: int) -> str:
+        """How drawing i shows what the kept one does; empty where it does not."""
+        if same_bytes[i] == same_bytes[kept]:
+            return f"same file as {rows[kept].source}"
+        if same_pictures[i] == same_pictures[kept]:
+            return f"same picture as {rows[kept].source}"
+        if (min(i, kept), max(i, kept)) in alike:
+            bits = distances(to_words([hashes[i]]), to_words([hashes[kept]]), to_words([mirrored[kept]]))[0, 0]
+            return f"looks like ({bits} of {4 * len(hashes[i])} bits differ) {rows[kept].source}"
+        return ""
+
+    decides = [row.sha256 for row in rows]
+    for positions in group(len(rows), [*same_pairs(same_bytes), *same_pairs(same_pictures), *sorted(alike)]):
         positions.sort(key=lambda i: (not captioned[i], -rows[i].width * rows[i].height, rows[i].source))
-        first = positions[0]
+        kept, first = [], rows[positions[0]].sha256
         for i in positions:
-            rows[i].group, rows[i].split = rows[first].sha256[:8], rows[first].split
-            if i == first or params.duplicates == "keep":
-                continue
-            if same_bytes[i] == same_bytes[first]:
-                how = "same file as"
-            elif same_pictures[i] == same_pictures[first]:
-                how = "same picture as"
+            rows[i].group, decides[i] = first[:8], first
+            reason = next(filter(None, (copy_of(i, other) for other in kept)), "")
+            if reason and params.duplicates == "drop":
+                rows[i].status, rows[i].reason, rows[i].file = "duplicate", reason, ""
             else:
-                bits = distances(to_words([hashes[i]]), to_words([hashes[first]]), to_words([mirrored[first]]))[0, 0]
-                how = f"looks like ({bits} of {4 * len(hashes[i])} bits differ)"
-            rows[i].status, rows[i].reason, rows[i].file = "duplicate", f"{how} {rows[first].source}", ""
+                kept.append(i)
+    return decides
 
 
 def preprocess(
-    raw: Path, out: Path, params: PreprocessParams, resolution: int, processes: int
+    raw: Path, out: Path, sheet: Path, params: PreprocessParams, resolution: int, processes: int
 ) -> tuple[list[Found], dict[str, dict]]:
-    """Write everything below `out`; the manifest's rows, and what is known of each drawing by its source.
+    """Write everything below `out`, and the sheet; the manifest's rows, and what is known of each file by its source.
 
-    UserError where too many files are rejected, fewer than two drawings are left, or none would be held out or
-    none left to train on; the manifest says why by then.
+    UserError where too many files are rejected, or fewer than two drawings are left that differ; the manifest and the
+    sheet say why by then.
     """
     from tattoo_lora import __file__ as package
 
@@ -271,6 +299,10 @@ def preprocess(
     rights = read_rights(raw)
     modules = (Path(package).with_name(f"{name}.py") for name in ("raw_images", "unread_formats"))
     code = "".join(map(file_sha256, modules)) + PIL.__version__
+    without_file = [name for name in rights if name not in {row.source for row in rows} | {"*"}]
+    for row in rows:
+        if row.source == RIGHTS and without_file:
+            row.note = f"rows that name no file of the folder: {len(without_file)}, the first: {without_file[0]}"
     facts = prepare_all([Task(path, params, resolution, code) for path in candidates], processes)
 
     drawings, known, captioned = [], [], []
@@ -286,15 +318,19 @@ def preprocess(
         else:
             row.status, row.file = "kept", f"{output_stem(path.relative_to(raw).as_posix())}.png"
             row.width, row.height, row.note = fact["width"], fact["height"], "; ".join(fact["notes"])
-            row.split = "val" if is_held_out(row.sha256, params.val_share) else "train"
             drawings.append(row)
             known.append(fact)
             captioned.append(path.with_suffix("") in captions)
-    leave_out_duplicates(drawings, known, captioned, params)
+    decides = leave_out_duplicates(drawings, known, captioned, params)
+    val = held_out(decides, params.val_share)
+    for row, sha256 in zip(drawings, decides, strict=True):
+        row.split = "val" if sha256 in val else "train"
 
     kept = [(row, fact) for row, fact in zip(drawings, known, strict=True) if row.status == "kept"]
     out.mkdir(parents=True, exist_ok=True)
     write_manifest(out / "manifest.csv", rows)
+    by_source = {row.source: fact for row, fact in zip(of_files, facts, strict=True)}
+    draw_sheet(sheet, raw, rows, by_source)  # before the check: where it fails, the sheet shows why
     check(raw, rows, params)
     for folder in ("images", "captions_vanilla"):
         shutil.rmtree(out / folder, ignore_errors=True)
@@ -307,13 +343,19 @@ def preprocess(
     of_stems = ((path.with_suffix(""), row) for path, row in zip(candidates, of_files, strict=True))
     own = {row.file: captions[stem] for stem, row in of_stems if stem in captions and row.status == "kept"}
     write_user_captions(out / "captions_user.csv", own)
-    return rows, {row.source: fact for row, fact in zip(of_files, facts, strict=True)}
+    return rows, by_source
 
 
 def check(raw: Path, rows: list[Found], params: PreprocessParams) -> None:
     """UserError where what is left of the folder cannot be trained on, or is less of it than the user may think."""
     rejected = [row for row in rows if row.status == "rejected"]
     kept = [row for row in rows if row.status == "kept"]
+    texts = [row.source for row in rows if row.reason == NO_DRAWING]
+    if texts:
+        print(f"captions of no drawing, by their names: {len(texts)}, the first: {texts[0]}", file=sys.stderr)
+    for row in rows:
+        if row.source == RIGHTS and row.note:
+            print(f"{RIGHTS}: {row.note}", file=sys.stderr)
     for row in rejected[:SHOWN]:
         print(f"left out: {row.source}: {row.reason}", file=sys.stderr)
     if len(rejected) > SHOWN:
@@ -326,11 +368,9 @@ def check(raw: Path, rows: list[Found], params: PreprocessParams) -> None:
         )
     if len(kept) < 2:
         raise UserError(f"{raw}: {len(kept)} usable drawing(s) of {looked_at}; two are needed, one of them held out")
-    held_out = sum(row.split == "val" for row in kept)
-    if held_out in (0, len(kept)):
+    if all(row.split == kept[0].split for row in kept):
         raise UserError(
-            f"{raw}: {held_out} of {len(kept)} drawings would be held out; "
-            f"{'raise' if held_out == 0 else 'lower'} preprocess.val_share ({params.val_share:g}) or add drawings"
+            f"{raw}: all {len(kept)} drawings show the same picture; two different ones are needed, one to be held out"
         )
 
 
@@ -373,8 +413,7 @@ def main() -> None:
         params, profile = all_params.preprocess, load_profile(all_params.profile)
         if not args.raw.is_dir():
             raise UserError(f"{args.raw}: no such folder; `dataset` in params.yaml names a folder under data/raw")
-        rows, facts = preprocess(args.raw, args.out, params, profile.resolution, args.processes)
-        draw_sheet(args.sheet, args.raw, rows, facts)
+        rows, facts = preprocess(args.raw, args.out, args.sheet, params, profile.resolution, args.processes)
         decoded = sum(fact["new"] for fact in facts.values())
         print(f"{summary(rows)}. {decoded} files decoded, {len(facts) - decoded} known from before")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
-from PIL import Image, ImageCms, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageFilter, ImageOps
 
 from tattoo_lora.params import PreprocessParams
 from tattoo_lora.unread_formats import EXPORT, HEAD, camera_raw, unread_format
@@ -18,7 +18,11 @@ from tattoo_lora.unread_formats import EXPORT, HEAD, camera_raw, unread_format
 NO_FORMATS = {"EPS", "WMF", "PDF", "MPEG", "BUFR", "GRIB", "HDF5"}  # handed to other programs, or write-only
 INK_CONTRAST = 24  # levels of 255 from the background: more than JPEG's noise
 DARK_PAPER = 100  # levels of 255
+FAINT = 64  # levels of 255 from the background: ink that is hardly seen
+STRONG = 96  # levels of 255 from the background: ink that is seen in any copy
+NOISE = 4  # levels of 255 from the background: no ink
 HASH_SIDE = 16  # the perceptual hash has HASH_SIDE^2 bits
+INK_SIDE = 192  # px of the square in which duplicates are compared
 THUMBNAIL = 96  # px
 STRIP = 64  # px
 
@@ -36,6 +40,7 @@ class Prepared:
 
     png: bytes  # RGB, resolution x resolution
     thumbnail: bytes  # PNG of the file as it came, upright
+    ink: bytes  # PNG of `ink_levels`
     width: int  # px of the file, upright
     height: int
     hash: str  # hex of the perceptual hash; near in Hamming distance for pictures that look alike
@@ -167,9 +172,9 @@ def background(image: Image.Image) -> Color:
     return int(red), int(green), int(blue)
 
 
-def ink_box(image: Image.Image, paper: Color) -> Box | None:
-    """The box around all that differs from the paper; None where nothing does."""
-    differs = [255 * (abs(level - of_paper) > INK_CONTRAST) for of_paper in paper for level in range(256)]
+def ink_box(image: Image.Image, paper: Color, contrast: int = INK_CONTRAST) -> Box | None:
+    """The box around all that differs from the paper by more than the contrast; None where nothing does."""
+    differs = [255 * (abs(level - of_paper) > contrast) for of_paper in paper for level in range(256)]
     width, height = image.size
     columns = [(x, 0, min(x + STRIP, width), height) for x in range(0, width, STRIP)]
     rows = [(0, y, width, min(y + STRIP, height)) for y in range(0, height, STRIP)]
@@ -230,6 +235,31 @@ def perceptual_hashes(image: Image.Image, box: Box, paper: Color) -> tuple[str, 
     return one, other
 
 
+def ink_levels(image: Image.Image, box: Box, paper: Color) -> Image.Image:
+    """L (INK_SIDE, INK_SIDE) of what is in the box: 0 is no ink, 1 faint ink, 2 strong ink.
+
+    The edge of the strong ink stays where it is in a smaller copy or a JPEG; that of all ink moves a pixel or two.
+    """
+    box = ink_box(image, paper, STRONG) or box
+    scale = INK_SIDE / max(box[2] - box[0], box[3] - box[1])
+    size = [max(round((box[i + 2] - box[i]) * scale), 1) for i in (0, 1)]
+    square = ImageOps.pad(image.resize(size, Image.Resampling.BOX, box=box), (INK_SIDE, INK_SIDE), color=paper)
+    return _contrast(square, paper).point(lambda level: (level >= FAINT / 2) + (level >= STRONG))
+
+
+def faint_share(image: Image.Image, paper: Color) -> float:
+    """Which share of the ink, 0 to 1, differs so little from the paper that it is hardly seen."""
+    ink = np.array(_contrast(image, paper).histogram()) * np.arange(256)
+    ink[:NOISE] = 0
+    return float(ink[:FAINT].sum() / ink.sum()) if ink.any() else 1.0
+
+
+def _contrast(image: Image.Image, paper: Color) -> Image.Image:
+    """L: how much each pixel differs from the paper in the channel where it does so most."""
+    red, green, blue = ImageChops.difference(image, Image.new("RGB", image.size, paper)).split()
+    return ImageChops.lighter(ImageChops.lighter(red, green), blue)
+
+
 def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
     """The file as a square drawing of `resolution` px; raises Rejected where it cannot be one."""
     image, notes = open_rgb(path, params.invert)
@@ -256,12 +286,17 @@ def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
     factor = resolution / (max if params.fit == "pad" else min)(taken[2] - taken[0], taken[3] - taken[1])
     if factor > params.max_upscale:
         notes.append(f"enlarged {factor:.1f} times")
+    square = fit_square(image, taken, paper, resolution, params.fit)
+    faint = faint_share(square, paper)
+    if faint - faint_share(image, paper) > 0.5:
+        notes.append(f"too fine for {resolution} px: {faint:.0%} of the ink is hardly seen")
     hash, mirrored_hash = perceptual_hashes(image, box, paper)
     scale = THUMBNAIL / max(came.size)
     thumbnail = came.resize([max(round(side * scale), 1) for side in came.size], reducing_gap=2.0)
     return Prepared(
-        png=to_png(fit_square(image, taken, paper, resolution, params.fit)),
+        png=to_png(square),
         thumbnail=to_png(thumbnail),
+        ink=to_png(ink_levels(image, box, paper)),
         width=came.width,
         height=came.height,
         hash=hash,

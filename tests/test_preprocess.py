@@ -1,6 +1,7 @@
 """A folder of drawings in, images, captions and tables out: what is kept, what is not, and what is done again."""
 
 import csv
+import hashlib
 import io
 import os
 import signal
@@ -12,19 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, run, set_value
+from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
-from stages.preprocess import draw_sheet, output_stem, preprocess
+from stages.preprocess import draw_sheet, leave_out_duplicates, output_stem, preprocess
 from tattoo_lora.captions import read_user_captions
 from tattoo_lora.drawings import read_drawings
 from tattoo_lora.duplicates import distances, group, near_pairs, same_pairs, to_words
 from tattoo_lora.errors import UserError
-from tattoo_lora.manifest import read_manifest
+from tattoo_lora.manifest import Found, read_manifest
+from tattoo_lora.memo import Memo
 from tattoo_lora.params import load_params
-from tattoo_lora.split import file_sha256, is_held_out
+from tattoo_lora.raw_images import to_png
+from tattoo_lora.split import fewest_held_out, file_sha256, held_out, is_held_out
 
 PARAMS = replace(load_params(ROOT).preprocess, val_share=0.5, vanilla_caption="line art", max_rejected=1.0)
 
@@ -44,7 +47,7 @@ def save(path, seed=0, **options):
 
 
 def run_preprocess(raw, out, processes=1, resolution=32, **changes):
-    return preprocess(raw, out, replace(PARAMS, **changes), resolution, processes)
+    return preprocess(raw, out, out.with_name("sheet.png"), replace(PARAMS, **changes), resolution, processes)
 
 
 def of_source(rows):
@@ -165,7 +168,7 @@ def hostile_folder(raw):
     file("white.png", "rejected", "empty: nothing is drawn on it", image=Image.new("RGB", (90, 90), "white"))
     file("clear.png", "rejected", "empty: nothing is drawn on it", image=Image.new("RGBA", (90, 90)))
     # Duplicates.
-    first = file("an original.png", "kept", image=drawing(next(seed), (240, 180)))
+    first = file("an original.png", "kept", image=drawing(10_957, (240, 180)))
     file("copy of original.png", "duplicate", "same file as an original.png", content=first.read_bytes())
     file("converted.bmp", "duplicate", "same picture as an original.png", image=Image.open(first))
     file("mirrored.png", "duplicate", "bits differ) an original.png", image=ImageOps.mirror(Image.open(first)))
@@ -176,7 +179,7 @@ def hostile_folder(raw):
     file("narrow.txt", "rejected", "caption refused: longer than 2000 bytes", content=b"a" * 5000)
     file("upper.txt", "rejected", "caption refused: not a text", content=b"a\x00b")
     file("night.txt", "rejected", "caption refused: empty", content=b" \n")
-    file("notes.txt", "ignored", "no picture by its ending", content=b"x")
+    file("notes.txt", "ignored", "a text, and no drawing of its name", content=b"x")
     file("LICENSE.md", "ignored", "no picture by its ending", content=b"x")
     file(".DS_Store", "ignored", "hidden", content=b"x")
     # Links and what is no file.
@@ -370,7 +373,7 @@ def test_groups_are_transitive_and_complete(hashes, distance):
 def test_a_group_never_straddles_the_split(tmp_path_factory, seeds, duplicates):
     raw = tmp_path_factory.mktemp("raw")
     for i, seed in enumerate(seeds):
-        drawing(seed).resize((120 + 2 * (i % 3), 90)).save(raw / f"{i}.png")
+        drawing(seed, (240, 180)).resize((240 - 40 * (i % 3), 180 - 30 * (i % 3)), 3).save(raw / f"{i}.png")
     for i in range(8):  # so that both sides have one
         save(raw / f"other{i}.png", seed=100 + i)
     try:
@@ -395,6 +398,97 @@ def test_of_duplicates_the_largest_is_kept_and_one_with_a_caption_before_it(raw,
     (raw / "d3.txt").write_text("mine")
     rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
     assert (rows["d3.png"].status, rows["d3 large.png"].status) == ("kept", "duplicate")
+
+
+def shape(name):
+    image, box = Image.new("RGB", (400, 400), "white"), (40, 40, 360, 360)
+    draw = ImageDraw.Draw(image)
+    {
+        "filled square": lambda: draw.rectangle(box, fill="black"),
+        "square": lambda: draw.rectangle(box, outline="black", width=8),
+        "rounded square": lambda: draw.rounded_rectangle(box, 60, outline="black", width=8),
+        "circle": lambda: draw.ellipse(box, outline="black", width=8),
+        "double ring": lambda: [draw.ellipse((a, a, 400 - a, 400 - a), outline="black", width=8) for a in (40, 80)],
+        "disc": lambda: draw.ellipse(box, fill="black"),
+    }[name]()
+    return image
+
+
+def framed(path):
+    """The drawing at a quarter of the width of a page with a frame, as cards have it."""
+    page = Image.new("RGB", (600, 800), "white")
+    ImageDraw.Draw(page).rectangle((20, 20, 579, 779), outline="black", width=8)
+    page.paste(Image.open(path).convert("RGB").resize((150, 150), Image.Resampling.LANCZOS), (225, 325))
+    return page
+
+
+MOTIFS = "anchor bat bear bell bicycle bomb bug butterfly cactus camel castle crab crown diamond dragon key".split()
+
+
+def test_shapes_that_share_an_outline_and_motifs_in_one_frame_are_no_duplicates(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name in ("filled square", "square", "rounded square", "circle", "double ring", "disc"):
+        shape(name).save(tmp_path / f"raw/{name}.png")
+    found = [path for path in sorted((ROOT / "data/raw/flash").glob("*.png")) if path.stem in MOTIFS]
+    for path in found:
+        framed(path).save(tmp_path / "raw" / path.name)
+    rows, facts = run_preprocess(tmp_path / "raw", tmp_path / "out", resolution=64)
+    hashes = [[fact[key] for fact in facts.values()] for key in ("hash", "mirrored_hash")]
+    assert len(list(near_pairs(*hashes, PARAMS.duplicate_distance))) > 5  # the hashes alone would drop them
+    assert [row.reason for row in rows if row.status != "kept"] == []
+
+
+@pytest.mark.parametrize("kind", ["smaller", "jpeg", "mirrored", "saved anew", "noise", "framed", "grey"])
+def test_true_copies_are_duplicates(tmp_path, kind):
+    sources = [ROOT / f"data/raw/flash/{name}.png" for name in ("anchor", "bat", "camel", "dragon", "key", "owl")]
+    for path in sources:
+        image = framed(path) if kind == "framed" else Image.open(path).convert("RGB")
+        smaller = image.resize([side * 6 // 10 for side in image.size], Image.Resampling.LANCZOS)
+        noise = np.random.default_rng(0).normal(0, 3, (image.height, image.width, 1))
+        copy, options = {
+            "smaller": (smaller, {}),
+            "jpeg": (image, {"quality": 75}),
+            "mirrored": (ImageOps.mirror(image), {}),
+            "saved anew": (image, {}),
+            "noise": (Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8)), {}),
+            "framed": (ImageOps.mirror(smaller), {"quality": 75}),
+            "grey": (image.convert("L"), {}),
+        }[kind]
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        image.save(tmp_path / f"raw/{path.name}")
+        copy.save(tmp_path / f"raw/{path.stem} copy.{'jpg' if options else 'tif'}", **options)
+    rows, _ = run_preprocess(tmp_path / "raw", tmp_path / "out", resolution=64)
+    assert [row.status for row in rows].count("duplicate") == 6
+    assert all(row.source.split()[0].split(".")[0] in row.reason for row in rows if row.status == "duplicate")
+
+
+def test_what_is_no_copy_of_the_kept_one_is_kept_though_a_third_is_like_both(tmp_path):
+    names, bits = ("a.png", "b.png", "c.png"), (0, 20, 40)
+    hashes = [f"{(1 << n) - 1:064x}" for n in bits]
+    rows = [Found(name, "kept", file=name, sha256=f"{i}" * 64, width=9 - i, height=9) for i, name in enumerate(names)]
+    facts = [
+        {"hash": h, "mirrored_hash": h, "sha256": row.sha256, "png_sha256": row.sha256, "key": row.sha256}
+        for h, row in zip(hashes, rows, strict=True)
+    ]
+    for fact in facts:
+        Memo("preprocess").write(fact["key"], ".ink.png", to_png(Image.new("L", (192, 192), 2)))
+    decides = leave_out_duplicates(rows, facts, [False] * 3, replace(PARAMS, duplicate_distance=30))
+    assert [(row.status, row.reason) for row in rows] == [
+        ("kept", ""), ("duplicate", "looks like (20 of 256 bits differ) a.png"), ("kept", "")
+    ]  # fmt: skip
+    assert len({row.group for row in rows}) == 1 and set(decides) == {rows[0].sha256}  # on one side of the split
+
+
+def test_texts_and_rights_that_belong_to_no_drawing_are_said(raw, tmp_path, capsys):
+    (raw / "d1.txt").write_text("an anchor")
+    (raw / "d11.txt").write_text("a typing error")
+    (raw / "rights.csv").write_text("file,license\nd1.png,CC0\nd1.pgn,CC0\nD2.png,CC0\n*,CC0\n")
+    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    assert (rows["d11.txt"].status, rows["d11.txt"].reason) == ("ignored", "a text, and no drawing of its name")
+    note = "rows that name no file of the folder: 2, the first: d1.pgn"
+    assert rows["rights.csv"].note == note
+    lines = capsys.readouterr().err
+    assert "captions of no drawing, by their names: 1, the first: d11.txt" in lines and f"rights.csv: {note}" in lines
 
 
 def test_no_two_sample_drawings_are_taken_for_duplicates(finished):
@@ -474,6 +568,19 @@ def test_too_many_rejected_files_are_an_error_and_the_manifest_says_which(raw, t
         run_preprocess(raw, tmp_path / "out", max_rejected=0.2)
     with (tmp_path / "out/manifest.csv").open(encoding="utf-8") as table:
         assert sum(row["status"] == "rejected" for row in csv.DictReader(table)) == 3
+    assert Image.open(tmp_path / "sheet.png").height > 300
+
+
+def test_after_a_run_that_failed_dvc_leaves_the_sheet_and_the_manifest_that_say_why(project, tmp_path):
+    copy = copy_project(project, tmp_path / "copy")
+    run("dvc", "repro", "preprocess", cwd=copy)
+    before = (copy / "plots/drawings.png").read_bytes()
+    for i in range(9):
+        (copy / f"data/raw/flash/broken{i}.png").write_bytes(b"x")
+    result = run("dvc", "repro", "preprocess", cwd=copy, check=False)
+    assert result.returncode != 0 and "9 of 21 files rejected" in result.stderr
+    assert (copy / "plots/drawings.png").read_bytes() != before
+    assert sum(row.status == "rejected" for row in read_manifest(copy / "data/processed/flash/manifest.csv")) == 9
 
 
 def test_as_many_rejected_files_as_are_allowed_are_no_error(raw, tmp_path):
@@ -498,10 +605,49 @@ def test_one_drawing_is_an_error(tmp_path):
         run_preprocess(tmp_path / "raw", tmp_path / "out")
 
 
-@pytest.mark.parametrize(("share", "advice"), [(1e-9, "0 of 8 .* raise"), (1.0, "8 of 8 .* lower")])
-def test_a_split_with_one_side_empty_is_an_error(raw, tmp_path, share, advice):
-    with pytest.raises(UserError, match=advice):
-        run_preprocess(raw, tmp_path / "out", val_share=share)
+def test_drawings_that_all_show_one_picture_are_an_error(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"raw/{i}.png", seed=5, compress_level=i)
+    with pytest.raises(UserError, match="all 3 drawings show the same picture; two different ones are needed"):
+        run_preprocess(tmp_path / "raw", tmp_path / "out", duplicates="keep")
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.01, 2), (0.9, 7)])
+def test_both_sides_of_the_split_have_drawings(raw, tmp_path, share, count):
+    rows, _ = run_preprocess(raw, tmp_path / "out", val_share=share)
+    assert sum(row.split == "val" for row in rows) in (count, 6)  # of 8
+
+
+@given(st.sets(st.text("0123456789abcdef", min_size=64, max_size=64), min_size=2, max_size=40), st.floats(0.01, 0.9))
+def test_few_drawings_are_held_out_by_the_lowest_hashes_and_one_more_moves_at_most_one(contents, share):
+    new, *before = contents
+    if len(before) < 2:
+        return
+    val, after = held_out(before, share), held_out(contents, share)
+    by_content = {content for content in before if is_held_out(content, share)}
+    fewest = fewest_held_out(len(before))
+    assert fewest <= len(val) < len(before) or len(val) == len(before) - 1
+    assert max(val) < min(set(before) - val)  # the lowest
+    if fewest <= len(by_content) < len(before):
+        assert val == by_content
+    moved = (val ^ after) - {new}
+    assert len(moved) <= 1
+    if fewest_held_out(len(contents)) <= len(by_content) < len(before):
+        assert not moved
+
+
+@pytest.mark.parametrize(
+    ("count", "fewest"), [(2, 1), (3, 1), (7, 1), (8, 2), (11, 2), (12, 3), (25, 3), (2000, 3)]
+)  # fmt: skip
+def test_of_few_drawings_enough_are_held_out_to_judge_by(count, fewest):
+    contents = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)]
+    assert fewest_held_out(count) == fewest == len(held_out(contents, 1e-9))
+
+
+def test_the_sample_holds_out_what_its_drawings_contents_say():
+    contents = [file_sha256(path) for path in sorted((ROOT / "data/raw/flash").glob("*.png"))]
+    share = load_params(ROOT).preprocess.val_share
+    assert held_out(contents, share) == {content for content in contents if is_held_out(content, share)}
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):

@@ -355,6 +355,19 @@ def test_enlarging_beyond_the_factor_is_noted(tmp_path):
     assert prepared(tmp_path / "small.png", min_size=5, max_upscale=3.5).notes == []
 
 
+@pytest.mark.parametrize(
+    ("size", "width", "fine"), [((3000, 3000), 2, True), ((3000, 150), 4, True), ((600, 600), 6, False)]
+)
+def test_lines_too_fine_for_the_resolution_are_noted(tmp_path, size, width, fine):
+    image = Image.new("RGB", size, "white")
+    for x in range(20, size[0] - 60, 120):
+        ImageDraw.Draw(image).ellipse((x, 20, x + 110, size[1] - 20), outline="black", width=width)
+    image.save(tmp_path / "fine.png")
+    notes = prepare(tmp_path / "fine.png", PARAMS, 64).notes
+    assert bool(notes) == fine
+    assert not fine or notes[0].startswith("too fine for 64 px: ") and notes[0].endswith("of the ink is hardly seen")
+
+
 def test_a_small_drawing_is_rejected(tmp_path):
     bar().save(tmp_path / "small.png")
     with pytest.raises(Rejected, match="too small: 40 x 10 px are drawn, min_size is 41"):
