@@ -9,6 +9,7 @@ both captions of each drawing, whose the first is, their lengths in tokens, and 
 import argparse
 import csv
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,13 +22,15 @@ from tattoo_lora.times import recorded_time
 CountTokens = Callable[[str], int]
 LONGEST_PHRASE = 6  # words; what BLIP repeats is rarely longer
 NO_WORDS = re.compile(r"\b(?:an? )?ara(?:f|ph)\w*\b,?", re.IGNORECASE)  # 'araffe', 'arafed': no words, but BLIP's
+# Thai to Burmese, Khmer, Chinese and Japanese: a whole sentence is one word to whoever splits at blanks.
+NO_BLANKS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 NO_LAST_WORD = {"a", "an", "the", "of", "with", "and", "in", "on"}  # what a shortened caption must not end in
 
 
 def tidy(caption: str) -> str:
     """Single blanks, none before a comma, no empty or trailing comma."""
     caption = re.sub(r"\s*,(\s*,)*\s*", ", ", " ".join(caption.split()))
-    return caption.strip(" ,")
+    return caption.strip(" ,，、")
 
 
 def drop_no_words(caption: str) -> str:
@@ -87,8 +90,18 @@ def changes(caption: str, enriched: str, suffix: str) -> list[str]:
     return [what for what, done in found.items() if done]
 
 
+def shorten(words: list[str]) -> list[str]:
+    """One word less, or one letter: of a word in a script that is written without blanks, and of the only word."""
+    *before, last = words
+    if len(words) > 1 and not NO_BLANKS.search(last):
+        return before
+    while unicodedata.category(last[-1]).startswith("M") and len(last) > 1:  # an accent goes with its letter
+        last = last[:-1]
+    return [*before, last[:-1]] if len(last) > 1 else before
+
+
 def enrich_caption(caption: str, suffix: str, count_tokens: CountTokens, max_tokens: int) -> str:
-    """`<caption>, <suffix>` with at most `max_tokens`: the caption is shortened word by word, the suffix never.
+    """`<caption>, <suffix>` with at most `max_tokens`: the caption is shortened from its end, the suffix never.
 
     Idempotent. No word or phrase stands next to itself, at the joint neither.
     """
@@ -100,7 +113,7 @@ def enrich_caption(caption: str, suffix: str, count_tokens: CountTokens, max_tok
         ends_well = shortened.rpartition(" ")[2].casefold() not in NO_LAST_WORD
         if ends_well and drop_repeats(enriched) == enriched and count_tokens(enriched) <= max_tokens:
             return enriched
-        words.pop()
+        words = shorten(words)
     return suffix
 
 

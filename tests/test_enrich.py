@@ -13,6 +13,7 @@ from tattoo_lora.captions import write_caption, write_user_captions
 
 SUFFIX = "clean line tattoo, high contrast, stencil, no shading"
 words = st.sampled_from(
+    "一只老虎在花丛中 線條， vo\u0301la\u0301nt "
     "a rose skull clean line tattoo high contrast stencil no shading of , Rose ,, übung arafed".split()
 )
 captions = st.lists(words, max_size=30).map(" ".join) | st.text(max_size=60)
@@ -61,6 +62,26 @@ def test_a_long_caption_is_shortened_and_the_suffix_is_not():
     assert enriched.endswith(f", {SUFFIX}")
     assert enriched.startswith("word0 word1")
     assert count_words(enriched) <= 24
+
+
+@pytest.mark.parametrize(
+    ("caption", "kept"),
+    [
+        ("一只老虎在盛开的牡丹花丛中" * 6, "一只老虎在盛开的牡丹花丛中一只老"),
+        ("虎" * 16 + "，" + "花" * 30, "虎" * 16),
+        ("tiger " + "虎" * 40, "tiger " + "虎" * 10),
+        ("e\u0301" * 40, "e\u0301" * 8),
+        ("x" * 60, "x" * 16),
+        ("word " + "x" * 60, "word"),
+    ],
+)
+def test_a_caption_without_blanks_is_cut_and_not_dropped(caption, kept):
+    def count_letters(text):
+        return len(text)
+
+    enriched = enrich_caption(caption, SUFFIX, count_letters, len(f", {SUFFIX}") + 16)
+    assert enriched == f"{kept}, {SUFFIX}"
+    assert enrich_caption(enriched, SUFFIX, count_letters, len(f", {SUFFIX}") + 16) == enriched
 
 
 @given(captions)
