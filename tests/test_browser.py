@@ -147,6 +147,17 @@ def test_a_visitor_uses_every_page(copy, chromium, tmp_path):
         assert visitor.wrong == []
 
 
+def test_any_page_can_be_the_first_after_a_start(finished, chromium):
+    for title in PAGES[1:]:
+        with served(finished) as address:
+            visitor = Visitor(chromium, f"{address}/{title.lower()}")
+            sync_api.expect(visitor.page.get_by_role("heading", name=title, exact=True)).to_be_visible(timeout=60_000)
+            visitor.settle()
+            assert visitor.page.get_by_test_id("stSidebarNav").count() == 0
+            # Streamlit's own scripts look for the server below the page's address first.
+            assert [line for line in visitor.wrong if "404 (Not Found)" not in line] == []
+
+
 def test_two_visitors_draw_at_once_and_one_waits(copy, chromium):
     with served(copy) as address:
         visitors = [Visitor(chromium, address), Visitor(chromium, address)]
