@@ -97,6 +97,19 @@ def test_differences_name_the_better_one_only_where_they_are_real():
     assert " better " not in differences_table(compare_all(EVALUATIONS, 0.5))  # less than half of the loss is nothing
 
 
+def test_a_difference_in_clip_score_counts_from_a_share_of_the_others_on():
+    def verdict(score):
+        one, other = evaluation(EASY, [score] * 5), evaluation(EASY, [50.0] * 5)
+        return compare(one, other, 0.01)["clip_score"].verdict
+
+    assert [verdict(score) for score in (50.4, 50.6, 49.6, 49.4)] == [
+        "no difference",
+        "better",
+        "no difference",
+        "worse",
+    ]
+
+
 def test_one_drawing_does_not_decide_for_all():
     """19 are a tenth worse, and one, whose loss is a hundred times theirs, is half as high: the mean is lower."""
     losses = np.array([0.01] * 19 + [1.0])
@@ -154,6 +167,7 @@ def found(**verdicts):
         (found(x_y="bn"), None, "No winner: open between x and z"),
         (found(x_y="bn", y_z="bn"), None, "No winner: x comes nearest, but is not better than each other"),
         (found(x_y="bn", z_y="bn", x_z="nb"), "x", "Winner: x"),
+        (found(x_y="bf", x_z="bn"), None, "No winner: open between x and y"),  # not known to be worse in nothing
         # 25 drawings of another hand: losses lower, pictures worse.
         (
             found(x_o="bw", y_o="bw", z_o="bw"),
