@@ -101,6 +101,8 @@ def _count_frames(path: Path, kind: str | None) -> int:
 
 def _to_rgb(image: Image.Image, turn_white_ink: bool, notes: list[str]) -> Image.Image:
     profile = image.info.get("icc_profile")
+    if image.format == "TIFF":
+        _mend_tiff(image)
     image.load()
     try:
         if image.getexif().get(0x0112, 1) != 1:
@@ -127,6 +129,22 @@ def _to_rgb(image: Image.Image, turn_white_ink: bool, notes: list[str]) -> Image
         notes.append("white on transparent: turned to black on white")
         return ImageOps.invert(alpha)
     return flat
+
+
+def _mend_tiff(image: Image.Image) -> None:
+    """Mend a palette of 8 bits, which is black to Pillow; Rejected for what Pillow reads as noise."""
+    tags = image.tag_v2
+    if (
+        max(tags.get(0x102, (1,))) > 8
+        and tags.get(0x11C) == 2
+        and tags.get(0x103) == 1
+        and image.mode in ("RGB", "CMYK")
+    ):
+        raise Rejected("channels of 16 bits that lie apart are not read: save it with 8 bits, or as PNG")
+    levels = tags.get(0x140, ())
+    if image.mode == "P" and 0 < max(levels, default=0) < 256:
+        size = len(levels) // 3  # all reds, all greens, all blues
+        image.putpalette([levels[color * size + i] for i in range(size) for color in range(3)])
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -231,6 +231,34 @@ def test_a_tiff_is_turned_as_it_says_and_not_scrambled(tmp_path, mode, orientati
             assert np.array_equal(np.asarray(turned), np.asarray(expected))
 
 
+def test_a_tiff_whose_palette_has_eight_bits_is_not_black(tmp_path):
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    levels = [255 if i == 255 else 0 for i in range(256)] * 3
+    info[0x140] = levels
+    info.tagtype[0x140] = 3
+    bar().convert("L").save(tmp_path / "p.tif", tiffinfo=info)
+    content = (tmp_path / "p.tif").read_bytes()
+    photometric = struct.pack("<HHII", 0x106, 3, 1, 1)
+    assert content.count(photometric) == 1
+    (tmp_path / "p.tif").write_bytes(content.replace(photometric, struct.pack("<HHII", 0x106, 3, 1, 3)))
+    assert Image.open(tmp_path / "p.tif").mode == "P"
+    assert ink_box(open_rgb(tmp_path / "p.tif")[0], (255, 255, 255)) == (10, 10, 50, 20)
+
+
+def test_channels_of_sixteen_bits_that_lie_apart_are_rejected_and_not_read_as_noise(tmp_path):
+    entries = [
+        (0x100, 3, 1, 40), (0x101, 3, 1, 40), (0x102, 3, 3, 200), (0x103, 3, 1, 1), (0x106, 3, 1, 2),
+        (0x111, 4, 3, 206), (0x115, 3, 1, 3), (0x116, 3, 1, 40), (0x117, 4, 3, 218), (0x11C, 3, 1, 2),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    offsets = struct.pack("<3I", *(300 + 3200 * i for i in range(3)))
+    content = (b"II*\0" + struct.pack("<I", 8) + directory).ljust(200, b"\0") + struct.pack("<3H", 16, 16, 16)
+    content += offsets + struct.pack("<3I", 3200, 3200, 3200)
+    (tmp_path / "planes.tif").write_bytes(content.ljust(300, b"\0") + bytes(9600))
+    with pytest.raises(Rejected, match="channels of 16 bits that lie apart are not read"):
+        open_rgb(tmp_path / "planes.tif")
+
+
 @pytest.mark.parametrize("top", [255, 1023, 4095, 16383, 65535])
 def test_greys_of_fewer_bits_in_sixteen_keep_their_brightness(tmp_path, top):
     deep = np.asarray(bar().convert("L"), dtype=np.float64) / 255 * top
