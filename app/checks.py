@@ -14,14 +14,20 @@ def check(option: str, value: float, allowed: Range) -> None:
         raise UserError(f"{option} {value:.15g}: allowed is {allowed}")
 
 
-def writable(folder: Path) -> Path:
+def writable(folder: Path, what: str = "--out") -> Path:
     """The folder, made where it is missing; UserError where nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise UserError(f"--out {folder}: nothing can be written there ({error.strerror})") from None
+        raise UserError(f"{what} {folder}: nothing can be written there ({error.strerror})") from None
+
+
+def check_repository(root: Path = Path()) -> None:
+    """UserError where Git does not use the folder, or DVC cannot: it writes even where it only looks."""
+    git("rev-parse", "HEAD", root=root)
+    writable(root / ".dvc/tmp", "DVC's folder")
 
 
 def git(*arguments: str, root: Path = Path()) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from app.checks import git, inside, writable
+from app.checks import check_repository, git, inside, writable
 from tattoo_lora.captions import with_trigger
 from tattoo_lora.errors import UserError
 from tattoo_lora.hub import is_folder_path
@@ -48,7 +48,7 @@ CREDITS = ("source", "split", "sha256", "license", "author", "url")
 
 def check_results(root: Path) -> None:
     """UserError where the results are not those of what is in the folder, or Git does not hold what they came from."""
-    git("rev-parse", "HEAD", root=root)
+    check_repository(root)
     lock = root / "dvc.lock"
     if lock.is_file() and "\n<<<<<<< " in lock.read_text(encoding="utf-8"):
         raise UserError("dvc.lock: holds both sides of a merge; `git checkout --ours dvc.lock`, then `python main.py`")

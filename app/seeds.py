@@ -15,7 +15,7 @@ from itertools import combinations
 import dvc.api
 import numpy as np
 
-from app.checks import git
+from app.checks import check_repository
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.evaluation import SCORES
 from tattoo_lora.intervals import LEVEL, paired_difference
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     with one_line_errors():
-        git("rev-parse", "HEAD")
+        check_repository()
         found = trainings(dvc.api.exp_show())
         if not found:
             raise UserError(

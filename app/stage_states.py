@@ -18,6 +18,7 @@ import psutil
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
+from app.checks import writable
 from tattoo_lora.errors import UserError, one_line_errors
 
 
@@ -59,6 +60,7 @@ def main() -> None:
     ).parse_args()
     end_with_parent()
     with one_line_errors():
+        writable(Path(".dvc/tmp"), "DVC's folder")
         try:
             json.dump(changed_stages(), sys.stdout, indent=2)
         except DvcException as error:

@@ -166,6 +166,11 @@ def test_a_folder_of_another_user_or_without_a_commit_is_one_line(released, tmp_
     other = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}  # Git's own way to test it
     said = refused(released, "--variant", "blip_plus", **other)
     assert "belongs to another user, so Git does not use it; if you trust it: `git config --global --add safe" in said
+    shutil.rmtree(released / ".dvc/tmp")
+    (released / ".dvc/tmp").write_text("in the way")
+    said = refused(released, "--variant", "blip_plus")
+    (released / ".dvc/tmp").unlink()
+    assert said == f"error: DVC's folder {released}/.dvc/tmp: nothing can be written there (File exists)"
     with pytest.raises(UserError, match="`git rev-parse` failed: fatal: not a git repository"):
         git("rev-parse", "HEAD", root=tmp_path)
 
