@@ -1,4 +1,4 @@
-"""Caption every preprocessed drawing with BLIP, but for those that the user has captioned.
+"""Caption every preprocessed drawing with BLIP, but for those that the user or their files' names have captioned.
 
 Reads images/, drawings.csv and captions_user.csv; writes captions_blip/<stem>.txt, one line each. Captioned is only
 what is new since the last run; under `accelerate launch` each process captions its share.
@@ -12,6 +12,7 @@ from pathlib import Path
 from tattoo_lora.captions import read_user_captions, write_caption
 from tattoo_lora.drawings import read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.file_names import caption_from_name
 from tattoo_lora.hub import model_files
 from tattoo_lora.memo import Memo, content_key
 from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
@@ -59,10 +60,21 @@ def main() -> None:
         params, profile = all_params.caption_blip, load_profile(all_params.profile)
         drawings = read_drawings(args.processed / "drawings.csv")
         captions = read_user_captions(args.processed / "captions_user.csv")
+        users = len(captions)
+        if params.captions_from != "blip":
+            named = {drawing.file: caption_from_name(drawing.stem) for drawing in drawings}
+            captions = {file: caption for file, caption in named.items() if caption} | captions
+            nameless = [drawing.file for drawing in drawings if drawing.file not in captions]
+            if nameless and params.captions_from == "names":
+                raise UserError(
+                    f"{nameless[0]}: its name does not say what is drawn ({len(nameless)} in all); rename it, put a "
+                    ".txt beside it, or set captions_from: names-then-blip"
+                )
         images_folder, state, memo = args.processed / "images", process_state(), Memo("caption_blip")
         batch_size, device, dtype = profile.inference_batch_size, pick_device(), pick_dtype(profile.dtype)
         depends_on = (
-            profile.caption_model, profile.caption_revision, model_files(profile.caption_model), params, batch_size,
+            profile.caption_model, profile.caption_revision, model_files(profile.caption_model), params.max_new_tokens,
+            params.num_beams, batch_size,
             device.type, dtype, torch.__version__, file_sha256(Path(__file__)),
         )  # fmt: skip
         to_caption = [drawing for drawing in drawings if drawing.file not in captions]
@@ -89,8 +101,8 @@ def main() -> None:
                 known = captions.get(drawing.file) or memo.path(keys[drawing.file], ".txt").read_text(encoding="utf-8")
                 write_caption(args.out, drawing.stem, known)
             print(
-                f"{len(drawings)} captions: {len(captions)} the user's own, {len(new)} by BLIP, "
-                f"{len(to_caption) - len(new)} known from before"
+                f"{len(drawings)} captions: {users} the user's own, {len(captions) - users} from names, "
+                f"{len(new)} by BLIP, {len(to_caption) - len(new)} known from before"
             )
 
 

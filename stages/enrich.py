@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tattoo_lora.captions import read_captions, read_user_captions, write_caption
 from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.file_names import caption_from_name
 from tattoo_lora.files import replace_file
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.times import recorded_time
@@ -138,6 +139,7 @@ def main() -> None:
         def count_tokens(text: str) -> int:
             return len(tokenizer(text).input_ids)
 
+        use_names = all_params.caption_blip.captions_from != "blip"
         suffix = all_params.enrich.suffix
         max_tokens = tokenizer.model_max_length
         if count_tokens(suffix) > max_tokens:
@@ -153,7 +155,8 @@ def main() -> None:
             for stem, caption in captions.items():
                 enriched = enrich_caption(caption, suffix, count_tokens, max_tokens)
                 write_caption(out, stem, enriched)
-                origin = "user" if f"{stem}.png" in users else "blip"
+                from_name = use_names and caption == caption_from_name(stem)
+                origin = "user" if f"{stem}.png" in users else "name" if from_name else "blip"
                 lengths = count_tokens(caption), count_tokens(enriched)
                 done = "; ".join(changes(caption, enriched, suffix))
                 writer.writerow([f"{stem}.png", origin, caption, lengths[0], enriched, lengths[1], done])

@@ -174,7 +174,8 @@ def data_facts(dataset: str, processed: Path, rows: Sequence[Found], captions: p
         "left out": f"{count['duplicate']} duplicates, {count['rejected']} rejected files",
         "longer side": f"{min(sides)} to {max(sides)} px, median {np.median(sides):.0f}",
         "licences": ", ".join(f"{plain(license)} ({number})" for license, number in licenses.most_common()),
-        "captions": f"{(captions['origin'] == 'blip').sum()} by BLIP, {(captions['origin'] == 'user').sum()} your own",
+        "captions": f"{(captions['origin'] == 'blip').sum()} by BLIP, "
+        f"{(captions['origin'] == 'name').sum()} from names, {(captions['origin'] == 'user').sum()} your own",
         "tokens of a caption": f"median {captions['tokens'].median():.0f}, at most {captions['tokens'].max()}; "
         f"with the suffix {captions['enriched_tokens'].median():.0f} and {captions['enriched_tokens'].max()}",
         "SHA-256 of drawings.csv": f"`{file_sha256(processed / 'drawings.csv')}`",

@@ -85,6 +85,7 @@ class PreprocessParams:
 
 @dataclass(frozen=True)
 class CaptionBlipParams:
+    captions_from: Annotated[str, OneOf(("blip", "names", "names-then-blip"))]
     max_new_tokens: Annotated[int, Range(1, 200)]
     num_beams: Annotated[int, Range(1, 32)]
 

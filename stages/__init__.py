@@ -1,0 +1,1 @@
+"""The pipeline, a file a stage."""
