@@ -31,6 +31,7 @@ def test_the_shipped_files_are_valid():
         ("weight_decay", "1e-4", "found '1e-4', allowed: a number 0 to 1 (write 0.0001 as 1.0e-04)"),
         ("weight_decay", "soon", "found 'soon', allowed: a number 0 to 1"),
         ("val_share", ".nan", "preprocess.val_share: found nan, allowed: a number 0.01 to 0.9"),
+        ("alpha", ".inf", "train.alpha: found inf, allowed: a number at least 0.001"),
         ("fit", "stretch", "preprocess.fit: found 'stretch', allowed: one of pad, crop"),
         ("flip", "1", "encode.flip: found 1, allowed: true or false"),
         ("suffix", "[a]", "enrich.suffix: found ['a'], allowed: a text"),
@@ -81,6 +82,12 @@ def test_a_wrong_value_of_a_profile_is_named_too(folder, key, value, message):
     with pytest.raises(UserError) as error:
         load_profile("embedded", folder)
     assert f"embedded.yaml: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("weight_decay", 0), ("weight_decay", 1), ("sampler_steps", 998)])
+def test_both_ends_of_a_range_are_allowed(folder, key, value):
+    set_value(folder / "params.yaml", key, value)
+    assert getattr(load_params(folder).train, key) == value
 
 
 def test_off_is_a_word_though_yaml_takes_it_for_false(folder):
