@@ -13,10 +13,9 @@ from tattoo_lora.captions import read_user_captions, write_caption
 from tattoo_lora.drawings import read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.file_names import caption_from_name
-from tattoo_lora.hub import model_files
-from tattoo_lora.memo import Memo, content_key
+from tattoo_lora.keys import model_key, result_key
+from tattoo_lora.memo import Memo
 from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
-from tattoo_lora.split import file_sha256
 from tattoo_lora.times import recorded_time
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
@@ -29,7 +28,7 @@ from tqdm import tqdm
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from tattoo_lora.images import decoded_batches, in_full_batches
-from tattoo_lora.models import load_captioner, pick_device, pick_dtype, process_state
+from tattoo_lora.models import load_captioner, pick_device, pick_dtype, process_state, use_threads
 
 
 @torch.inference_mode()
@@ -71,14 +70,12 @@ def main() -> None:
                     ".txt beside it, or set captions_from: names-then-blip"
                 )
         images_folder, state, memo = args.processed / "images", process_state(), Memo("caption_blip")
+        use_threads(profile.threads)
         batch_size, device, dtype = profile.inference_batch_size, pick_device(), pick_dtype(profile.dtype)
-        depends_on = (
-            profile.caption_model, profile.caption_revision, model_files(profile.caption_model), params.max_new_tokens,
-            params.num_beams, batch_size,
-            device.type, dtype, torch.__version__, file_sha256(Path(__file__)),
-        )  # fmt: skip
+        captioner = model_key(profile.caption_model, profile.caption_revision)
+        depends_on = (captioner, params.max_new_tokens, params.num_beams, batch_size, device.type, dtype)
         to_caption = [drawing for drawing in drawings if drawing.file not in captions]
-        keys = {d.file: content_key(file_sha256(images_folder / d.file), *depends_on) for d in to_caption}
+        keys = {d.file: result_key(__file__, *depends_on, files=[images_folder / d.file]) for d in to_caption}
         new = [d for d in to_caption if not memo.path(keys[d.file], ".txt").is_file()]
         state.wait_for_everyone()  # before one of them writes what another would then not find new
         if new:

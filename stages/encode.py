@@ -13,10 +13,9 @@ from pathlib import Path
 
 from tattoo_lora.drawings import read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.hub import model_files
-from tattoo_lora.memo import Memo, content_key
+from tattoo_lora.keys import model_key, result_key
+from tattoo_lora.memo import Memo
 from tattoo_lora.params import load_params, load_profile
-from tattoo_lora.split import file_sha256
 from tattoo_lora.times import recorded_time
 
 if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds that torch takes to import
@@ -33,7 +32,7 @@ from tqdm import tqdm
 
 from tattoo_lora.images import decoded_batches, in_full_batches
 from tattoo_lora.latents import write_latents
-from tattoo_lora.models import load_vae, pick_device, process_state
+from tattoo_lora.models import load_vae, pick_device, process_state, use_threads
 
 
 def to_pixel_values(images: list[Image.Image]) -> Tensor:
@@ -59,11 +58,10 @@ def main() -> None:
         drawings = read_drawings(args.processed / "drawings.csv")
         images_folder, state, memo = args.processed / "images", process_state(), Memo("encode")
         batch_size = profile.inference_batch_size
-        depends_on = (
-            profile.base_model, profile.base_revision, model_files(profile.base_model), params.flip, batch_size,
-            pick_device().type, torch.__version__, file_sha256(Path(__file__)),
-        )  # fmt: skip
-        keys = {d.file: content_key(file_sha256(images_folder / d.file), *depends_on) for d in drawings}
+        use_threads(profile.threads)
+        model = model_key(profile.base_model, profile.base_revision)
+        depends_on = (model, params.flip, batch_size, pick_device().type)
+        keys = {d.file: result_key(__file__, *depends_on, files=[images_folder / d.file]) for d in drawings}
         new = [d for d in drawings if not memo.path(keys[d.file], ".safetensors").is_file()]
         state.wait_for_everyone()  # before one of them writes what another would then not find new
         if new:

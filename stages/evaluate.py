@@ -42,7 +42,7 @@ from tattoo_lora.images import decoded_batches
 from tattoo_lora.latents import read_latents, scaled_means
 from tattoo_lora.line_art import mean_line_art, measure
 from tattoo_lora.lora import load_lora
-from tattoo_lora.models import load_clip, load_noise_scheduler, pick_device, place
+from tattoo_lora.models import load_clip, load_noise_scheduler, pick_device, place, use_threads
 from tattoo_lora.prompts import encode_prompts
 from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
 from tattoo_lora.validation import BANDS, band, timestep_grid, validation_losses
@@ -158,6 +158,7 @@ def run(args: argparse.Namespace) -> None:
     trigger = all_params.variant(args.variant).trigger
     captions = [with_trigger(trigger, by_stem[drawing.stem]) for drawing in held_out]
 
+    use_threads(profile.threads)
     device, pipeline = pick_device(), load_pipeline(profile)
     tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder.to(device)
     noise_scheduler = load_noise_scheduler(profile.base_model, profile.base_revision)

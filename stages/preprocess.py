@@ -34,15 +34,15 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import PIL
 from tqdm import tqdm
 
 from tattoo_lora.captions import write_caption, write_user_captions
 from tattoo_lora.drawings import Drawing, write_drawings
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
+from tattoo_lora.keys import result_key
 from tattoo_lora.manifest import Found, write_manifest
-from tattoo_lora.memo import Memo, content_key
+from tattoo_lora.memo import Memo
 from tattoo_lora.params import PreprocessParams, load_params, load_profile
 from tattoo_lora.split import file_sha256, held_out
 from tattoo_lora.times import recorded_time
@@ -127,7 +127,7 @@ def read_user_caption(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """One file for a worker, and what its result depends on besides."""
+    """One file for a worker, and what its result depends on besides; `code` is the file that makes it."""
 
     path: Path
     params: PreprocessParams
@@ -146,8 +146,8 @@ def prepare_once(task: Task) -> dict:
     except OSError as error:
         return {"sha256": "", "key": "", "new": True, "rejected": f"unreadable: {error.strerror}"}
     care = task.params
-    key = content_key(
-        sha256, task.resolution, task.code, care.fit, care.invert, care.flatten, care.threshold, care.trim,
+    key = result_key(
+        task.code, sha256, task.resolution, care.fit, care.invert, care.flatten, care.threshold, care.trim,
         care.margin, care.min_size, care.max_upscale,
     )  # fmt: skip
     facts = json.loads(memo.read(key, ".json") or "{}")
@@ -297,12 +297,11 @@ def preprocess(
     if not candidates:
         raise UserError(f"{raw}: no drawings; put image files (PNG, JPEG, WebP, TIFF…) there")
     rights = read_rights(raw)
-    modules = (Path(package).with_name(f"{name}.py") for name in ("raw_images", "unread_formats"))
-    code = "".join(map(file_sha256, modules)) + PIL.__version__
     without_file = [name for name in rights if name not in {row.source for row in rows} | {"*"}]
     for row in rows:
         if row.source == RIGHTS and without_file:
             row.note = f"rows that name no file of the folder: {len(without_file)}, the first: {without_file[0]}"
+    code = str(Path(package).with_name("raw_images.py"))
     facts = prepare_all([Task(path, params, resolution, code) for path in candidates], processes)
 
     drawings, known, captioned = [], [], []

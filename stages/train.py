@@ -29,7 +29,7 @@ from tattoo_lora.captions import read_captions, with_trigger
 from tattoo_lora.drawings import Drawing, read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
-from tattoo_lora.hub import model_files
+from tattoo_lora.keys import model_key, result_key
 from tattoo_lora.params import Profile, TrainParams, load_params, load_profile
 from tattoo_lora.times import recorded_time
 
@@ -37,7 +37,6 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
     with one_line_errors():
         load_profile(load_params().profile)
 
-import psutil
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -50,8 +49,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
-import tattoo_lora
-from tattoo_lora.checkpoint import Checkpoints, run_key
+from tattoo_lora.checkpoint import Checkpoints
 from tattoo_lora.draws import TrainingSet, draw_batch, mix
 from tattoo_lora.latents import read_latents, scaled_means
 from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, save_lora
@@ -66,6 +64,7 @@ from tattoo_lora.models import (
     on_device,
     pick_device,
     pick_dtype,
+    use_threads,
 )
 from tattoo_lora.objective import min_snr_weights, prediction_target
 from tattoo_lora.prompts import encode_prompts, tokenize
@@ -187,35 +186,14 @@ def cuda_memory(work: Callable[[], object]) -> float:
     return torch.cuda.max_memory_allocated()
 
 
-def saved_bytes(model: nn.Module, work: Callable[[], object]) -> int:
-    """Bytes that the forward pass in `work` keeps for its backward pass, the model's own weights aside."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        work()
-    return sum(kept.values())
-
-
 def pick_micro_batch_size(
-    model: nn.Module,
-    params: TrainParams,
-    profile: Profile,
-    device: torch.device,
-    processes: int,
-    make_gradients: Callable[[int], object],
+    params: TrainParams, profile: Profile, device: torch.device, make_gradients: Callable[[int], object]
 ) -> int:
-    """Samples at once: params' number, or as many of the effective batch as the memory holds.
+    """Samples at once: params' number, else the profile's batch, or as many as nine tenths of CUDA's free memory hold.
 
-    Of CUDA's free memory nine tenths, of a CPU's memory half: what is free there now is another number each time, and
-    with it the last bits of a training. `make_gradients(n)` is a trial with n samples of the model. UserError for a
-    number that does not divide the effective batch.
+    On a CPU it does not look at the memory: another number gives other last bits, and a machine with more memory would
+    give other bytes. `make_gradients(n)` is a trial with n samples. UserError for a number that does not divide the
+    effective batch.
     """
     effective_batch_size = profile.batch_size * profile.gradient_accumulation_steps
     if params.micro_batch_size is not None:
@@ -225,15 +203,8 @@ def pick_micro_batch_size(
                 f"batch_size x gradient_accumulation_steps ({effective_batch_size})"
             )
         return params.micro_batch_size
-    if effective_batch_size == 1 or device.type not in ("cuda", "cpu"):
+    if effective_batch_size == 1 or device.type != "cuda":
         return profile.batch_size
-    if device.type == "cpu":
-        if profile.gradient_accumulation_steps == 1:
-            return profile.batch_size
-        weights = sum(parameter.nbytes for parameter in model.parameters())
-        a_sample = saved_bytes(model, lambda: make_gradients(1))
-        available = psutil.virtual_memory().total / 2 / processes
-        return largest_fitting(effective_batch_size, lambda n: weights + n * a_sample, available)
     available = 0.9 * (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
     return largest_fitting(effective_batch_size, lambda n: cuda_memory(lambda: make_gradients(n)), available)
 
@@ -393,7 +364,7 @@ def train(
         accelerator.print(f"going on after step {start}")
     else:
         start, best_loss, evals_since_best = 0, float("inf"), 0
-        fitting = pick_micro_batch_size(denoiser, params, profile, device, world, try_gradients)
+        fitting = pick_micro_batch_size(params, profile, device, try_gradients)
         micro_batch_size = min(gather_object([fitting]))
         val_loss, clip_score = evaluate_in_first_process(0)
         if not math.isfinite(val_loss):
@@ -519,6 +490,7 @@ def run(args: argparse.Namespace) -> None:
     by_stem = read_captions(args.captions, [drawing.stem for drawing in drawings])
     captions = [with_trigger(variant.trigger, by_stem[drawing.stem]) for drawing in drawings]
 
+    use_threads(profile.threads)
     weight_dtype = pick_dtype(profile.dtype)
     accelerator = Accelerator(
         cpu=pick_device().type == "cpu",
@@ -583,10 +555,9 @@ def run(args: argparse.Namespace) -> None:
         save_lora(args.lora / f"{name}.safetensors", unet, text_encoder, header | reached)
 
     checkpoints = Checkpoints(
-        run_key(
-            [args.latents, args.drawings, Path(__file__), *Path(tattoo_lora.__file__).parent.glob("*.py")],
-            params, profile, args.variant, variant, captions, model_files(profile.base_model),
-            model_files(profile.clip_model),
+        result_key(
+            __file__, params, profile, args.variant, variant, captions,
+            model_key(*base), model_key(profile.clip_model, profile.clip_revision), files=[args.latents, args.drawings],
         ),
         [args.lora, args.log_csv, args.samples],
     )  # fmt: skip

@@ -5,5 +5,9 @@ import os
 # Set before anyone imports these libraries: their advice is for developers, not for who runs the pipeline.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+# A thread that has no work sleeps. By default it spins, and where other programs want the cores too, a step of training
+# took ten times as long. Read by libgomp and by Intel's OpenMP when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
 # Weights without safetensors would start a conversion thread that uses the network; we load safetensors only.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")

@@ -4,26 +4,18 @@ A snapshot holds nested dicts and lists of tensors and plain values, as optimize
 safetensors file and a JSON file, and a copy of what the run had written so far. No pickles.
 """
 
-import hashlib
+import contextlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 ROOT = Path(os.environ.get("DVC_ROOT", "."))  # the project's own folder for experiments in a temporary one too
-
-
-def run_key(files: list[Path], *values: Any) -> str:
-    """A hash of the files' bytes and the values' representations: another param, drawing or line of code is another."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    digest.update(repr(values).encode())
-    return digest.hexdigest()[:32]
 
 
 class Checkpoints:
@@ -33,8 +25,12 @@ class Checkpoints:
         self.folder, self.outputs = ROOT / ".scratch/train" / key, outputs
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Keep `state` and the outputs as they are; the one before is dropped when this one is whole."""
-        partial = self.folder / "partial"
+        """Keep `state` and the outputs as they are; those before are dropped when this one is whole.
+
+        Two processes may make the same training, as two queued experiments do that differ in what comes after it:
+        they write the same, so the first to have a step keeps it.
+        """
+        partial = self.folder / f"partial{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
@@ -45,10 +41,16 @@ class Checkpoints:
                 shutil.copytree(output, partial / f"output{i}")
             elif output.exists():
                 shutil.copyfile(output, partial / f"output{i}")
-        older = self._snapshots()
-        os.replace(partial, self.folder / f"step{step:08d}")
-        for snapshot in older:
-            shutil.rmtree(snapshot)
+        whole = self.folder / f"step{step:08d}"
+        try:
+            os.replace(partial, whole)
+        except OSError:
+            if not whole.is_dir():
+                raise
+            shutil.rmtree(partial)
+        for snapshot in self._snapshots():
+            if snapshot < whole:
+                shutil.rmtree(snapshot, ignore_errors=True)
 
     def restore_outputs(self) -> bool:
         """Put the outputs back as they were in the newest snapshot; False where there is none.
@@ -77,8 +79,14 @@ class Checkpoints:
         return _restore(json.loads((snapshots[-1] / "state.json").read_text(encoding="utf-8")), tensors)
 
     def clear(self) -> None:
-        """Forget the run: it is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forget the run: it is finished. What another process is writing for itself stays."""
+        for snapshot in self._snapshots():
+            shutil.rmtree(snapshot, ignore_errors=True)
+        for partial in self.folder.glob("partial*"):
+            if not psutil.pid_exists(int(partial.name.removeprefix("partial"))):
+                shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty, or gone
+            self.folder.rmdir()
 
     def _snapshots(self) -> list[Path]:
         return sorted(self.folder.glob("step*"))

@@ -14,12 +14,6 @@ def is_folder_path(model: str) -> bool:
     return Path(model).is_dir() or model.count("/") != 1 or model.startswith((".", "/", "~"))
 
 
-def model_files(model: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a local model's files, to tell it from another of its name; none for a hub id."""
-    files = sorted(path for path in Path(model).rglob("*") if path.is_file())
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-
 @contextmanager
 def finding(model: str, revision: str | None) -> Iterator[None]:
     """Turn whatever a failed from_pretrained raises into a UserError: which model, where, how to get it."""

@@ -1,13 +1,12 @@
 """What a LoRA file says about itself, in the header fields that A1111, ComfyUI and model sites read.
 
 `ss_*`: kohya's, https://github.com/kohya-ss/sd-scripts. `modelspec.*`: https://github.com/Stability-AI/ModelSpec 1.0.1.
-No time of day among them: the same run must give the same bytes.
+No time and no commit among them: the same run must give the same bytes. A release adds its commit.
 """
 
 import hashlib
 import json
 import re
-import subprocess
 from collections import Counter
 
 from tattoo_lora.drawings import Drawing
@@ -19,15 +18,6 @@ MOST_WORDS = 100
 def dataset_hash(drawings: list[Drawing]) -> str:
     """SHA-256 over the contents of all drawings, whatever their names and order."""
     return hashlib.sha256("".join(sorted(drawing.sha256 for drawing in drawings)).encode()).hexdigest()
-
-
-def git_commit() -> str:
-    """The commit that is checked out; empty outside of a repository."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    except FileNotFoundError:
-        return ""
-    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def word_frequency(captions: list[str]) -> dict[str, int]:
@@ -66,7 +56,6 @@ def lora_header(
         "ss_base_model_version": "sd_v1",
         "ss_batch_size_per_device": str(profile.batch_size),
         "ss_dataset_hash": dataset_hash(drawings),
-        "ss_git_commit": git_commit(),
         "ss_gradient_accumulation_steps": str(profile.gradient_accumulation_steps),
         "ss_learning_rate": str(profile.learning_rate),
         "ss_network_alpha": str(params.alpha),

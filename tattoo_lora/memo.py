@@ -4,17 +4,10 @@ They lie under .scratch/memo/ in the project's folder, also for experiments in a
 nothing but time.
 """
 
-import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(os.environ.get("DVC_ROOT", "."))
-
-
-def content_key(*values: Any) -> str:
-    """A hash of the values' representations: all that a result depends on."""
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:40]
 
 
 class Memo:

@@ -38,6 +38,15 @@ def process_state() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
+def use_threads(count: int | None) -> None:
+    """Compute with so many threads on a CPU, or with torch's own number, one a core.
+
+    How many there are decides the order in which sums are taken, and with it the last bits of every result.
+    """
+    if count is not None:
+        torch.set_num_threads(count)
+
+
 def pick_device() -> torch.device:
     """This process's GPU, CUDA or Apple's, where torch has one, else the CPU."""
     return process_state().device

@@ -164,6 +164,7 @@ class Profile:
     resolution: Annotated[int, Range(16, 4096, multiple_of=8)]  # a latent is 8 px wide
     dtype: Annotated[str, OneOf(("auto", "float32", "bfloat16", "float16"))]
     low_memory: bool
+    threads: Count | None
     target_modules: list[str]
     steps: Count
     batch_size: Count

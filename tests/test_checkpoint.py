@@ -12,7 +12,7 @@ import torch
 from conftest import ENVIRONMENT, copy_project, room_for, run, set_value
 from safetensors import SafetensorError
 
-from tattoo_lora.checkpoint import Checkpoints, run_key
+from tattoo_lora.checkpoint import Checkpoints
 
 PROCESSED = "data/processed/flash"
 
@@ -148,7 +148,7 @@ def test_a_snapshot_gives_back_state_and_outputs_and_drops_the_one_before(tmp_pa
 def test_half_a_snapshot_is_not_picked_up(tmp_path):
     checkpoints = Checkpoints(str(tmp_path / "run"), [])
     checkpoints.save(1, {"step": 1})
-    (tmp_path / "run/partial").mkdir()
+    (tmp_path / "run/partial123").mkdir()
     assert checkpoints.load() == {"step": 1}
     checkpoints.save(2, {"step": 2})
     assert checkpoints.load() == {"step": 2}
@@ -173,12 +173,21 @@ def test_a_snapshot_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path
     assert checkpoints.load()["x"].tolist() == [1, 1, 1]
 
 
-def test_another_param_file_or_line_of_code_is_another_run(tmp_path):
-    path = tmp_path / "x.py"
-    path.write_text("a = 1")
-    keys = {run_key([path], 1), run_key([path], 2), run_key([path], 1, "b")}
-    path.write_text("a = 2")
-    keys.add(run_key([path], 1))
-    assert len(keys) == 4
-    path.write_text("a = 1")
-    assert run_key([path], 1) in keys
+def test_two_processes_of_one_training_do_not_disturb_each_other(tmp_path):
+    """As two queued experiments that differ in what comes after the training."""
+    one, other = (Checkpoints(str(tmp_path / "run"), []) for _ in range(2))
+    one.save(5, {"step": 5})
+    other.save(5, {"step": 5})  # is there already
+    one.save(10, {"step": 10})
+    other.save(7, {"step": 7})  # is behind: the newest stays
+    assert one.load() == other.load() == {"step": 10}
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for pid in (os.getpid(), ended.pid):
+        (tmp_path / f"run/partial{pid}").mkdir()
+    other.clear()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [f"partial{os.getpid()}"]  # is being written
+    one.save(12, {"step": 12})
+    assert one.load() == {"step": 12}
+    one.clear()
+    assert not (tmp_path / "run").exists()

@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
-from conftest import ROOT, copy_project, run, set_value
+from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
 
 TRAIN = {f"train@{variant}" for variant in ("vanilla", "blip", "blip_plus")}
 EVALUATE = {f"evaluate@{name}" for name in ("base", "vanilla", "blip", "blip_plus")}
@@ -42,8 +43,15 @@ CHANGES = {
     "train.rank": (lambda p: set_value(p / "params.yaml", "rank", 4), TRAIN | {"report"}),
     "variants.blip_plus.caption_dropout": (
         lambda p: set_variant(p, "blip_plus", "caption_dropout", 0.2),
-        {"train@blip_plus", "evaluate@blip_plus"},
+        {"train@blip_plus"},
     ),
+    "variants.blip.caption_dropout": (lambda p: set_variant(p, "blip", "caption_dropout", 0.2), {"train@blip"}),
+    "the words of an error": (lambda p: append(p / "tattoo_lora/errors.py", "# a comment\n"), set()),
+    "a model's file": (
+        lambda p: append(p / "models/embedded/clip/tokenizer_config.json", "\n"),
+        {"caption_blip", "enrich", "encode"} | TRAIN | EVALUATE,
+    ),
+    "a model's card": (lambda p: append(p / "models/embedded/README.md", "More."), set()),
     "variants.vanilla.trigger": (
         lambda p: set_variant(p, "vanilla", "trigger", "inkflash"),
         {"train@vanilla", "evaluate@vanilla"},
@@ -119,9 +127,7 @@ def test_a_new_suffix_retrains_one_variant_and_no_other(copy):
 
 
 def test_training_again_gives_the_same_bytes_so_nothing_below_it_runs(copy):
-    """A comment in stages/train.py reruns the three trainings; at the same commit, which the adapters'
-    headers name, they are equal to the byte."""
-    run("git", "reset", "-q", "--soft", "HEAD~1", cwd=copy)
+    """A comment in stages/train.py reruns the three trainings; they are equal to the byte at another commit too."""
     lock = (copy / "dvc.lock").read_text()
     append(copy / "stages/train.py", "# a comment\n")
     repro = run("dvc", "repro", cwd=copy)
@@ -129,6 +135,18 @@ def test_training_again_gives_the_same_bytes_so_nothing_below_it_runs(copy):
     changed = [line for line in set((copy / "dvc.lock").read_text().splitlines()) - set(lock.splitlines())]
     assert all(line.strip().startswith(("md5:", "size:")) for line in changed)
     assert len(changed) == 2  # stages/train.py's own hash and size, the same in all three
+
+
+@pytest.mark.slow
+def test_a_clones_repro_leaves_nothing_changed(finished, tmp_path):
+    """With nothing known from before, in another place, zone, language and number of threads that are asked for."""
+    clone = tmp_path / "elsewhere/with a blank"
+    run("git", "clone", "-q", str(finished), str(clone), cwd=tmp_path)
+    elsewhere = {"TZ": "Asia/Tokyo", "LC_ALL": "C", "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7", "USER": "other"}
+    repro = subprocess.run(["dvc", "repro"], cwd=clone, env=ENVIRONMENT | elsewhere, capture_output=True, text=True)
+    assert repro.returncode == 0, repro.stderr
+    assert len(ran(repro)) == 12
+    assert run("git", "status", "--porcelain", cwd=clone).stdout == ""
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from tattoo_lora.keys import code_files, imported_files
+
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
@@ -14,20 +16,8 @@ def definition(stage):
     return STAGES[stage].get("do", STAGES[stage])
 
 
-def imported_files(source):
-    """The project's own files that a file imports, and what these import in turn."""
-    found = {"stages/__init__.py", "tattoo_lora/__init__.py"}
-    for node in ast.walk(ast.parse((ROOT / source).read_text(encoding="utf-8"))):
-        modules = []
-        if isinstance(node, ast.ImportFrom):
-            modules = [node.module]
-        elif isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        for module in modules:
-            file = f"{module.replace('.', '/')}.py"
-            if module.startswith(("tattoo_lora.", "stages.")) and file not in found:
-                found |= {file} | imported_files(file)
-    return found
+def sources(stage):
+    return [path.relative_to(ROOT).as_posix() for path in code_files(ROOT / f"stages/{stage}.py")]
 
 
 def test_there_is_a_stage_for_each_file_and_a_file_for_each_stage():
@@ -37,13 +27,25 @@ def test_there_is_a_stage_for_each_file_and_a_file_for_each_stage():
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_code_that_a_stage_imports_is_declared_and_no_other(stage):
     declared = {dep for dep in definition(stage)["deps"] if dep.endswith(".py")}
-    assert declared == imported_files(f"stages/{stage}.py") | {f"stages/{stage}.py"}
+    assert declared == set(sources(stage))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_loads_a_model_depends_on_the_profiles_folder_of_models(stage):
+    loads = any("from_pretrained" in (ROOT / source).read_text(encoding="utf-8") for source in sources(stage))
+    assert loads == ("models/${profile}" in definition(stage)["deps"])
+    assert all((ROOT / "models" / path.stem).is_dir() for path in (ROOT / "profiles").glob("*.yaml"))
+
+
+def test_what_a_file_imports_is_found_wherever_it_does_and_what_that_imports_too():
+    names = {path.name for path in imported_files(ROOT / "stages/preprocess.py")}
+    assert {"captions.py", "raw_images.py", "texts.py"} <= names and "train.py" not in names
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_profile_keys_that_a_stage_reads_are_declared_and_no_other(stage):
     used = set()
-    for source in {f"stages/{stage}.py"} | imported_files(f"stages/{stage}.py"):
+    for source in sources(stage):
         used |= set(re.findall(r"\bprofile\.([a-z_]+)", (ROOT / source).read_text(encoding="utf-8")))
     declared = set()
     for params in definition(stage).get("params", []):

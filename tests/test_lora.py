@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, room_for, run
+from conftest import ROOT, room_for
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -379,11 +379,10 @@ def test_both_files_draw_what_the_live_model_draws(kind, tmp_path):
 
 
 def test_the_header_of_a_trained_file_is_filled_from_the_run(finished):
-    commit = run("git", "rev-parse", "HEAD~1", cwd=finished).stdout.strip()
     for name in ("best.safetensors", "final.kohya.safetensors"):
         with safe_open(finished / "runs/lora/blip" / name, "pt") as file:
             header = file.metadata()
-        assert header["ss_git_commit"] == commit
+        assert "ss_git_commit" not in header  # the same run gives the same bytes at any commit
         assert header["ss_network_dim"] == "8" and header["ss_network_alpha"] == "8.0" and header["ss_seed"] == "42"
         assert header["ss_network_module"] == "networks.lora" and header["ss_v2"] == "False"
         assert header["ss_base_model_version"] == "sd_v1" and header["ss_sd_model_name"] == "models/embedded/base"

@@ -1,9 +1,13 @@
 """What the memo keeps, under which key, and what a write that stops leaves behind."""
 
-import pytest
-from conftest import room_for
+import os
 
-from tattoo_lora.memo import Memo, content_key
+import pytest
+from conftest import ROOT, room_for
+
+import tattoo_lora.keys
+from tattoo_lora.keys import code_files, content_key, model_key, result_key
+from tattoo_lora.memo import Memo
 
 
 @pytest.fixture
@@ -34,3 +38,66 @@ def test_each_value_and_their_order_count_for_the_key():
     keys = [content_key(*values) for values in ((1, 2), (2, 1), (1,), (1, "2"), (1, None), (12,))]
     assert len(set(keys)) == len(keys)
     assert content_key(1, 2) == keys[0]
+
+
+def test_a_model_is_known_by_its_contents_and_not_by_its_path_or_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("tattoo_lora.keys.LARGE", 0)  # the hashes of large files are kept
+    for name in ("a", "b"):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        (tmp_path / name / "unet/model.safetensors").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    key = model_key("a", None)
+    os.utime("b/unet/model.safetensors", (1, 1))
+    assert model_key("b", None) == model_key(str(tmp_path / "a"), None) == key
+    (tmp_path / "b/unet/model.safetensors").write_bytes(b"wEights")
+    (tmp_path / "b/more").touch()
+    assert model_key("b", None) != key
+    (tmp_path / "b/unet/model.safetensors").write_bytes(b"weights")
+    assert model_key("b", None) != key  # there is one file more
+    assert model_key("owner/name", "1") != model_key("owner/name", "2")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A project: a stage that imports one module, which imports another, and a module that none imports."""
+    monkeypatch.setattr(tattoo_lora.keys, "ROOT", tmp_path)
+    for path, text in {
+        "stages/one.py": "from tattoo_lora.near import x\nfrom tattoo_lora.errors import y",
+        "tattoo_lora/near.py": "def late():\n    import tattoo_lora.far",
+        "tattoo_lora/far.py": "a = 1",
+        "tattoo_lora/errors.py": "y = 1",
+        "tattoo_lora/web_page.py": "b = 1",
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return tmp_path
+
+
+def fresh_key(package, *values, files=()):
+    for kept in (tattoo_lora.keys.imported_files, tattoo_lora.keys.code_hash):
+        kept.cache_clear()
+    return result_key(str(package / "stages/one.py"), *values, files=files)
+
+
+def test_a_result_is_kept_as_long_as_its_code_values_files_and_packages_stay(package, monkeypatch):
+    data = package / "data"
+    data.write_text("1")
+    key = fresh_key(package, 1, files=[data])
+    assert fresh_key(package, 1, files=[data]) == key
+    assert fresh_key(package, 2, files=[data]) != key
+    data.write_text("2")
+    assert fresh_key(package, 1, files=[data]) != key
+    data.write_text("1")
+    for other in ("web_page", "errors"):
+        (package / f"tattoo_lora/{other}.py").write_text("z = 2")
+        assert fresh_key(package, 1, files=[data]) == key
+    (package / "tattoo_lora/far.py").write_text("a = 2")
+    assert fresh_key(package, 1, files=[data]) != key
+    (package / "tattoo_lora/far.py").write_text("a = 1")
+    monkeypatch.setattr(tattoo_lora.keys.metadata, "version", lambda name: "2" if name == "transformers" else "1")
+    assert fresh_key(package, 1, files=[data]) != key
+
+
+def test_captions_depend_on_the_code_that_loads_and_prepares_them():
+    for stage, modules in {"caption_blip": {"models", "images"}, "encode": {"models", "images"}}.items():
+        assert modules <= {path.stem for path in code_files(ROOT / f"stages/{stage}.py")}

@@ -1,0 +1,83 @@
+"""Keys of what is kept outside of DVC's outputs, memos and snapshots: a hash of all that a result depends on.
+
+What DVC would call a stage's deps and params stands in the key too, so that a kept result is never older than its code.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tattoo_lora.memo import Memo
+from tattoo_lora.split import file_sha256
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (
+    *("accelerate", "diffusers", "numpy", "peft", "pillow", "safetensors", "scikit-image", "scipy", "torch"),
+    "transformers",
+)
+# They check, measure time or say where files lie: no byte of a result comes from them, and no stage depends on them.
+NO_RESULT_COMES_FROM = {"__init__", "errors", "files", "keys", "memo", "params", "times"}
+LARGE = 2**26  # bytes; the hashes of such files are kept too: a full-size model takes half a minute to read
+
+
+@cache
+def imported_files(source: Path) -> frozenset[Path]:
+    """The project's own files that a Python file imports, wherever in it, and what these import in turn."""
+    found: set[Path] = set()
+    todo = [source]
+    while todo:
+        for node in ast.walk(ast.parse(todo.pop().read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for module in modules:
+                path = ROOT / f"{module.replace('.', '/')}.py"
+                if module.split(".")[0] in ("stages", "tattoo_lora") and path.is_file() and path not in found:
+                    found.add(path)
+                    todo.append(path)
+    return frozenset(found)
+
+
+def code_files(source: Path) -> list[Path]:
+    """A Python file and those that it imports and that its results come from: its stage's deps in dvc.yaml."""
+    files = {source.resolve(), *imported_files(source.resolve())}
+    return sorted(path for path in files if path.stem not in NO_RESULT_COMES_FROM)
+
+
+@cache
+def code_hash(source: Path) -> str:
+    """SHA-256 of a Python file, of what it imports and of the versions of the packages that results depend on."""
+    code = [(path.relative_to(ROOT).as_posix(), file_sha256(path)) for path in code_files(source)]
+    return content_key(code, [metadata.version(package) for package in PACKAGES])
+
+
+def model_key(model: str, revision: str | None) -> str:
+    """What tells a model from another: a hub id and its commit; a local folder's contents, not its path."""
+    files = sorted(path for path in Path(model).rglob("*") if path.is_file())
+    contents = [(path.relative_to(model).as_posix(), _contents(path)) for path in files]
+    return content_key(revision, contents or model)
+
+
+def _contents(path: Path) -> str:
+    stat = path.stat()
+    if stat.st_size < LARGE:
+        return file_sha256(path)
+    memo, key = Memo("hashes"), content_key(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    kept = memo.read(key, ".txt")
+    if kept is None:
+        memo.write(key, ".txt", kept := file_sha256(path).encode())
+    return kept.decode()
+
+
+def content_key(*values: Any) -> str:
+    """A hash of the values' representations."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:40]
+
+
+def result_key(source: str, *values: Any, files: Iterable[Path] = ()) -> str:
+    """The key of a result of the Python file `source`: its code and imports, the values, the contents of the files."""
+    return content_key(code_hash(Path(source)), values, [file_sha256(path) for path in files])
