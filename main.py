@@ -1,8 +1,8 @@
 """Train and compare the three LoRA variants: checks the machine, runs `dvc repro`, says where the results are.
 
     python main.py                              the sample drawings with the embedded models: no GPU, no network
-    python main.py --images ~/flash             bring a folder of your own drawings in, and run on it
-    python main.py --dataset flash              go back to a folder that is in data/raw already
+    python main.py --images ~/my-flash           bring a folder of your own drawings in, and run on it
+    python main.py --dataset flash              go back to the sample, or to another folder in data/raw
     python main.py --profile sd15               Stable Diffusion 1.5 from the hub, on a GPU
     python main.py release --variant blip_plus  an adapter with its model card, to hand on; see release --help
 
@@ -12,62 +12,99 @@ Whatever a change does not invalidate is not run again; run it twice and the sec
 import argparse
 import os
 import re
-import shutil
+import signal
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-
-from app import release
-from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.hub import is_folder_path
-from tattoo_lora.params import Profile, load_params, load_profile
+from typing import get_type_hints
 
 ROOT = Path(__file__).resolve().parent
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+PATIENCE = 30  # seconds that a stage has to end by itself
+
+
+def stop(message: str) -> None:
+    """End with one line. Needed before any package may be imported."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
 
 
 def check_environment() -> None:
-    """UserError for a Python, a package or a Git repository that is not there."""
+    """Stop at a Python, a package or a Git repository that is not there; say which packages are of other versions.
+
+    With the standard library alone: whoever calls this may have nothing else.
+    """
     if sys.version_info < (3, 11):
-        raise UserError(f"Python {sys.version_info.major}.{sys.version_info.minor}: 3.11 or newer is needed")
-    missing = []
+        stop(f"Python {sys.version_info.major}.{sys.version_info.minor}: 3.11 or newer is needed")
+    missing, others = [], []
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"([A-Za-z0-9_.-]+)==", line):
+        if match := re.match(r"([A-Za-z0-9_.-]+)==([^\s;#]+)", line):
             try:
-                metadata.version(match[1])
+                found = metadata.version(match[1]).split("+")[0]  # torch's CPU build is 2.13.0+cpu
             except metadata.PackageNotFoundError:
                 missing.append(match[1])
+            else:
+                if found != match[2]:
+                    others.append(f"{match[1]} {found} instead of {match[2]}")
+    python = next((path for path in (".venv/bin/python", ".venv/Scripts/python.exe") if (ROOT / path).is_file()), None)
+    here = python and (ROOT / python).parent.resolve() == Path(sys.executable).parent.resolve()
+    install = "run `pip install -r requirements.txt`"
     if missing:
-        raise UserError(f"not installed: {', '.join(missing)}; run `pip install -r requirements.txt`")
-    if not (ROOT / ".git").exists():
-        raise UserError(f"{ROOT}: no Git repository; DVC works in one: clone the project, or run `git init` here")
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        if python and not here:
+            install = f"the environment is in .venv: run `{python} main.py`"
+        elif len(missing) > 3:
+            install = "run `python3 -m venv .venv && .venv/bin/pip install -r requirements.txt`, "
+            install += "then `.venv/bin/python main.py`"
+        stop(f"not installed: {some}; {install}")
+    if others:
+        print(f"note: {', '.join(others)}; tried are those of requirements.txt: {install}", file=sys.stderr)
+    if not any((folder / ".git").exists() for folder in (ROOT, *ROOT.parents)):
+        stop(f"{ROOT}: no Git repository; DVC works in one: clone the project, or run `git init` here")
 
 
-def check_models(profile: Profile) -> None:
-    """UserError for a model folder that is not there, before any stage runs."""
-    for model in (profile.base_model, profile.caption_model, profile.clip_model):
-        if is_folder_path(model) and not (ROOT / model).is_dir():
-            raise UserError(f"{model}: no such model folder; see the model ids in profiles/*.yaml")
+def run_dvc() -> int:
+    """The exit status of `dvc repro`. What stops main.py stops the stage that runs as well.
 
+    A stage and DVC end well on Ctrl-C: a training keeps its snapshot, and DVC lets go of its lock.
+    """
+    # The stages run `python`: make that this one, whether or not its environment is activated.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    received, process = [], None
 
-def bring_in(images: Path) -> str:
-    """Copy a folder of drawings to data/raw/<its name>; the name. What is there already is kept, and added to."""
-    if not images.is_dir():
-        raise UserError(f"{images}: no such folder")
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", images.resolve().name).strip("-") or "drawings"
-    target = ROOT / "data/raw" / name
-    if target != images.resolve():
-        shutil.copytree(images, target, dirs_exist_ok=True)
-    return name
+    def pass_on(number, frame) -> None:
+        received.append(number)
+        if process is not None:
+            send(signal.SIGINT)
 
+    def send(number: int) -> None:
+        try:
+            if os.name == "posix":
+                os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass
 
-def set_key(key: str, value: str) -> None:
-    """Change a top-level key of params.yaml and nothing else in the file: its comments stay."""
-    path = ROOT / "params.yaml"
-    text = path.read_text(encoding="utf-8")
-    changed = re.sub(rf"(?m)^{key}:(\s*)\S+", rf"{key}:\g<1>{value}", text, count=1)
-    if changed != text:
-        path.write_text(changed, encoding="utf-8")
+    for number in STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGINT:  # nohup ignores SIGHUP
+            signal.signal(number, pass_on)
+    # A session of its own, so that all of it can be stopped at once and a terminal's Ctrl-C comes once.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"], cwd=ROOT, env={**os.environ, "PATH": path}, start_new_session=True
+    )
+    if received:
+        send(signal.SIGINT)
+    while True:
+        try:
+            code = process.wait(timeout=PATIENCE if received else 1)
+            break
+        except subprocess.TimeoutExpired:
+            if received and os.name == "posix":
+                send(signal.SIGKILL)
+    if received:
+        print("stopped; run it again and it goes on where it was", file=sys.stderr)
+        sys.exit(128 + received[0])
+    return code
 
 
 def results_line(label: str, path: str) -> str:
@@ -75,50 +112,70 @@ def results_line(label: str, path: str) -> str:
 
 
 def main() -> None:
+    check_environment()
+    # Only now is it known that these can be imported.
+    from app import release
+    from app.ahead import check_models, plan, results
+    from app.own_folder import bring_in, named_drawings, set_key
+    from stages.preprocess import NOT_DRAWINGS
+    from tattoo_lora.errors import UserError, one_line_errors
+    from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", help="a file under profiles/, without .yaml")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", help="a folder under data/raw/")
     source.add_argument("--images", type=Path, help="a folder of drawings to copy into data/raw/ and use")
+    allowed = get_type_hints(CaptionBlipParams, include_extras=True)["captions_from"].__metadata__[0].words
+    parser.add_argument("--captions-from", choices=allowed, help="whose captions: sets caption_blip.captions_from")
     commands = parser.add_subparsers(dest="command", metavar="[release]", help="hand an adapter on")
     of_release = commands.add_parser(
         "release", description=release.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     release.add_options(of_release)
     args = parser.parse_args()
-    if args.command and (args.profile or args.dataset or args.images):
+    if args.command and (args.profile or args.dataset or args.images or args.captions_from):
         parser.error("a release is of the results that are there: profile and dataset are those of params.yaml")
     with one_line_errors():
-        check_environment()
         if args.command == "release":
             release.run(args, ROOT)
             return
-        load_params(ROOT)  # before anything is changed
-        profile = load_profile(args.profile or load_params(ROOT).profile, ROOT)
-        check_models(profile)
-        dataset = bring_in(args.images) if args.images else args.dataset
-        if dataset and not (ROOT / "data/raw" / dataset).is_dir():
+        params = load_params(ROOT)  # before anything is changed
+        profile = load_profile(args.profile or params.profile, ROOT)
+        check_models(profile, ROOT)
+        dataset = bring_in(args.images, ROOT) if args.images else args.dataset or params.dataset
+        folder = ROOT / "data/raw" / dataset
+        if args.dataset and not folder.is_dir():
             known = ", ".join(sorted(p.name for p in (ROOT / "data/raw").iterdir() if p.is_dir()))
-            raise UserError(f"data/raw/{dataset}: no such folder; there are: {known}")
-        if dataset:
-            set_key("dataset", dataset)
-        if args.profile:
-            set_key("profile", args.profile)
+            raise UserError(f"{folder.relative_to(ROOT)}: no such folder; there are: {known}")
+        if not re.fullmatch(r"[\w.-]+", dataset):
+            raise UserError(f"data/raw/{dataset}: letters, digits, - and _ only, for the stages' commands; rename it")
+        chosen = {"dataset": args.dataset or (args.images and dataset), "profile": args.profile}
+        chosen["caption_blip.captions_from"] = args.captions_from
+        for key, value in chosen.items():
+            if value:
+                set_key(ROOT / "params.yaml", key, value)
+        params = load_params(ROOT)
+        named, drawings = named_drawings(folder, NOT_DRAWINGS)
+        if args.images and params.caption_blip.captions_from == "blip" and 2 * named > drawings:
+            print(
+                f"{named} of {drawings} names say what is drawn. To caption by them: python main.py --captions-from "
+                "names-then-blip (and back: --captions-from blip)"
+            )
+        print(plan(params, profile, drawings), flush=True)
 
-        # The stages run `python`: make that this one, whether or not its environment is activated.
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         lock = ROOT / "dvc.lock"
         before = lock.read_bytes() if lock.is_file() else b""
-        repro = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=ROOT, env={**os.environ, "PATH": path})
-        if repro.returncode != 0:
+        if run_dvc() != 0:
             raise UserError(
                 "`dvc repro` stopped, see above; what was finished is kept, and `dvc checkout` brings back "
                 "the earlier result of the stage that stopped"
             )
         if lock.read_bytes() == before:
             print("\nNothing to do: everything is up to date.")
-        print("\n" + (ROOT / "plots/comparison.md").read_text(encoding="utf-8"))
+        print("\n" + results(ROOT / "metrics/findings.json") + "\n")
         print(results_line("what came of it, to read", "metrics/report.html"))
+        print(results_line("all tables", "plots/comparison.md"))
         print(results_line("the comparison, in pictures", "plots/comparison.png"))
         print(results_line("loss and score by step", "plots/training_curves.png"))
         print(results_line("the adapters", "runs/lora/<variant>/best.safetensors"))

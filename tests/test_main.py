@@ -1,30 +1,38 @@
 """The one button, pressed for real."""
 
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
-from conftest import ROOT, copy_project, run, set_value
+from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
+
+from tattoo_lora.params import load_params
 
 
 @pytest.fixture
-def copy(finished, tmp_path):
-    return copy_project(finished, tmp_path / "p")
+def copy(project, tmp_path):
+    return copy_project(project, tmp_path / "p")
 
 
 def press(project, *arguments):
     return run("python", "main.py", *arguments, cwd=project, check=False)
 
 
-def test_run_again_it_does_nothing_and_says_so(copy):
+def test_run_again_it_does_nothing_and_says_so(finished, tmp_path):
+    copy = copy_project(finished, tmp_path / "p")
     again = press(copy)
     assert again.returncode == 0
     assert "Nothing to do: everything is up to date." in again.stdout
-    assert "| variant | val_loss" in again.stdout
+    assert re.search(r"\n  base +[\d.]+[* ]", again.stdout) and "best of its column" in again.stdout
     assert "plots/comparison.png" in again.stdout and "runs/lora/<variant>/best.safetensors" in again.stdout
 
 
-def test_what_was_asked_for_is_set_in_the_params_and_nothing_else(project, tmp_path):
-    copy = copy_project(project, tmp_path / "p")
+def test_what_was_asked_for_is_set_in_the_params_and_nothing_else(copy, tmp_path):
     shutil.copy(copy / "profiles/embedded.yaml", copy / "profiles/mine.yaml")
     (copy / "data/raw/nothing").mkdir()  # no drawings: DVC stops at the first stage
     before = (copy / "params.yaml").read_text(encoding="utf-8").splitlines()
@@ -37,15 +45,16 @@ def test_what_was_asked_for_is_set_in_the_params_and_nothing_else(project, tmp_p
 
 
 @pytest.mark.slow
-def test_a_folder_of_drawings_is_brought_in_and_used(copy, tmp_path):
+def test_a_folder_of_drawings_is_brought_in_and_used(finished, tmp_path):
+    copy = copy_project(finished, tmp_path / "p")
     mine = tmp_path / "My flash ü"
     shutil.copytree(copy / "data/raw/flash", mine)
     before = (copy / "params.yaml").read_text()
     result = press(copy, "--images", str(mine))
     assert result.returncode == 0, result.stderr
-    assert (copy / "data/processed/My-flash/manifest.csv").is_file()
-    assert (copy / "params.yaml").read_text() == before.replace("dataset: flash ", "dataset: My-flash ")
-    assert "Nothing to do" in press(copy, "--dataset", "My-flash").stdout
+    assert (copy / "data/processed/My-flash-ü/manifest.csv").is_file()
+    assert (copy / "params.yaml").read_text() == before.replace("dataset: flash ", "dataset: My-flash-ü ")
+    assert "Nothing to do" in press(copy, "--dataset", "My-flash-ü").stdout
 
 
 @pytest.mark.parametrize(
@@ -98,4 +107,76 @@ def test_a_stage_that_stops_is_passed_on_with_what_to_do(copy):
 
 def test_help_shows_examples():
     shown = run("python", "main.py", "--help", cwd=ROOT).stdout
-    assert "python main.py --images ~/flash" in shown
+    assert "python main.py --images ~/my-flash" in shown
+
+
+def test_a_python_without_the_packages_says_what_to_run(copy, tmp_path):
+    bare = [sys.executable, "-S"]  # no site-packages
+    result = run(*bare, "main.py", "--help", cwd=copy, check=False)
+    assert result.returncode == 1
+    assert re.match(r"error: not installed: torch, dvc, diffusers and \d+ more; run `python3 -m venv", result.stderr)
+    (copy / ".venv/bin").mkdir(parents=True)
+    (copy / ".venv/bin/python").touch()
+    result = run(*bare, "main.py", cwd=copy, check=False)
+    assert "the environment is in .venv: run `.venv/bin/python main.py`" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_another_version_is_named_with_the_one_that_was_tried(copy, tmp_path):
+    (copy / "requirements.txt").write_text("PyYAML==1.0\n")
+    result = press(copy, "--help")
+    assert result.returncode == 0
+    assert re.match(r"note: PyYAML [\d.]+ instead of 1.0; tried are those of requirements.txt", result.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_stops_the_stage_that_runs_too(copy, tmp_path, number):
+    stage = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)\n"
+    (copy / "stages/preprocess.py").write_text("NOT_DRAWINGS = set()\nif __name__ == '__main__':\n    " + stage)
+    with subprocess.Popen(["python", "main.py"], cwd=copy, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as press:
+        deadline = time.monotonic() + 90
+        while not (copy / "pid").exists() or not (copy / "pid").read_text():
+            assert time.monotonic() < deadline and press.poll() is None
+            time.sleep(0.1)
+        press.send_signal(number)
+        assert "stopped; run it again and it goes on where it was" in press.communicate(timeout=40)[1]
+    assert press.returncode == 128 + number
+    assert not psutil.pid_exists(int((copy / "pid").read_text()))
+
+
+def test_offline_full_size_names_the_models_and_commands_before_any_stage(copy, tmp_path):
+    before = (copy / "params.yaml").read_bytes()
+    result = run("env", f"HF_HOME={tmp_path}", "python", "main.py", "--profile", "sd15", cwd=copy, check=False)
+    assert result.returncode == 1
+    assert "not here yet: stable-diffusion-v1-5/stable-diffusion-v1-5 (4.3 GB), Salesforce/blip" in result.stdout
+    assert "error: 3 of 3 models are not in the hub's cache" in result.stderr
+    assert (copy / "params.yaml").read_bytes() == before
+    guide = (ROOT / "docs/sd15.md").read_text(encoding="utf-8")
+    commands = [line.strip() for line in result.stdout.splitlines() if line.startswith("    hf download")]
+    assert len(commands) == 3 and all(command in guide for command in commands)
+
+
+def test_a_checkpoint_file_is_not_called_a_missing_folder(copy, tmp_path):
+    set_value(copy / "profiles/embedded.yaml", "base_model", "models/mine.safetensors")
+    assert "models/mine.safetensors: a single file, where a folder in diffusers' layout" in press(copy).stderr
+
+
+def test_what_will_happen_is_said_before_it_starts(project, tmp_path):
+    mine = tmp_path / "no"
+    shutil.copytree(project / "data/raw/flash", mine)
+    (mine / "owl.png").unlink()
+    copy = copy_project(project, tmp_path / "p")
+    (copy / "dvc.yaml").write_text("stages: {}\n")  # nothing to run: what is said before is what counts
+    said = press(copy, "--images", str(mine)).stdout
+    assert "no: 11 files that may be drawings, about 2 of them held out." in said
+    assert "3 adapters, each 4 steps of 4: about 2 times through the drawings." in said
+    assert "The miniature models are a demonstration" in said
+    assert "11 of 11 names say what is drawn. To caption by them: python main.py --captions-from" in said
+    assert load_params(copy).dataset == "no"
+    press(copy, "--captions-from", "names-then-blip")
+    assert load_params(copy).caption_blip.captions_from == "names-then-blip"
+
+
+def test_a_folder_with_blanks_in_its_name_is_refused(copy, tmp_path):
+    (copy / "data/raw/my flash").mkdir()
+    assert "error: data/raw/my flash: letters, digits, - and _ only" in press(copy, "--dataset", "my flash").stderr

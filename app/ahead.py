@@ -1,0 +1,147 @@
+"""What a run will do and what it lacks, said before it starts."""
+
+import json
+import math
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tattoo_lora.errors import UserError
+from tattoo_lora.hub import is_folder_path
+from tattoo_lora.params import Params, Profile
+from tattoo_lora.split import fewest_held_out
+from tattoo_lora.times import read_times
+
+# What from_pretrained reads of a model, and no more: the whole of SD 1.5's repository has ten times as much.
+BASE = {
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+}
+OTHERS = {"model.safetensors"}
+SIZES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "4.3 GB",
+    "Salesforce/blip-image-captioning-large": "1.9 GB",
+    "openai/clip-vit-base-patch32": "0.6 GB",
+}
+
+
+def hub_models(profile: Profile) -> list[tuple[str, str | None, set[str]]]:
+    """The id, revision and weights of each model that is none of a local folder."""
+    models = [
+        (profile.base_model, profile.base_revision, BASE),
+        (profile.caption_model, profile.caption_revision, OTHERS),
+        (profile.clip_model, profile.clip_revision, OTHERS),
+    ]
+    return [of for of in models if not is_folder_path(of[0])]
+
+
+def download_command(model: str, revision: str | None, weights: set[str]) -> str:
+    """The `hf download` of what is read of the model."""
+    at = f" --revision {revision}" if revision else ""
+    included = [f"--include '{pattern}'" for pattern in ("*.json", "*.txt", *sorted(weights))]
+    return f"hf download {model}{at} {' '.join(included)}"
+
+
+def is_cached(model: str, revision: str | None, weights: set[str]) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(model, file, revision=revision), str) for file in weights)
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached at all."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    if proxy := os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        endpoint = urlsplit(proxy)
+    try:
+        with socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def check_models(profile: Profile, root: Path) -> None:
+    """UserError for a model that is not here and cannot be fetched, before any stage runs; says what is fetched."""
+    for model in (profile.base_model, profile.caption_model, profile.clip_model):
+        if (root / model).is_file() or model.endswith((".safetensors", ".ckpt")):
+            raise UserError(
+                f"{model}: a single file, where a folder in diffusers' layout is needed; convert it once with "
+                "StableDiffusionPipeline.from_single_file(…).save_pretrained(…)"
+            )
+        if is_folder_path(model) and not (root / model).is_dir():
+            raise UserError(f"{model}: no such model folder; see the model ids in profiles/*.yaml")
+    models = hub_models(profile)
+    if models:
+        import torch
+
+        if not torch.accelerator.is_available():
+            print(
+                "No GPU was found: full size on a CPU takes hours to days (docs/performance.md). The miniature, "
+                "`--profile embedded`, takes minutes."
+            )
+    missing = [of for of in models if not is_cached(*of)]
+    if not missing:
+        return
+    listed = ", ".join(f"{model} ({SIZES.get(model, 'size unknown')})" for model, _, _ in missing)
+    print(f"Models that are not here yet: {listed}.")
+    if hub_answers():
+        print("They are fetched when a stage needs them.")
+        return
+    print("On a machine with a network:\n" + "\n".join(f"    {download_command(*of)}" for of in missing))
+    raise UserError(
+        f"{len(missing)} of {len(models)} models are not in the hub's cache here and the hub cannot be reached; fetch "
+        "them as shown above, or use --profile embedded, which needs no network"
+    )
+
+
+def plan(params: Params, profile: Profile, drawings: int) -> str:
+    """What is about to happen: drawings, held out, epochs, minutes; and that the miniature is a demonstration."""
+    held_out = max(round(drawings * params.preprocess.val_share), fewest_held_out(drawings))
+    batch = profile.batch_size * profile.gradient_accumulation_steps
+    epochs = math.ceil(profile.steps * batch / max(drawings - held_out, 1))
+    times = read_times()
+    took = f"the last runs of the stages took {sum(times.values()) / 60:.0f} minutes in all" if times else ""
+    first = (
+        "two to six minutes on two cores, longer with large scans"
+        if is_folder_path(profile.base_model)
+        else ("how long it takes is not known here yet: the first training's progress bar says it")
+    )
+    lines = [
+        f"{params.dataset}: {drawings} files that may be drawings, about {held_out} of them held out.",
+        f"{len(params.variants)} adapters, each {profile.steps} steps of {batch}: about {epochs} times through the "
+        f"drawings. Time: {took or first}.",
+    ]
+    if is_folder_path(profile.base_model):
+        lines.append("The miniature models are a demonstration; for tattoos: python main.py --profile sd15, on a GPU.")
+    return "\n".join(lines)
+
+
+def results(findings: Path) -> str:
+    """The headline and the scores, aligned, best ones marked; of metrics/findings.json."""
+    found = json.loads(findings.read_text(encoding="utf-8"))
+    scores = list(found["better"])
+    best = {
+        score: (min if found["better"][score] == "lower" else max)(
+            (of[score] for of in found["scores"].values() if of[score] is not None), default=None
+        )
+        for score in scores
+    }
+
+    def cell(value: float | None, score: str) -> str:
+        shown = "-" if value is None else f"{value:.4f}" if abs(value) < 1 else f"{value:.1f}"
+        return shown + ("*" if value is not None and value == best[score] else " ")
+
+    rows = [["", *(f"{score} " for score in scores)]]
+    rows += [[name, *(cell(of[score], score) for score in scores)] for name, of in found["scores"].items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    table = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    lower = ", ".join(score for score in scores if found["better"][score] == "lower")
+    note = f"  * best of its column; lower is better: {lower}" if lower else ""
+    return "\n".join([found["headline"], "", *(f"  {line.rstrip()}" for line in table), note])

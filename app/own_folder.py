@@ -1,0 +1,124 @@
+"""Bringing a folder of drawings into data/raw, and setting keys of params.yaml, without touching what is there.
+
+Standard library and PyYAML only, so that `main.py --images` answers at once.
+"""
+
+import filecmp
+import json
+import os
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from tattoo_lora.errors import UserError
+from tattoo_lora.file_names import words_of
+from tattoo_lora.files import replace_file
+
+# A value with its quotation marks, or as it is: up to a blank and a #, or the line's end.
+VALUE = r"""(?:"(?:[^"\\\r\n]|\\.)*"|'(?:[^'\r\n]|'')*'|(?:(?!\s\#)[^\r\n])*?)"""
+
+
+def name_for(folder: Path) -> str:
+    """The folder's name of letters of any script, digits, - and _."""
+    name = unicodedata.normalize("NFC", folder.resolve().name)
+    return re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "drawings"
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Regular files and links to such, by their path below the folder; links to folders are not followed."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if (path := Path(parent, name)).is_file():
+                yield path.relative_to(folder)
+
+
+def is_copy(target: Path, images: Path) -> bool:
+    """Whether all that is in `target` is in `images` too, to the byte."""
+    there = list(files_below(target))
+    return all((images / path).is_file() and filecmp.cmp(target / path, images / path, False) for path in there)
+
+
+def place_for(images: Path, root: Path) -> Path:
+    """The folder under data/raw for these drawings: the one they went to before, else one that is nobody's."""
+    remembered = root / ".scratch/sources"
+    name, number = name_for(images), 1
+    while True:
+        target = root / "data/raw" / (name if number == 1 else f"{name}-{number}")
+        memory = remembered / f"{target.name}.txt"
+        if memory.is_file() and target.is_dir():
+            ours = memory.read_text(encoding="utf-8") == str(images)
+        else:  # nobody's, or copied by another clone or by hand
+            ours = not (target.exists() or target.is_symlink()) or (target.is_dir() and is_copy(target, images))
+        if ours:
+            remembered.mkdir(parents=True, exist_ok=True)
+            memory.write_text(str(images), encoding="utf-8")
+            return target
+        number += 1
+
+
+def bring_in(images: Path, root: Path) -> str:
+    """Copy what is new or newer in a folder of drawings to data/raw/<its name>; the name.
+
+    A folder of that name with other drawings in it stays as it is: the copy is called <its name>-2. What was edited or
+    added in the copy stays too.
+    """
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder")
+    images, raw = images.resolve(), (root / "data/raw").resolve()
+    if images.parent == raw:
+        return images.name
+    if raw.is_relative_to(images) or images.is_relative_to(raw):
+        raise UserError(f"{images}: holds or is part of data/raw; give a folder of drawings")
+    target, found, new = place_for(images, root), 0, 0
+    for path in files_below(images):
+        source, copy = images / path, target / path
+        found += 1
+        if copy.is_file() and (
+            copy.stat().st_mtime >= source.stat().st_mtime or filecmp.cmp(source, copy, shallow=False)
+        ):
+            continue
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(copy) as partial:
+                shutil.copy2(source, partial)
+        except PermissionError as error:
+            raise UserError(f"{error.filename}: cannot be copied ({error.strerror})") from None
+        new += 1
+    if not found:
+        raise UserError(f"{images}: no files in it")
+    already = f", {found - new} were there already" if new < found else ""
+    print(f"{images}: {new} files copied to data/raw/{target.name}{already}.")
+    return target.name
+
+
+def named_drawings(folder: Path, endings_of_others: set[str]) -> tuple[int, int]:
+    """How many drawings' names say what is drawn, and how many drawings there are."""
+    paths = [path for path in files_below(folder) if path.suffix.lower() not in endings_of_others]
+    paths = [path for path in paths if not path.name.startswith(".")]
+    return sum(bool(words_of(path.stem)) for path in paths), len(paths)
+
+
+def as_yaml(value: str) -> str:
+    """The text as a YAML value: in quotation marks where it could be read as anything else, such as 2024 or no."""
+    plain = re.fullmatch(r"[^\W\d_][\w-]*", value) and yaml.safe_load(value) == value
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def set_key(path: Path, key: str, value: str) -> None:
+    """Change `key` (`dataset`, or `caption_blip.captions_from`) of a YAML file and not another byte of it."""
+    section, _, name = key.rpartition(".")
+    text = path.read_bytes().decode("utf-8")
+    start = re.search(rf"(?m)^{section}:.*\n", text).end() if section else 0
+    pattern = rf"(?m)^({'[ ]+' if section else ''}{name}:[ \t]+){VALUE}(?=[ \t]*(?:[ \t]#[^\r\n]*)?\r?$)"
+    changed = text[:start] + re.sub(pattern, lambda match: match[1] + as_yaml(value), text[start:], count=1)
+    content = yaml.safe_load(changed)
+    if (content[section] if section else content).get(name) != value:
+        raise UserError(f"{path}: {key} is written in a way that is not understood; set it to {value} by hand")
+    if changed != text:
+        with replace_file(path) as partial:
+            partial.write_bytes(changed.encode("utf-8"))
