@@ -221,7 +221,7 @@ def test_pictures_of_the_same_name_have_files_of_their_own(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA"])
-def test_a_turned_tiff_is_taken_as_it_is_seen(tmp_path, mode):
+def test_a_turned_picture_is_taken_as_it_is_seen(tmp_path, mode):
     image, pen = paper(60)
     pen.rectangle((10, 10, 50, 20), "black")
     seen = image.crop((0, 0, 60, 30)).convert(mode)
@@ -229,3 +229,5 @@ def test_a_turned_tiff_is_taken_as_it_is_seen(tmp_path, mode):
     exif[0x0112] = 6  # to be turned right by a quarter
     seen.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.tif", exif=exif)
     assert read_picture(tmp_path / "turned.tif").convert("RGB").tobytes() == seen.convert("RGB").tobytes()
+    seen.convert("RGB").transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)  # as a phone does
+    assert read_picture(tmp_path / "turned.png").tobytes() == seen.convert("RGB").tobytes()
