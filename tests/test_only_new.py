@@ -98,7 +98,8 @@ def test_whatever_the_latents_depend_on_encodes_all_anew(copy, change):
 CAPTIONING = {
     "revision": lambda project: set_value(project / "profiles/embedded.yaml", "caption_revision", "other"),
     "model files": lambda project: change_last_byte(project / "models/embedded/blip/model.safetensors"),
-    "params": lambda project: set_value(project / "params.yaml", "max_new_tokens", 3),
+    "length": lambda project: set_value(project / "params.yaml", "max_new_tokens", 3),
+    "beams": lambda project: set_value(project / "params.yaml", "num_beams", 2),
     "batch size": lambda project: set_value(project / "profiles/embedded.yaml", "inference_batch_size", 5),
 }
 

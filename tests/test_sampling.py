@@ -117,6 +117,15 @@ def test_a_missing_adapter_is_named(tmp_path):
         load_lora(make_pipeline(), tmp_path / "best.safetensors")
 
 
+def test_of_many_texts_each_has_its_own_embedding():
+    tokenizer, text_encoder = load_tokenizer(*BASE), load_text_encoder(*BASE)
+    texts = [f"{i} owls" for i in range(70)]  # more than are encoded at once
+    hidden = encode_prompts(tokenizer, text_encoder, texts)
+    assert hidden.shape == (70, 32, 128) and hidden.dtype == torch.float32
+    for i in (0, 69):
+        assert torch.allclose(hidden[i], encode_prompts(tokenizer, text_encoder, [texts[i]])[0], atol=1e-4)
+
+
 def test_captions_that_are_too_long_are_said_to_be_cut(capsys):
     hidden = encode_prompts(load_tokenizer(*BASE), load_text_encoder(*BASE), ["an owl", "owl " * 80])
     assert hidden.shape == (2, 32, 128)
