@@ -1,7 +1,7 @@
 """Train and compare the three LoRA variants: checks the machine, runs `dvc repro`, says where the results are.
 
     python main.py                              the sample drawings with the embedded models: no GPU, no network
-    python main.py --images ~/my-flash           bring a folder of your own drawings in, and run on it
+    python main.py --images ~/my-flash          bring a folder of your own drawings in, and run on it
     python main.py --dataset flash              go back to the sample, or to another folder in data/raw
     python main.py --profile sd15               Stable Diffusion 1.5 from the hub, on a GPU
     python main.py release --variant blip_plus  an adapter with its model card, to hand on; see release --help

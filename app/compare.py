@@ -83,9 +83,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--seeds: one stands there twice")
     settings = {column: settings_for(args, profile, path, prompts, args.seeds) for column, path in adapters.items()}
 
-    from tqdm import tqdm
-
     from tattoo_lora.figures import comparison, save_figure
+    from tattoo_lora.progress import tqdm
 
     rows = [(prompt, seed) for prompt in prompts for seed in args.seeds]
     progress = tqdm(total=len(rows) * len(adapters), unit="picture")

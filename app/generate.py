@@ -287,7 +287,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
+    from tattoo_lora.progress import tqdm
 
     if args.stencil_mm is not None:
         from app.stencil import Options, check_options, write_stencil  # a second that others need not wait

@@ -24,11 +24,11 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from tattoo_lora.images import decoded_batches, in_full_batches
 from tattoo_lora.models import load_captioner, pick_device, pick_dtype, process_state, use_threads
+from tattoo_lora.progress import tqdm
 
 
 @torch.inference_mode()

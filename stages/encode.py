@@ -28,11 +28,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor
-from tqdm import tqdm
 
 from tattoo_lora.images import decoded_batches, in_full_batches
 from tattoo_lora.latents import write_latents
 from tattoo_lora.models import load_vae, pick_device, process_state, use_threads
+from tattoo_lora.progress import tqdm
 
 
 def to_pixel_values(images: list[Image.Image]) -> Tensor:

@@ -34,7 +34,6 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 from transformers import CLIPModel, CLIPProcessor
 
 from tattoo_lora.copies import nearest, pixel_embeds, with_mirrored
@@ -43,6 +42,7 @@ from tattoo_lora.latents import read_latents, scaled_means
 from tattoo_lora.line_art import mean_line_art, measure
 from tattoo_lora.lora import load_lora
 from tattoo_lora.models import load_clip, load_noise_scheduler, pick_device, place, use_threads
+from tattoo_lora.progress import tqdm
 from tattoo_lora.prompts import encode_prompts
 from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
 from tattoo_lora.validation import BANDS, band, timestep_grid, validation_losses

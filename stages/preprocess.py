@@ -34,7 +34,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from tattoo_lora.captions import write_caption, write_user_captions
 from tattoo_lora.drawings import Drawing, write_drawings
@@ -44,6 +43,7 @@ from tattoo_lora.keys import result_key
 from tattoo_lora.manifest import Found, write_manifest
 from tattoo_lora.memo import Memo
 from tattoo_lora.params import PreprocessParams, load_params, load_profile
+from tattoo_lora.progress import tqdm
 from tattoo_lora.split import file_sha256, held_out
 from tattoo_lora.times import recorded_time
 

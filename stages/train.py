@@ -20,6 +20,7 @@ import csv
 import importlib
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -46,7 +47,6 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import CLIPTextModel
 
 from tattoo_lora.checkpoint import Checkpoints
@@ -67,6 +67,7 @@ from tattoo_lora.models import (
     use_threads,
 )
 from tattoo_lora.objective import min_snr_weights, prediction_target
+from tattoo_lora.progress import tqdm
 from tattoo_lora.prompts import encode_prompts, tokenize
 from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, sample_images
 from tattoo_lora.tokenizer import load_tokenizer
@@ -130,6 +131,8 @@ class Log:
 def make_optimizer(groups: list[dict], name: str, weight_decay: float) -> torch.optim.Optimizer:
     """The optimizer called `name`; UserError where the package that has it is not installed."""
     module, cls, options = OPTIMIZERS[name]
+    if sys.modules.get(package := module.partition(".")[0], ...) is None:  # tattoo_lora/__init__.py holds it back
+        del sys.modules[package]
     try:
         return getattr(importlib.import_module(module), cls)(groups, weight_decay=weight_decay, **options)
     except ModuleNotFoundError:

@@ -1,6 +1,7 @@
 """What two stages must agree on, one narrow topic a module."""
 
 import os
+import sys
 
 # Set before anyone imports these libraries: their advice is for developers, not for who runs the pipeline.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -11,3 +12,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 # Weights without safetensors would start a conversion thread that uses the network; we load safetensors only.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+# Where bitsandbytes is installed, diffusers and peft would import it: a second or more for each stage, and a line about
+# kernels that none of them needs. Only train.optimizer: adamw_8bit does, and takes this out again.
+sys.modules.setdefault("bitsandbytes", None)

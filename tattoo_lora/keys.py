@@ -19,8 +19,9 @@ PACKAGES = (
     *("accelerate", "diffusers", "numpy", "peft", "pillow", "safetensors", "scikit-image", "scipy", "torch"),
     "transformers",
 )
-# They check, measure time or say where files lie: no byte of a result comes from them, and no stage depends on them.
-NO_RESULT_COMES_FROM = {"__init__", "errors", "files", "keys", "memo", "params", "times"}
+# They check, show, measure time or say where files lie: no byte of a result comes from them, and no stage depends on
+# them.
+NO_RESULT_COMES_FROM = {"__init__", "errors", "files", "keys", "memo", "params", "progress", "times"}
 LARGE = 2**26  # bytes; the hashes of such files are kept too: a full-size model takes half a minute to read
 
 
