@@ -5,7 +5,7 @@ import re
 MARK = re.compile(r"-[0-9a-f]{8}$")  # what preprocess puts after names that are not plain
 CUT = 40  # letters that preprocess keeps of such a name: the last word may be half a word
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-NUMBERED = re.compile(r"([^\W\d]{3,})\d{1,3}")  # owl2
+NUMBERED = re.compile(r"([^\W\d_]{3,}|[^\W\d_a-z]+)\d{1,3}")  # owl2; in other scripts one sign may be a word
 HEX = re.compile(r"[0-9a-f]{8,}")
 # What cameras, scanners, file managers and people put into names, which is in no drawing.
 NOISE = set(

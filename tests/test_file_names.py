@@ -14,6 +14,7 @@ from tattoo_lora.file_names import caption_from_name, words_of
         ("2024-03-01_rose copy 2.tiff", "rose"),
         ("wolf tattoo design v3 final.png", "wolf tattoo design"),
         ("心脏.png", "心脏"),
+        ("花12.png", "花"),
         ("übung_Löwe.png", "übung löwe"),
         ("scan of a ship.png", "ship"),
         ("IMG_2009.jpg", ""),
