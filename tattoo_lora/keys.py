@@ -16,8 +16,8 @@ from tattoo_lora.split import file_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
-    *("accelerate", "diffusers", "numpy", "peft", "pillow", "safetensors", "scikit-image", "scipy", "torch"),
-    "transformers",
+    *("accelerate", "diffusers", "ImageHash", "numpy", "peft", "pillow", "safetensors", "scikit-image", "scipy"),
+    *("torch", "transformers"),
 )
 # They check, show, measure time or say where files lie: no byte of a result comes from them, and no stage depends on
 # them.

@@ -1,9 +1,14 @@
 """docs/experiments.md, as run: a sweep through the queue, compared and cleaned up."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import time
 
 import pytest
-from conftest import commit, copy_project, run
+from conftest import ENVIRONMENT, commit, copy_project, run, set_value
 
 from app.seeds import SCORES
 
@@ -45,6 +50,54 @@ def test_a_sweep_through_the_queue_is_compared_and_cleaned_up(copy):
     assert "kept" in run("git", "branch", cwd=copy).stdout
     run("dvc", "exp", "remove", "--all-commits", cwd=copy)
     assert names(copy) == {}
+
+
+@pytest.mark.slow  # two times three trainings, side by side
+def test_two_experiments_of_the_same_trainings_succeed_side_by_side_with_models_outside_of_the_project(copy, tmp_path):
+    shutil.copytree(copy / "models/embedded", tmp_path / "models")
+    text = (copy / "profiles/embedded.yaml").read_text(encoding="utf-8")
+    outside = text.replace("model: models/embedded/", f"model: {tmp_path / 'models'}/")
+    (copy / "profiles/embedded.yaml").write_text(outside, encoding="utf-8")
+    for key, value in {"steps": 12, "eval_every": 6}.items():
+        set_value(copy / "profiles/embedded.yaml", key, value)
+    set_value(copy / "params.yaml", "checkpoint_every", 1)
+    commit(copy)
+    for seeds in ("[7,8]", "[8,9]"):  # read after the trainings, which are the same
+        run("dvc", "exp", "run", "--queue", "-S", "train.rank=4", "-S", f"evaluate.seeds={seeds}", cwd=copy)
+    run("dvc", "queue", "start", "-j", "2", cwd=copy)
+    run("dvc", "queue", "logs", *names(copy), "-f", cwd=copy, check=False)
+    deadline = time.monotonic() + 600
+    while any(state in run("dvc", "queue", "status", cwd=copy).stdout for state in ("Running", "Queued")):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    status = run("dvc", "queue", "status", cwd=copy).stdout
+    assert status.count("Success") == 2, status
+    metrics = [json.loads(run("git", "show", f"{name}:metrics/blip.json", cwd=copy).stdout) for name in names(copy)]
+    assert len(metrics) == 2 and metrics[0]["val_loss"] == metrics[1]["val_loss"]
+    assert metrics[0]["clip_score"] != metrics[1]["clip_score"]
+    assert not list((copy / ".scratch/train").glob("*/step*"))
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_temporary_folder_goes_on_where_it_was_stopped_and_knows_its_captions(copy):
+    for key, value in {"steps": 40, "eval_every": 40}.items():
+        set_value(copy / "profiles/embedded.yaml", key, value)
+    set_value(copy / "params.yaml", "checkpoint_every", 10)
+    commit(copy)
+    command = ["dvc", "exp", "run", "--temp", "--no-run-cache", "-S", "caption_blip.max_new_tokens=20"]
+    process = subprocess.Popen(
+        command, cwd=copy, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not list((copy / ".scratch/train").glob("*/step00000020")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    again = run(*command, cwd=copy).stdout
+    assert "12 captions: 0 the user's own, 0 from names, 0 by BLIP, 12 known from before" in again
+    assert "going on after step 20" in again or "going on after step 30" in again
 
 
 @pytest.fixture
