@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT, commit, copy_project, run, set_value
@@ -72,7 +73,11 @@ def test_two_experiments_of_the_same_trainings_succeed_side_by_side_with_models_
         time.sleep(1)
     status = run("dvc", "queue", "status", cwd=copy).stdout
     assert status.count("Success") == 2, status
-    metrics = [json.loads(run("git", "show", f"{name}:metrics/blip.json", cwd=copy).stdout) for name in names(copy)]
+    commits = run("git", "for-each-ref", "refs/exps", "--format=%(objectname) %(refname)", cwd=copy).stdout.splitlines()
+    commits = [
+        commit for commit, _, name in (line.partition(" ") for line in commits) if Path(name).name in names(copy)
+    ]
+    metrics = [json.loads(run("git", "show", f"{commit}:metrics/blip.json", cwd=copy).stdout) for commit in commits]
     assert len(metrics) == 2 and metrics[0]["val_loss"] == metrics[1]["val_loss"]
     assert metrics[0]["clip_score"] != metrics[1]["clip_score"]
     assert not list((copy / ".scratch/train").glob("*/step*"))
@@ -84,10 +89,10 @@ def test_an_experiment_in_a_temporary_folder_goes_on_where_it_was_stopped_and_kn
         set_value(copy / "profiles/embedded.yaml", key, value)
     set_value(copy / "params.yaml", "checkpoint_every", 10)
     commit(copy)
-    command = ["dvc", "exp", "run", "--temp", "--no-run-cache", "-S", "caption_blip.max_new_tokens=20"]
+    command = ["dvc", "exp", "run", "--temp", "-f", "-S", "caption_blip.max_new_tokens=20"]  # -f: every stage runs
     process = subprocess.Popen(
-        command, cwd=copy, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        command, cwd=copy, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 300
     while not list((copy / ".scratch/train").glob("*/step00000020")):
