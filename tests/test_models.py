@@ -84,7 +84,8 @@ def test_the_embedded_models_are_safetensors_of_at_most_48_mb_and_name_no_other_
     ("device", "bfloat16", "name", "expected"),
     [
         ("cpu", True, "auto", torch.float32),
-        ("cpu", True, "bfloat16", torch.float32),
+        ("cpu", True, "bfloat16", torch.bfloat16),
+        ("cpu", False, "float16", torch.float16),
         ("cuda", True, "auto", torch.bfloat16),
         ("cuda", False, "auto", torch.float16),
         ("cuda", True, "float16", torch.float16),
