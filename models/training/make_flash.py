@@ -8,6 +8,7 @@ Sizes, margins and aspect ratios differ as those of a folder that somebody colle
 
 import argparse
 import csv
+import json
 import random
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/raw/flash"))
     args = parser.parse_args()
 
-    drawings = {drawing.name: drawing for drawing in list_drawings(args.package)}
+    entries = json.loads((args.package / "data/openmoji.json").read_text(encoding="utf-8"))
+    drawings = {drawing.name: drawing for drawing in list_drawings(entries)}
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in flash_subjects():

@@ -5,7 +5,6 @@ Source: the npm package `openmoji` 17 (https://openmoji.org, CC BY-SA 4.0). `bla
 """
 
 import io
-import json
 import random
 import re
 from dataclasses import dataclass
@@ -47,9 +46,8 @@ class Drawing:
     author: str
 
 
-def list_drawings(package: Path) -> list[Drawing]:
-    """All drawings of things in the unpacked npm package, in the package's order."""
-    entries = json.loads((package / "data/openmoji.json").read_text(encoding="utf-8"))
+def list_drawings(entries: list[dict]) -> list[Drawing]:
+    """All drawings of things among the entries of the npm package's data/openmoji.json, in their order."""
     drawings, seen = [], set()
     for entry in entries:
         name = entry["annotation"].lower().replace("“", "").replace("”", "")
