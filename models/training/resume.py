@@ -1,12 +1,46 @@
-"""What makes a training run resumable: draws that depend on (seed, step) alone, and checkpoints without pickles."""
+"""A training loop that can be stopped: draws depend on (seed, step) alone, checkpoints hold all that the next needs.
+
+Stopped after any step and started again, a run ends with the same bytes as one that was not stopped (with as many
+threads, on the same kind of processor).
+"""
 
 import math
 import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from recipe import WORK, stage_key
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
+
+REPORT_EVERY = 500  # steps
+
+
+@dataclass(frozen=True)
+class FitParams:
+    """One schedule: a linear warm-up to `lr`, then a cosine to 1% of it at `steps`.
+
+    `text_lr`: the share of the rate at which a text encoder learns.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int
+    warmup: int = 100
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    ema_decay: float = 0.999
+    text_lr: float = 1.0
+
+
+def checkpoint_path(stage: str, name: str) -> Path:
+    """Where the stage keeps the state of its run `name`: outside its outputs, under a hash of all it depends on."""
+    return WORK / "checkpoints" / f"{name}-{stage_key(stage)}.safetensors"
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -14,11 +48,10 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, peak: float, warmup: int = 100) -> None:
-    """Linear warm-up to `peak`, then a cosine to 1% of it at `steps`."""
-    cosine = 0.505 + 0.495 * math.cos(math.pi * min(1.0, step / steps))
-    for group in optimizer.param_groups:
-        group["lr"] = peak * group.get("lr_scale", 1.0) * min(1.0, (step + 1) / warmup) * cosine
+def learning_rate(step: int, params: FitParams) -> float:
+    """The rate of `step`, 0 to params.steps - 1."""
+    cosine = 0.505 + 0.495 * math.cos(math.pi * min(1.0, step / params.steps))
+    return params.lr * min(1.0, (step + 1) / params.warmup) * cosine
 
 
 class Ema:
@@ -35,41 +68,97 @@ class Ema:
         torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
 
     @torch.no_grad()
-    def copy_to_model(self) -> None:
+    def swap(self) -> None:
+        """Exchange the model's parameters and their averages; a second call puts them back."""
         for parameter, average in zip(self.parameters, self.shadow, strict=True):
+            kept = parameter.detach().clone()
             parameter.copy_(average)
+            average.copy_(kept)
 
 
 def save_checkpoint(
-    path: Path, step: int, parameters: list[nn.Parameter], optimizer: torch.optim.AdamW, ema: Ema | None = None
+    path: Path, step: int, parameters: list[nn.Parameter], optimizer: torch.optim.AdamW, ema: Ema
 ) -> None:
     """Write all that the next step needs, atomically: a killed run keeps its last whole checkpoint."""
     tensors: dict[str, Tensor] = {"step": torch.tensor(step)}
     for i, parameter in enumerate(parameters):
         tensors[f"parameter.{i}"] = parameter.detach().contiguous()
+        tensors[f"ema.{i}"] = ema.shadow[i].contiguous()
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{key}"] = value.contiguous()
-        if ema is not None:
-            tensors[f"ema.{i}"] = ema.shadow[i].contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
     os.replace(partial, path)
 
 
 @torch.no_grad()
-def load_checkpoint(
-    path: Path, parameters: list[nn.Parameter], optimizer: torch.optim.AdamW, ema: Ema | None = None
-) -> int:
+def load_checkpoint(path: Path, parameters: list[nn.Parameter], optimizer: torch.optim.AdamW, ema: Ema) -> int:
     """Restore what `save_checkpoint` wrote; the step to go on with, 0 where there is no checkpoint."""
     if not path.exists():
         return 0
     tensors = load_file(path)
     for i, parameter in enumerate(parameters):
         parameter.copy_(tensors[f"parameter.{i}"])
+        ema.shadow[i].copy_(tensors[f"ema.{i}"])
+        # In the parameter's own layout: the fused optimizer goes through both as they lie in memory.
         optimizer.state[parameter] = {
-            key: tensors[f"optimizer.{i}.{key}"].to(parameter.device if key != "step" else "cpu")
-            for key in ("step", "exp_avg", "exp_avg_sq")
+            "step": tensors[f"optimizer.{i}.step"],
+            **{
+                key: torch.empty_like(parameter).copy_(tensors[f"optimizer.{i}.{key}"])
+                for key in ("exp_avg", "exp_avg_sq")
+            },
         }
-        if ema is not None:
-            ema.shadow[i].copy_(tensors[f"ema.{i}"])
     return int(tensors["step"])
+
+
+def fit(
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    compute_loss: Callable[[torch.Generator], Tensor],
+    params: FitParams,
+    checkpoint: Path,
+    report: Callable[[], str] = lambda: "",
+    text_parameters: Iterable[nn.Parameter] = (),
+    minutes: float = 3.0,
+) -> None:
+    """Lower `compute_loss` over the parameters, from `checkpoint` on where it exists; leaves their moving average.
+
+    `compute_loss` gets the step's generator and takes all its draws from it. `report` measures the moving average,
+    every REPORT_EVERY steps. `text_parameters` learn at params.text_lr of the rate.
+    """
+    groups = [
+        {"params": list(parameters), "share": 1.0},
+        {"params": list(text_parameters), "share": params.text_lr},
+    ]
+    learned = [parameter for group in groups for parameter in group["params"]]
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.AdamW(
+        groups, lr=params.lr, betas=(0.9, params.beta2), weight_decay=params.weight_decay, fused=True
+    )
+    ema = Ema(learned, params.ema_decay)
+    start = load_checkpoint(checkpoint, learned, optimizer, ema)
+    saved = time.monotonic()
+    running = None
+    progress = tqdm(range(start, params.steps), initial=start, total=params.steps, desc=name, mininterval=10)
+    for step in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = group["share"] * learning_rate(step, params)
+        loss = compute_loss(step_generator(params.seed, step))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        ema.update(step)
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        progress.set_postfix(loss=f"{running:.4f}", refresh=False)
+        last = step + 1 == params.steps
+        if last or time.monotonic() - saved > 60 * minutes:
+            save_checkpoint(checkpoint, step + 1, learned, optimizer, ema)
+            saved = time.monotonic()
+        if (step + 1) % REPORT_EVERY == 0 and not last:
+            ema.swap()
+            tqdm.write(f"{name}, step {step + 1}: loss {running:.4f}{report()}")
+            ema.swap()
+    ema.swap()
+    print(f"{name}, step {params.steps}: {report()}", flush=True)

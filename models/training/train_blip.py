@@ -1,22 +1,24 @@
 """Train the miniature's BlipForConditionalGeneration: a caption that names what is drawn.
 
-    python models/training/train_blip.py
+    python train_blip.py
 
-After train_clip.py, whose vision tower the captioner's starts from. Learns the sample subjects in colour
-and, but for the held-out ones, as line art, from the same pictures as the scorer.
+Reads work/corpus, work/clip, whose vision tower the captioner's starts from, and work/tokenizer_blip; writes work/blip.
+Learns the same pictures as the scorer.
 """
 
-import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from captions import COLOR_CAPTION, LINE_CAPTION, fill
-from corpus import RESOLUTION, WORK, load_corpus
+from choices import choose
+from corpus import Corpus, load_corpus
+from pictures import Subjects, chance, draw_master, find_subjects, smear, turned_views
 from precision import autocast
-from resume import Ema, load_checkpoint, save_checkpoint, set_learning_rate, step_generator
+from recipe import WORK, load_params
+from resume import FitParams, checkpoint_path, fit
 from torch import Tensor
-from tqdm import tqdm
-from train_clip import clip_pixel_values, draw_picture
+from train_clip import normalize, tests_of, vision_config
 from train_tokenizers import MAX_TOKENS, VOCAB_SIZE
 from transformers import (
     AutoTokenizer,
@@ -29,14 +31,15 @@ from transformers import (
 )
 
 
-def build_blip(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
-    """2.0 M parameters: the scorer's ViT and a text decoder of three layers, in BLIP's own classes."""
+def build_blip(tokenizer: BertTokenizer, clip_params: dict) -> BlipForConditionalGeneration:
+    """The scorer's ViT and a text decoder of three layers, in BLIP's own classes."""
     text = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 128,
         "intermediate_size": 512,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
+        "encoder_hidden_size": clip_params["vision_width"],
         "projection_dim": 128,
         "max_position_embeddings": MAX_TOKENS,
         "initializer_range": 0.08,  # about 1 / sqrt(128); with BERT's 0.02 the picture is not heard for long
@@ -45,13 +48,7 @@ def build_blip(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
         "sep_token_id": tokenizer.sep_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = {
-        "hidden_size": 128,
-        "intermediate_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "image_size": RESOLUTION,
-        "patch_size": 8,
+    vision = vision_config(clip_params) | {
         "hidden_act": "quick_gelu",  # CLIP's
         "initializer_range": 0.02,  # BLIP's default, 1e-10, is meant for weights that are loaded
     }
@@ -62,10 +59,10 @@ def build_blip(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
 def start_from_clip(model: BlipForConditionalGeneration, clip: CLIPModel, pictures: Tensor) -> None:
     """Copy the scorer's vision tower into the captioner's, which has the same layers but no norm before the first.
 
-    That norm's mean effect on `pictures` (B, H, W, 3) goes into the embeddings; the rest is learnt again in no time.
+    That norm's mean effect on `pictures` (B, 3, H, W) goes into the embeddings; the rest is learnt again in no time.
     """
     source, target = clip.vision_model, model.vision_model
-    hidden = source.embeddings(clip_pixel_values(pictures))
+    hidden = source.embeddings(normalize(pictures))
     norm = source.pre_layrnorm
     scale = norm.weight / hidden.std(dim=-1).mean()
     target.embeddings.class_embedding.copy_((source.embeddings.class_embedding * scale).view(1, 1, -1))
@@ -95,9 +92,9 @@ def tokenize(tokenizer: BertTokenizer, captions: list[str], bos_token_id: int) -
 
 @torch.inference_mode()
 def named(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, pictures: Tensor, names: list[str]) -> float:
-    """How often the caption of a picture (B, H, W, 3) contains its whole annotation."""
+    """How often the caption of a picture (B, 3, H, W) in [-1, 1] contains its whole annotation."""
     model.eval()
-    tokens = model.generate(pixel_values=clip_pixel_values(pictures).to(model.device), max_new_tokens=24)
+    tokens = model.generate(pixel_values=normalize(pictures), max_new_tokens=24)
     captions = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     plain = [" ".join(tokenizer.tokenize(name)).replace(" ##", "") for name in names]
     spoken = [" ".join(tokenizer.tokenize(caption)).replace(" ##", "") for caption in captions]
@@ -105,66 +102,73 @@ def named(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, picture
     return sum(name in caption for name, caption in zip(plain, spoken, strict=True)) / len(names)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=WORK / "blip")
-    args = parser.parse_args()
+def draw_batch(
+    corpus: Corpus, subjects: Subjects, params: dict, image_size: int, generator: torch.Generator
+) -> tuple[Tensor, list[str]]:
+    """Pictures (B, 3, image_size, image_size) in [-1, 1] and what BLIP is to say of them."""
+    masters, captions = [], []
+    for _ in range(params["batch_size"]):
+        name = choose(subjects.names, generator)
+        medium = "line" if chance(params["line_share"], generator) else "color"
+        masters.append(draw_master(corpus, subjects, name, medium, generator))
+        captions.append(fill({"line": LINE_CAPTION, "color": COLOR_CAPTION}[medium], name))
+    pictures = turned_views(torch.stack(masters), generator, image_size)
+    return smear(pictures, params["smeared_share"], generator), captions
 
-    torch.manual_seed(args.seed)
-    corpus = load_corpus()
-    subjects = corpus.subject.nonzero()[:, 0]
-    held_out = corpus.line[corpus.held_out, 0]
-    held_out_names = [corpus.names[i] for i in corpus.held_out.nonzero()[:, 0]]
-    tokenizer = AutoTokenizer.from_pretrained(WORK / "tokenizer_blip")
-    model = build_blip(tokenizer)
-    start_from_clip(model, CLIPModel.from_pretrained(WORK / "clip"), corpus.line[subjects[:64], 0])
-    model.to(args.device)
+
+def train_blip(
+    corpus: Corpus,
+    tokenizer: BertTokenizer,
+    clip: CLIPModel,
+    params: dict,
+    clip_params: dict,
+    checkpoint: Path,
+    measured: Callable[[BlipForConditionalGeneration], str],
+) -> BlipForConditionalGeneration:
+    """From the scorer's vision tower, or from `checkpoint` on; `measured` says how good it is, for the log."""
+    subjects, image_size = find_subjects(corpus), clip_params["image_size"]
+    torch.manual_seed(params["seed"])
+    model = build_blip(tokenizer, clip_params)
+    some, _ = draw_batch(corpus, subjects, params, image_size, torch.Generator().manual_seed(params["seed"]))
+    start_from_clip(model, clip, some)
     bos_token_id = model.config.text_config.bos_token_id
 
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    ema = Ema(parameters, decay=0.99)
-    checkpoint = WORK / "blip.checkpoint.safetensors"
-    start = load_checkpoint(checkpoint, parameters, optimizer, ema)
-
-    progress = tqdm(range(start, args.steps), initial=start, total=args.steps, desc="blip", mininterval=5)
-    for step in progress:
-        generator = step_generator(args.seed, step)
-        set_learning_rate(optimizer, step, args.steps, args.lr)
-        drawn = subjects[torch.randint(len(subjects), (args.batch_size,), generator=generator)].tolist()
-        as_line = (torch.rand(args.batch_size, generator=generator) < 0.6).tolist()
-        pictures = [draw_picture(corpus, i, line, generator) for i, line in zip(drawn, as_line, strict=True)]
-        forms = [LINE_CAPTION if line else COLOR_CAPTION for line in as_line]
-        captions = [fill(form, corpus.names[i]) for form, i in zip(forms, drawn, strict=True)]
-        input_ids, attention_mask, labels = (t.to(args.device) for t in tokenize(tokenizer, captions, bos_token_id))
-        with autocast(args.device):
-            loss = model(
-                pixel_values=clip_pixel_values(torch.stack(pictures)).to(args.device),
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                labels=labels,
+    def loss(generator: torch.Generator) -> Tensor:
+        pictures, captions = draw_batch(corpus, subjects, params, image_size, generator)
+        input_ids, attention_mask, labels = tokenize(tokenizer, captions, bos_token_id)
+        # Dropout draws from torch's own state: that of a step is to depend on the step alone.
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with autocast(params["bfloat16"]):
+            return model(
+                pixel_values=normalize(pictures), input_ids=input_ids, attention_mask=attention_mask, labels=labels
             ).loss.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        ema.update(step)
-        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        if (step + 1) % 100 == 0:
-            save_checkpoint(checkpoint, step + 1, parameters, optimizer, ema)
-            rate = named(model, tokenizer, held_out, held_out_names)
-            tqdm.write(f"step {step + 1}: loss {loss.item():.3f}, held-out line drawings named: {rate:.1%}")
 
-    ema.copy_to_model()
-    print(f"held-out line drawings named: {named(model, tokenizer, held_out, held_out_names):.1%}")
-    model.save_pretrained(args.out)
-    size = {"height": RESOLUTION, "width": RESOLUTION}
-    BlipProcessor(image_processor=BlipImageProcessorPil(size=size), tokenizer=tokenizer).save_pretrained(args.out)
+    schedule = FitParams(
+        params["steps"], params["batch_size"], params["lr"], params["seed"], weight_decay=0.05, beta2=0.98
+    )
+    model.train()
+    fit("blip", model.parameters(), loss, schedule, checkpoint, lambda: measured(model))
+    return model.eval()
+
+
+def main() -> None:
+    params, clip_params = load_params("blip"), load_params("clip")
+    corpus = load_corpus()
+    tokenizer = AutoTokenizer.from_pretrained(WORK / "tokenizer_blip")
+    clip = CLIPModel.from_pretrained(WORK / "clip")
+    unlearned = tests_of(corpus, clip_params["image_size"])
+
+    def measured(model: BlipForConditionalGeneration) -> str:
+        rates = (
+            f"{hand} {named(model, tokenizer, pictures, names):.1%}" for hand, (pictures, names) in unlearned.items()
+        )
+        return f", line art that nobody taught it, its name in the caption: {', '.join(rates)}"
+
+    model = train_blip(corpus, tokenizer, clip, params, clip_params, checkpoint_path("blip", "blip"), measured)
+    model.save_pretrained(WORK / "blip")
+    size = {"height": clip_params["image_size"], "width": clip_params["image_size"]}
+    processor = BlipProcessor(image_processor=BlipImageProcessorPil(size=size), tokenizer=tokenizer)
+    processor.save_pretrained(WORK / "blip")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Train the miniature's two tokenizers on names, tags and caption templates: a BPE for CLIP, a WordPiece for BLIP.
 
-    python models/training/train_tokenizers.py
+    python train_tokenizers.py
 
+Reads work/corpus/drawings.json, writes work/tokenizer and work/tokenizer_blip.
 Byte-level BPE knows any input. WordPiece is BLIP's; what it never saw becomes [UNK], as with the original.
 """
 
 import json
 from pathlib import Path
 
-import corpus
 from captions import COLOR_TEMPLATES, LINE_TEMPLATES, PLAIN_TEMPLATES, fill
+from recipe import WORK
 from tokenizers import BertWordPieceTokenizer, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertTokenizer, CLIPTokenizer
 
@@ -18,11 +19,11 @@ MAX_TOKENS = 32
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def training_text(drawings: corpus.Corpus) -> list[str]:
+def training_text(names: list[str], tags: list[list[str]]) -> list[str]:
     """Names and tags once; every template filled with every fiftieth name, so that its words become tokens."""
     templates = LINE_TEMPLATES + COLOR_TEMPLATES + PLAIN_TEMPLATES
-    captions = [fill(template, name) for template in templates for name in drawings.names[::50]]
-    return drawings.names * 3 + [" ".join(tags) for tags in drawings.tags] + captions
+    captions = [fill(template, name) for template in templates for name in names[::50]]
+    return names * 3 + [" ".join(words) for words in tags] + captions
 
 
 def train_clip_tokenizer(text: list[str], out: Path) -> CLIPTokenizer:
@@ -61,9 +62,10 @@ def train_blip_tokenizer(text: list[str], out: Path) -> BertTokenizer:
 
 
 def main() -> None:
-    text = training_text(corpus.load_corpus())
+    described = json.loads((WORK / "corpus/drawings.json").read_text(encoding="utf-8"))
+    text = training_text(described["names"], described["tags"])
     for name, train in (("tokenizer", train_clip_tokenizer), ("tokenizer_blip", train_blip_tokenizer)):
-        tokenizer = train(text, corpus.WORK / name)
+        tokenizer = train(text, WORK / name)
         tokens = tokenizer.tokenize(fill(LINE_TEMPLATES[-1], "skull and crossbones"))
         print(f"{name}: {len(tokenizer)} tokens; {len(tokens)} in {tokens}")
 

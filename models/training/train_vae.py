@@ -1,59 +1,68 @@
-"""Train the miniature's AutoencoderKL: 64 px pictures to 8 x 8 x 32 latents (f = 8) and back.
+"""Train the miniature's AutoencoderKL: 128 px pictures to 8 x 8 latents (f = 16) and back.
 
-    python models/training/train_vae.py
+    python train_vae.py
 
-Learns colour and line art of all drawings but the held-out ones, the sample subjects half of the time.
-Thirty-two channels because the best linear code of 8 x 8 patches needs 28 of them for 24 dB on
-held-out drawings, and latents cost the UNet little at 8 x 8.
+Reads work/corpus, writes work/vae. Learns colour, paints and line art of every hand but the unseen ones, and none of
+the held-out drawings. It learns to draw what a 16 x 16 patch holds, so that the UNet has 64 places and no more.
 """
 
-import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from corpus import RESOLUTION, WORK, Corpus, load_corpus, pixel_values
+from choices import by_hand, choose, spread_out
+from corpus import Corpus, load_corpus, load_unseen, views
 from diffusers import AutoencoderKL
 from precision import autocast
-from resume import load_checkpoint, save_checkpoint, set_learning_rate, step_generator
-from torch import Tensor, nn
-from tqdm import tqdm
+from recipe import WORK, load_params
+from resume import FitParams, checkpoint_path, fit
+from torch import Tensor
 
-KL_WEIGHT = 1e-4
-LATENT_NOISE = 0.4
 LEVEL = 0.25  # 0 would make noise of directions no picture needs, 1 would leave the variances as they are
+MEASURED = 96  # drawings of each kind that a report takes
 
 
-def build_vae() -> AutoencoderKL:
-    """1.7 M parameters; no attention at 8 x 8, where convolutions already see the whole picture."""
-    channels = (16, 32, 64, 96)
+def build_vae(params: dict) -> AutoencoderKL:
+    """One level more than Stable Diffusion's, f = 2 to the number of levels less one; no attention at 8 x 8."""
+    channels = params["channels"]
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * len(channels),
         up_block_types=["UpDecoderBlock2D"] * len(channels),
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=32,
+        latent_channels=params["latent_channels"],
         norm_num_groups=8,
-        sample_size=RESOLUTION,
+        sample_size=params["resolution"],
         mid_block_add_attention=False,
     )
 
 
-def draw_batch(corpus: Corpus, train: Tensor, subjects: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-    """(B, 3, 64, 64) in [-1, 1]: half of it subjects, half colour, mirrored half of the time."""
-    half = batch_size // 2
-    index = torch.cat(
-        [
-            train[torch.randint(len(train), (batch_size - half,), generator=generator)],
-            subjects[torch.randint(len(subjects), (half,), generator=generator)],
-        ]
-    )
-    view = torch.randint(corpus.color.shape[1], (batch_size,), generator=generator)
-    in_color = torch.rand(batch_size, generator=generator) < 0.5
-    pictures = torch.where(in_color[:, None, None, None], corpus.color[index, view], corpus.line[index, view])
-    mirrored = torch.rand(batch_size, generator=generator) < 0.5
-    return pixel_values(torch.where(mirrored[:, None, None, None], pictures.flip(2), pictures))
+def learned_rows(corpus: Corpus) -> dict[str, dict[str, list[int]]]:
+    """For color, painted and line: each hand's rows that are not held out."""
+    return {
+        kind: by_hand(corpus, kind, [i for i, row in enumerate(rows) if not row.held_out])
+        for kind, rows in corpus.rows.items()
+    }
+
+
+def draw_batch(
+    corpus: Corpus, rows: dict[str, dict[str, list[int]]], params: dict, generator: torch.Generator
+) -> Tensor:
+    """(B, 3, H, W) in [-1, 1]: `line_share` of it line art, half of the rest in paints, half of all mirrored.
+
+    Each hand is as likely, whatever it has drawn.
+    """
+    line = round(params["batch_size"] * params["line_share"])
+    painted = (params["batch_size"] - line) // 2
+    kinds = ["line"] * line + ["painted"] * painted + ["color"] * (params["batch_size"] - line - painted)
+    pictures = []
+    for kind in kinds:
+        master = getattr(corpus, kind)[choose(choose(list(rows[kind].values()), generator), generator)]
+        picture = views(master[None], generator, params["resolution"])
+        pictures.append(picture.flip(3) if torch.rand((), generator=generator) < 0.5 else picture)
+    return torch.cat(pictures)
 
 
 def picture_loss(error: Tensor) -> Tensor:
@@ -67,28 +76,57 @@ def picture_loss(error: Tensor) -> Tensor:
     return error.abs().mean() + 2 * mse + 8 * hue + 0.3 * gradients
 
 
-def vae_loss(vae: AutoencoderKL, pixel_values: Tensor, generator: torch.Generator) -> Tensor:
+def vae_loss(vae: AutoencoderKL, x: Tensor, kl_weight: float, generator: torch.Generator) -> Tensor:
     """The picture's loss, a trace of KL and the patches' colour.
 
-    The first three channels are drawn to the mean colour of their 8 x 8 pixels. Without that the hues that few drawings
-    have come last: after 5,400 steps green came out yellow and blue grey, at 28.8 dB.
+    The first three channels are drawn to the mean colour of their patch. Without that the hues that few drawings have
+    come last: green came out yellow and blue grey, at 28.8 dB.
     """
-    posterior = vae.encode(pixel_values).latent_dist
+    posterior = vae.encode(x).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
     reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-    loss = picture_loss(reconstruction - pixel_values)
-    color = (posterior.mean[:, :3] - F.avg_pool2d(pixel_values, 8)).square().mean()
-    kl = posterior.kl().mean() / pixel_values[0].numel()
-    return loss + 2 * color + KL_WEIGHT * kl
+    patches = F.adaptive_avg_pool2d(x, posterior.mean.shape[-2:])
+    color = (posterior.mean[:, :3] - patches).square().mean()
+    kl = posterior.kl().mean() / x[0].numel()
+    return picture_loss(reconstruction - x) + 2 * color + kl_weight * kl
+
+
+def steadying_loss(vae: AutoencoderKL, x: Tensor, latent_noise: float, generator: torch.Generator) -> Tensor:
+    """The picture's loss of a decoder that is given latents a little off, as a sampler's are.
+
+    The encoder and with it the latents stay what they are. The noise's standard deviation is uniform between 0 and
+    `latent_noise` of the latents' own.
+    """
+    with torch.no_grad():
+        latents = vae.encode(x).latent_dist.mean
+    spread = latent_noise / vae.config.scaling_factor * torch.rand((len(latents), 1, 1, 1), generator=generator)
+    noise = spread * torch.randn(latents.shape, generator=generator)
+    return picture_loss(vae.decode(latents + noise.to(latents)).sample.float() - x)
 
 
 @torch.inference_mode()
-def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
-    """Mean PSNR in dB over (B, H, W, 3) uint8 pictures, each reconstructed from its latents' mean."""
-    x = pixel_values(pictures).to(vae.device)
-    reconstruction = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-    mse = (reconstruction - x).square().mean(dim=(1, 2, 3)) / 4
-    return (-10 * mse.log10()).mean().item()
+def reconstruct(vae: AutoencoderKL, x: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] from the latents' means of x (B, 3, H, W)."""
+    parts = x.split(32)
+    return torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1) for part in parts])
+
+
+def psnr(vae: AutoencoderKL, x: Tensor) -> float:
+    """Mean PSNR in dB over pictures (B, 3, H, W) in [-1, 1], each reconstructed from its latents' mean."""
+    mse = (reconstruct(vae, x) - x).square().mean(dim=(1, 2, 3)) / 4
+    return (-10 * mse.clamp(min=1e-8).log10()).mean().item()
+
+
+def held_out_pictures(corpus: Corpus, kind: str, resolution: int, count: int = MEASURED) -> Tensor:
+    """The held-out drawings of one kind, framed as the preprocess stage frames them, (B, 3, H, W)."""
+    rows = [i for i, row in enumerate(corpus.rows[kind]) if row.held_out]
+    return views(getattr(corpus, kind)[spread_out(rows, count)], None, resolution)
+
+
+def unseen_pictures(resolution: int, count: int = MEASURED) -> Tensor:
+    """Drawings of the hands that no model is trained on, (B, 3, H, W)."""
+    masters, rows = load_unseen()
+    return views(masters[spread_out(list(range(len(rows))), count)], None, resolution)
 
 
 @torch.no_grad()
@@ -100,11 +138,12 @@ def level_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     few steps. Each principal direction's variance is raised to the power LEVEL here. Exact for the mean: the
     decoder's 1 x 1 convolution undoes what the encoder's does. The posterior's variance becomes its average.
     """
-    posteriors = [vae.encode(pixel_values(p).to(vae.device)).latent_dist for p in pictures.split(64)]
+    posteriors = [vae.encode(x).latent_dist for x in pictures.split(64)]
     mean = torch.cat([p.mean for p in posteriors]).transpose(0, 1).flatten(1).double()  # (C, N * 8 * 8)
     average_variance = torch.cat([p.var for p in posteriors]).mean(dim=(0, 2, 3)).double()
     shift = mean.mean(dim=1)
     variance, directions = torch.linalg.eigh(mean.cov())
+    variance = variance.clamp(min=variance.max() * 1e-6)  # a direction that nothing uses is not to be blown up
     to_level = variance[:, None] ** ((LEVEL - 1) / 2) * directions.T
     from_level = directions * variance ** ((1 - LEVEL) / 2)
 
@@ -119,73 +158,57 @@ def level_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     vae.register_to_config(scaling_factor=round((variance**LEVEL).mean().item() ** -0.5, 5))
 
 
-def steadying_loss(vae: AutoencoderKL, pixel_values: Tensor, generator: torch.Generator) -> Tensor:
-    """The picture's loss of a decoder that is given latents a little off, as a sampler's are.
+def train_vae(
+    corpus: Corpus, params: dict, checkpoint: Callable[[str], Path], measured: Callable[[AutoencoderKL], str]
+) -> AutoencoderKL:
+    """Encoder and decoder together; the latents leveled; then the decoder alone.
 
-    The encoder and with it the latents stay what they are. The noise's standard deviation is uniform between 0 and
-    LATENT_NOISE of the latents' own.
+    `checkpoint` says where the run of a name keeps its state, `measured` what a report says of the VAE.
     """
-    with torch.no_grad():
-        latents = vae.encode(pixel_values).latent_dist.mean
-    spread = LATENT_NOISE / vae.config.scaling_factor * torch.rand((len(latents), 1, 1, 1), generator=generator)
-    noise = spread * torch.randn(latents.shape, generator=generator)
-    return picture_loss(vae.decode(latents + noise.to(latents)).sample.float() - pixel_values)
+    torch.manual_seed(params["seed"])
+    vae = build_vae(params).to(memory_format=torch.channels_last)
+    rows = learned_rows(corpus)
+
+    def batch(generator: torch.Generator) -> Tensor:
+        return draw_batch(corpus, rows, params, generator).contiguous(memory_format=torch.channels_last)
+
+    def both(generator: torch.Generator) -> Tensor:
+        with autocast(params["bfloat16"]):
+            return vae_loss(vae, batch(generator), params["kl_weight"], generator)
+
+    def decoder_alone(generator: torch.Generator) -> Tensor:
+        with autocast(params["bfloat16"]):
+            return steadying_loss(vae, batch(generator), params["latent_noise"], generator)
+
+    schedule = FitParams(params["steps"], params["batch_size"], params["lr"], params["seed"])
+    fit("vae", vae.parameters(), both, schedule, checkpoint("vae"), lambda: measured(vae))
+    level_latents(vae, leveling_pictures(corpus, rows, params))
+    of_decoder = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
+    schedule = FitParams(params["decoder_steps"], params["batch_size"], params["lr"] / 2, params["seed"] + 1)
+    fit("decoder", of_decoder, decoder_alone, schedule, checkpoint("decoder"), lambda: measured(vae))
+    return vae
 
 
-def fit(
-    name: str,
-    vae: AutoencoderKL,
-    parameters: list[nn.Parameter],
-    loss_of: Callable[[AutoencoderKL, Tensor, torch.Generator], Tensor],
-    corpus: Corpus,
-    steps: int,
-    lr: float,
-    seed: int,
-    args: argparse.Namespace,
-) -> None:
-    """Lower `loss_of` over `parameters`, from work/<name>.checkpoint.safetensors on where there is one."""
-    train = (~corpus.held_out).nonzero()[:, 0]
-    subjects = (corpus.subject & ~corpus.held_out).nonzero()[:, 0]
-    held_out = torch.cat([corpus.color[corpus.held_out, 0], corpus.line[corpus.held_out, 0]])
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
-    checkpoint = WORK / f"{name}.checkpoint.safetensors"
-    start = load_checkpoint(checkpoint, parameters, optimizer)
-    progress = tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=5)
-    for step in progress:
-        generator = step_generator(seed, step)
-        set_learning_rate(optimizer, step, steps, lr)
-        x = draw_batch(corpus, train, subjects, args.batch_size, generator).to(args.device)
-        with autocast(args.device):
-            loss = loss_of(vae, x.contiguous(memory_format=torch.channels_last), generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if (step + 1) % 500 == 0:
-            save_checkpoint(checkpoint, step + 1, parameters, optimizer)
-            tqdm.write(f"step {step + 1}: loss {loss.item():.4f}, held-out PSNR {psnr(vae, held_out):.2f} dB")
-    print(f"{name}: held-out PSNR {psnr(vae, held_out):.2f} dB")
+def leveling_pictures(corpus: Corpus, rows: dict[str, dict[str, list[int]]], params: dict, count: int = 512) -> Tensor:
+    """Pictures that the base model will learn: the subjects' drawings in paints, (B, 3, H, W)."""
+    painted = [i for indices in rows["painted"].values() for i in indices]
+    return views(corpus.painted[spread_out(painted, count)], None, params["resolution"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5400)
-    parser.add_argument("--decoder-steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=WORK / "vae")
-    args = parser.parse_args()
-
-    torch.manual_seed(args.seed)
+    params = load_params("vae")
     corpus = load_corpus()
-    vae = build_vae().to(args.device, memory_format=torch.channels_last)
-    fit("vae", vae, list(vae.parameters()), vae_loss, corpus, args.steps, args.lr, args.seed, args)
-    level_latents(vae, corpus.color[corpus.subject][:, 0])
-    of_decoder = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-    fit("decoder", vae, of_decoder, steadying_loss, corpus, args.decoder_steps, args.lr / 2, args.seed + 1, args)
-    vae.save_pretrained(args.out)
+    color, line = (held_out_pictures(corpus, kind, params["resolution"]) for kind in ("color", "line"))
+    unseen = unseen_pictures(params["resolution"])
+
+    def measured(vae: AutoencoderKL) -> str:
+        figures = ", ".join(
+            f"{what} {psnr(vae, x):.2f}"
+            for what, x in (("colour", color), ("line art", line), ("unseen hands", unseen))
+        )
+        return f", held-out PSNR in dB: {figures}"
+
+    train_vae(corpus, params, partial(checkpoint_path, "vae"), measured).save_pretrained(WORK / "vae")
 
 
 if __name__ == "__main__":
