@@ -1,6 +1,8 @@
-"""Write models/embedded/ from what was trained: the same folders as on the hub, weights in float16.
+"""Write what the pipeline reads, weights in float16, in the same folders as on the hub.
 
-python models/training/ship.py
+    python ship.py
+
+Reads work/base, work/blip and work/clip, writes work/embedded. Its folders become those of models/embedded by hand.
 """
 
 import json
@@ -8,11 +10,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from corpus import ROOT, WORK
 from diffusers import StableDiffusionPipeline
+from recipe import WORK
 from transformers import BlipForConditionalGeneration, BlipProcessor, CLIPModel, CLIPProcessor
 
-EMBEDDED = ROOT / "models/embedded"
 LIMIT_MB = 48
 
 
@@ -27,24 +28,23 @@ def forget_origin(config: Path) -> None:
         config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    for name in ("base", "blip", "clip"):
-        shutil.rmtree(EMBEDDED / name, ignore_errors=True)
-    StableDiffusionPipeline.from_pretrained(WORK / "base", torch_dtype=torch.float16).save_pretrained(EMBEDDED / "base")
+def ship(work: Path, embedded: Path) -> None:
+    """Write base, blip and clip of `work` into `embedded`; SystemExit where they are larger than Git should hold."""
+    shutil.rmtree(embedded, ignore_errors=True)
+    StableDiffusionPipeline.from_pretrained(work / "base", torch_dtype=torch.float16).save_pretrained(embedded / "base")
     for name, model, processor in (
         ("blip", BlipForConditionalGeneration, BlipProcessor),
         ("clip", CLIPModel, CLIPProcessor),
     ):
-        model.from_pretrained(WORK / name, dtype=torch.float16).save_pretrained(EMBEDDED / name)
-        processor.from_pretrained(WORK / name).save_pretrained(EMBEDDED / name)
-    for config in EMBEDDED.rglob("*.json"):
+        model.from_pretrained(work / name, dtype=torch.float16).save_pretrained(embedded / name)
+        processor.from_pretrained(work / name).save_pretrained(embedded / name)
+    for config in embedded.rglob("*.json"):
         forget_origin(config)
-    for folder in sorted(EMBEDDED.iterdir()):
-        if folder.is_dir():
-            print(f"{folder.name}: {megabytes(folder):.1f} MB")
-    if megabytes(EMBEDDED) > LIMIT_MB:
-        raise SystemExit(f"{megabytes(EMBEDDED):.1f} MB in all, more than {LIMIT_MB}")
+    for folder in sorted(embedded.iterdir()):
+        print(f"{folder.name}: {megabytes(folder):.1f} MB")
+    if megabytes(embedded) > LIMIT_MB:
+        raise SystemExit(f"{embedded}: {megabytes(embedded):.1f} MB in all, more than {LIMIT_MB}; make a model smaller")
 
 
 if __name__ == "__main__":
-    main()
+    ship(WORK, WORK / "embedded")

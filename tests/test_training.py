@@ -1,0 +1,253 @@
+"""The training recipe's loop, models and pipeline, on corpora of a few blots and schedules of a few steps."""
+
+import ast
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import AutoencoderKL
+from dvc.repo import Repo
+from torch import nn
+from transformers import AutoTokenizer, CLIPTextModel
+
+ROOT = Path(__file__).parents[1]
+TRAINING = ROOT / "models/training"
+sys.path.append(str(TRAINING))
+
+import choices  # noqa: E402
+import corpus  # noqa: E402
+import recipe  # noqa: E402
+import resume  # noqa: E402
+import ship  # noqa: E402
+import train_base  # noqa: E402
+import train_vae  # noqa: E402
+
+STAGES = yaml.safe_load((TRAINING / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+SUBJECTS = ["owl", "skull"]
+VAE_PARAMS = {
+    "resolution": 16,
+    "channels": [8, 8],
+    "latent_channels": 4,
+    "steps": 3,
+    "decoder_steps": 2,
+    "batch_size": 4,
+    "lr": 1e-3,
+    "seed": 0,
+    "line_share": 0.5,
+    "kl_weight": 1e-4,
+    "latent_noise": 0.4,
+    "bfloat16": False,
+}
+
+
+@pytest.fixture(scope="module")
+def small_corpus() -> corpus.Corpus:
+    """Two subjects in two hands, random pixels; the second subject is held out in the first hand."""
+    generator = torch.Generator().manual_seed(0)
+    size = (4, corpus.MASTER, corpus.MASTER)
+    rows = [corpus.Row(hand, name, True, (hand, name) == ("a", "skull")) for hand in "ab" for name in SUBJECTS]
+    pictures = [
+        torch.randint(256, (*size, *depth), dtype=torch.uint8, generator=generator) for depth in ((3,), (3,), ())
+    ]
+    kinds = dict.fromkeys(("color", "painted", "line"), rows)
+    return corpus.Corpus(*pictures, rows=kinds, names=SUBJECTS, tags=[[], []], subjects=SUBJECTS)
+
+
+def imported(script: str) -> set[str]:
+    """The script and all of the recipe's modules that it imports, one over another."""
+    found, queue = set(), [script]
+    while queue:
+        name = queue.pop()
+        if name not in found and (TRAINING / name).exists():
+            found.add(name)
+            for node in ast.walk(ast.parse((TRAINING / name).read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom):
+                    queue.append(f"{node.module}.py")
+                elif isinstance(node, ast.Import):
+                    queue += [f"{alias.name}.py" for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_code_that_a_stage_of_the_recipe_imports_is_declared_and_no_other(stage):
+    script = STAGES[stage]["cmd"].split()[1]
+    assert {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py") and "/" not in dep} == imported(script)
+
+
+def test_the_recipe_is_a_dvc_project_of_its_own():
+    of_pipeline, of_recipe = ({stage.name for stage in Repo(folder).index.stages} for folder in (ROOT, TRAINING))
+    assert of_recipe == set(STAGES)
+    assert not any("models/training" in str(stage.path) for stage in Repo(ROOT).index.stages)
+    assert "train" in {name.split("@")[0] for name in of_pipeline}
+
+
+def folder_md5(folder: Path) -> str:
+    """What DVC calls a folder's md5."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]
+    entries = [
+        {"md5": hashlib.md5(path.read_bytes()).hexdigest(), "relpath": path.relative_to(folder).as_posix()}
+        for path in files
+    ]
+    entries.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def test_the_folders_md5_is_dvcs(tmp_path, monkeypatch):
+    (tmp_path / "folder/a").mkdir(parents=True)
+    (tmp_path / "folder/a/x").write_text("x", encoding="utf-8")
+    (tmp_path / "folder/a/y").write_text("y", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    Repo.init(no_scm=True).add("folder")
+    assert folder_md5(tmp_path / "folder") in (tmp_path / "folder.dvc").read_text(encoding="utf-8")
+
+
+def test_the_readme_says_which_recipe_the_shipped_weights_came_from():
+    lock = TRAINING / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.exists() else {}
+    put_out = {out["md5"] for out in stages.get("ship", {}).get("outs", [])}
+    of_former_recipe = "82e1775" in (TRAINING / "README.md").read_text(encoding="utf-8")
+    assert of_former_recipe == (folder_md5(ROOT / "models/embedded") not in put_out)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(monkeypatch, step: int) -> None:
+    """Let the next run be killed after it has saved the state of `step`."""
+    save = resume.save_checkpoint
+
+    def save_and_stop(path, done, *rest):
+        save(path, done, *rest)
+        if done == step:
+            raise Stopped
+
+    monkeypatch.setattr(resume, "save_checkpoint", save_and_stop)
+
+
+@pytest.mark.parametrize("stopped_in", ["vae", "decoder"])
+def test_a_vae_whose_training_was_stopped_is_the_same(tmp_path, monkeypatch, small_corpus, stopped_in):
+    real_fit = resume.fit
+    monkeypatch.setattr(train_vae, "fit", lambda *args: real_fit(*args, minutes=0))
+
+    def train(folder: str) -> dict[str, torch.Tensor]:
+        vae = train_vae.train_vae(
+            small_corpus, VAE_PARAMS, lambda name: tmp_path / folder / f"{name}.safetensors", lambda vae: ""
+        )
+        return vae.state_dict() | {"scaling_factor": torch.tensor(vae.config.scaling_factor)}
+
+    whole = train("whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, {"vae": 2, "decoder": 1}[stopped_in])
+        with pytest.raises(Stopped):
+            train("stopped")
+        if stopped_in == "decoder":  # the first stop was the VAE's own step 1
+            stop_after(patch, -1)
+    again = train("stopped")
+    assert all(torch.equal(tensor, again[key]) for key, tensor in whole.items())
+
+
+def test_a_run_ends_with_the_average_and_reports_it(tmp_path):
+    weight = nn.Parameter(torch.zeros(1))
+    seen = []
+    params = resume.FitParams(steps=20, batch_size=1, lr=0.1, seed=0, warmup=1, ema_decay=0.5)
+    resume.fit(
+        "w", [weight], lambda _: (weight - 1).square().sum(), params, tmp_path / "w", lambda: seen.append(1) or ""
+    )
+    state = resume.load_file(tmp_path / "w")
+    assert torch.equal(state["ema.0"], weight.detach()) and not torch.equal(state["parameter.0"], weight.detach())
+    assert seen == [1]
+
+
+def test_the_rate_warms_up_to_its_peak_and_falls_to_a_hundredth():
+    params = resume.FitParams(steps=1000, batch_size=1, lr=1.0, seed=0, warmup=100)
+    rates = [resume.learning_rate(step, params) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01) and max(rates) > 0.97 and rates[-1] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_a_checkpoint_belongs_to_all_that_its_stage_depends_on(tmp_path):
+    stage = {"cmd": "python a.py", "deps": ["a.py", "data"], "params": ["a"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"a": stage}}), encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    keys = []
+    for code, params, data in [("1", 1, "1"), ("1", 1, "1"), ("2", 1, "1"), ("1", 2, "1"), ("1", 1, "2")]:
+        (tmp_path / "a.py").write_text(code, encoding="utf-8")
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump({"a": {"steps": params}, "b": data}), encoding="utf-8")
+        (tmp_path / "data/x").write_text(data, encoding="utf-8")
+        keys.append(recipe.stage_key("a", tmp_path))
+    assert keys[0] == keys[1] and len(set(keys)) == 4
+
+
+def test_the_vae_learns_each_hand_and_no_held_out_drawing(small_corpus):
+    rows = train_vae.learned_rows(small_corpus)
+    assert rows == dict.fromkeys(("color", "painted", "line"), {"a": [0], "b": [2, 3]})
+
+
+def test_leveling_evens_the_latents_and_changes_no_reconstruction():
+    torch.manual_seed(0)
+    vae = train_vae.build_vae(VAE_PARAMS)
+    pictures = torch.rand(16, 3, 16, 16) * 2 - 1
+    before = train_vae.reconstruct(vae, pictures)
+    train_vae.level_latents(vae, pictures)
+    torch.testing.assert_close(train_vae.reconstruct(vae, pictures), before, atol=1e-4, rtol=0)
+    latents = vae.encode(pictures).latent_dist.mean.transpose(0, 1).flatten(1).detach()
+    covariance = (latents * vae.config.scaling_factor).cov()
+    assert latents.mean().abs() < 1e-3 and covariance.diagonal().mean() == pytest.approx(1, abs=0.01)
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 1e-2
+
+
+def test_psnr_is_taken_over_each_picture(monkeypatch):
+    x = torch.zeros(2, 3, 4, 4)
+    monkeypatch.setattr(train_vae, "reconstruct", lambda vae, x: x + torch.tensor([0.2, 0.02]).view(2, 1, 1, 1))
+    assert train_vae.psnr(None, x) == pytest.approx((20 + 40) / 2, abs=1e-3)
+
+
+def test_the_recipes_vae_has_eight_by_eight_latents():
+    params = recipe.load_params("vae")
+    assert params["resolution"] / 2 ** (len(params["channels"]) - 1) == 8
+
+
+def test_choices_spread_evenly():
+    assert choices.spread_out(list(range(10)), 4) == [0, 2, 5, 7]
+    assert choices.spread_out([1, 2], 4) == [1, 2]
+
+
+def test_the_base_trains_on_the_corpus_and_draws(tmp_path, small_corpus):
+    base = ROOT / "models/embedded/base"
+    params = {
+        "channels": [8, 16, 16],
+        "views": 2,
+        "moved_share": 0.5,
+        "mirrored_share": 0.5,
+        "no_subject_share": 0.5,
+        "steps": 2,
+        "batch_size": 2,
+        "lr": 1e-3,
+        "text_encoder_lr": 0.3,
+        "min_snr_gamma": 5.0,
+        "bfloat16": False,
+        "seed": 0,
+    }
+    vae = AutoencoderKL.from_pretrained(base / "vae").eval()
+    tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32)
+    before = text_encoder.state_dict()["final_layer_norm.weight"].clone()
+    pipeline = train_base.train_base(small_corpus, vae, tokenizer, text_encoder, params, tmp_path / "base")
+    assert not torch.equal(text_encoder.state_dict()["final_layer_norm.weight"], before)
+    pictures = train_base.sample(pipeline, SUBJECTS, seed=0, guidance_scale=4.0)
+    assert [picture.size for picture in pictures] == [(64, 64)] * 2
+
+
+def test_what_is_shipped_is_what_was_trained_in_float16(tmp_path, monkeypatch):
+    shipped = ROOT / "models/embedded"
+    ship.ship(shipped, tmp_path / "embedded")
+    assert folder_md5(tmp_path / "embedded") == folder_md5(shipped)
+    monkeypatch.setattr(ship, "LIMIT_MB", 1)
+    with pytest.raises(SystemExit, match=r"MB in all, more than 1; make a model smaller"):
+        ship.ship(shipped, tmp_path / "embedded")
+    shutil.rmtree(tmp_path / "embedded")
