@@ -1,7 +1,10 @@
 """The training recipe's data: which hands it learns, by which licence, and what is kept out of it."""
 
 import io
+import itertools
 import json
+import random
+import re
 import sys
 import tarfile
 from dataclasses import replace
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import ImageColor
 from safetensors.torch import save_file
 
 from tattoo_lora import split
@@ -23,6 +27,7 @@ sys.path.append(str(TRAINING))
 import corpus  # noqa: E402
 import draw_corpus  # noqa: E402
 import hands  # noqa: E402
+import openmoji  # noqa: E402
 
 HOUSE = '<path fill="#D22F27" stop-opacity="1" opacity=".9" d="M2 2h6v6H2z"/>'
 PARAMS = {"seed": 0, "paints": 2, "others": 3}
@@ -143,6 +148,16 @@ def test_a_coloured_drawing_becomes_line_art():
     # 6 of 10 units and half a line on each side, of 320 px.
     assert box == (48, 48, 272, 272)
     assert np.ptp(picture.astype(int), axis=2).max() == 0
+
+
+@pytest.mark.parametrize("paint", openmoji.PAINTS)
+def test_a_paint_keeps_apart_what_the_drawing_does(paint):
+    plate_and_sign = '<path fill="#9266CC"/><path fill="#FFFFFF"/><path fill="#5C4278"/><path fill="#000000"/>'
+    for seed in range(20):
+        painted = openmoji.repaint_svg(plate_and_sign, paint, random.Random(seed))
+        lumas = [ImageColor.getcolor(color, "L") for color in re.findall("#[0-9A-F]{6}", painted)]
+        assert min(abs(a - b) for a, b in itertools.combinations(lumas, 2)) >= 8, painted
+        assert lumas[3] == 0
 
 
 def test_a_blank_drawing_is_left_out(hand):

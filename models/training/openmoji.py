@@ -67,23 +67,32 @@ def flash_subjects() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def repaint_svg(svg: str, paint: str, rng: random.Random) -> str:
-    """The SVG's text in the three tones of one paint: black stays, other colours become a tone by their luma.
+def paint_tone(luma: float, paint: str) -> str:
+    """The paint's tone for a luma of 0 to 1: from half its dark through dark, middle and light half way to white.
 
-    At random all of them a tone lighter or darker, and white painted too, so that what is drawn says nothing of its
+    Lumas that differ stay apart, so that a light sign on a light plate does not vanish.
+    """
+    light, middle, dark = (np.array(ImageColor.getrgb(tone)) for tone in PAINTS[paint])
+    knots = np.array([dark / 2, dark, middle, light, (light + 255) / 2])
+    channels = [np.interp(luma, (0, 0.25, 0.5, 0.75, 1), knots[:, channel]) for channel in range(3)]
+    return "#" + "".join(f"{round(channel):02X}" for channel in channels)
+
+
+def repaint_svg(svg: str, paint: str, rng: random.Random) -> str:
+    """The SVG's text in the tones of one paint: black stays, other colours become a tone by their luma.
+
+    At random all of them lighter or darker, and white painted too, so that what is drawn says nothing of its
     colour and little of how light it is.
     """
-    tones = PAINTS[paint]
     shift, paint_white = rng.choice((-1, 0, 0, 1)), rng.random() < 0.5
 
     def tone(match: re.Match) -> str:
         luma = ImageColor.getcolor(match[0], "L") / 255
         if luma < 0.08:
             return "#000000"
-        if luma > 0.97:
-            return tones[0] if paint_white else "#FFFFFF"
-        darkness = 0 if luma > 0.62 else 1 if luma > 0.35 else 2
-        return tones[min(2, max(0, darkness + shift))]
+        if luma > 0.97 and not paint_white:
+            return "#FFFFFF"
+        return paint_tone(0.1 + 0.8 * luma + 0.1 * shift, paint)
 
     return HEX_COLOR.sub(tone, svg)
 
