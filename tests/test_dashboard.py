@@ -17,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.generate import read_settings
 from app.shown import as_markdown, thumbnail
+from tattoo_lora.params import load_params
 
 LISTING = "DVC is still listing the experiments; they come by themselves."
 PAGES = ("overview", "curves", "gallery", "data", "playground", "compare")
@@ -170,9 +171,10 @@ def test_names_captions_and_prompts_stay_texts(light):
     hostile = "![x](http://evil.example/a.png) <img src=x> www.evil.example :smile: $x$"
     for kind in ("vanilla", "blip", "blip_plus"):
         (light / f"data/processed/flash/captions_{kind}/owl.txt").write_text(hostile)
-    owl = "- an owl, minimal line-art tattoo, stencil, high-contrast"
     params = (light / "params.yaml").read_text()
-    (light / "params.yaml").write_text(params.replace(owl, f"- '{hostile}'"))
+    for prompt in (load_params(light).train.prompts[0], load_params(light).evaluate.prompts[0]):
+        params = params.replace(f"- {prompt}", f"- '{hostile}'")
+    (light / "params.yaml").write_text(params)
     for page in ("data", "gallery", "playground"):
         with opened(light, page) as app:
             marked = [*app.markdown, *app.caption, *app.title, *app.subheader, *app.info, *app.warning, *app.error]

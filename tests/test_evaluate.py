@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stages import evaluate
+from tattoo_lora import split
 from tattoo_lora.captions import read_captions
 from tattoo_lora.drawings import read_drawings
 from tattoo_lora.latents import scaled_means
@@ -23,6 +24,7 @@ from tattoo_lora.models import load_clip, load_noise_scheduler
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.prompts import encode_prompts
 from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
+from tattoo_lora.split import file_sha256
 from tattoo_lora.validation import timestep_grid, validation_losses
 
 FLASH = Path(PROCESSED)
@@ -105,6 +107,14 @@ def test_each_prompt_is_drawn_with_each_seed_and_scored_against_itself(project, 
     assert pictures["clip_score"].tolist() == pytest.approx(scores, abs=0.3)
     assert metrics["clip_score"] == pytest.approx(np.mean(scores), abs=0.1)
     assert metrics["ink"] == pytest.approx(np.mean([measure(image).ink for image in drawn]), abs=0.01)
+
+
+def test_no_adapter_learns_from_the_drawings_that_the_comparison_asks_for():
+    params, samples = load_params(ROOT), ROOT / "data/raw/flash"
+    names = {file_sha256(path): path.stem.replace("-", " ") for path in samples.glob("*.png")}
+    held_out = {names[content] for content in split.held_out(names, params.preprocess.val_share)}
+    asked_for = {prompt.split(",")[0].removeprefix("a ") for prompt in params.evaluate.prompts}
+    assert asked_for <= held_out
 
 
 def test_copies_are_looked_for_among_the_drawings_that_were_learned_from(project, base):
