@@ -347,11 +347,16 @@ def preprocess(
 
 def check(raw: Path, rows: list[Found], params: PreprocessParams) -> None:
     """UserError where what is left of the folder cannot be trained on, or is less of it than the user may think."""
+    from tattoo_lora.raw_images import PHOTO
+
     rejected = [row for row in rows if row.status == "rejected"]
     kept = [row for row in rows if row.status == "kept"]
     texts = [row.source for row in rows if row.reason == NO_DRAWING]
     if texts:
         print(f"captions of no drawing, by their names: {len(texts)}, the first: {texts[0]}", file=sys.stderr)
+    photos = sum(PHOTO in row.note for row in rows)
+    if photos:
+        print(f"{photos} {'file looks like a photo' if photos == 1 else 'files look like photos'}", file=sys.stderr)
     for row in rows:
         if row.source == RIGHTS and row.note:
             print(f"{RIGHTS}: {row.note}", file=sys.stderr)

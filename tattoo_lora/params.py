@@ -71,7 +71,7 @@ class PreprocessParams:
     trim: bool
     margin: Annotated[float, Range(0, 1)]
     invert: bool
-    flatten: bool
+    flatten: Annotated[str, OneOf(("auto", "true", "false"))]
     threshold: Annotated[int, Range(1, 254)] | None
     min_size: Count
     max_upscale: Annotated[float, Range(1)]
@@ -263,6 +263,8 @@ def _value(path: Path, key: str, raw: Any, hint: Any, also: str = "") -> Any:
     kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if raw is False and kind is str and any("off" in rule for rule in rules):
         raw = "off"  # what YAML 1.1 takes for false
+    if isinstance(raw, bool) and kind is str and any(str(raw).lower() in rule for rule in rules):
+        raw = str(raw).lower()  # a word among others here
     if get_origin(kind) is list:
         fits = isinstance(raw, list) and len(raw) > 0 and all(type(item) is get_args(kind)[0] for item in raw)
     elif kind is float:

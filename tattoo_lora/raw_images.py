@@ -10,14 +10,19 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
-from PIL import Image, ImageChops, ImageCms, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps
 
 from tattoo_lora.params import PreprocessParams
 from tattoo_lora.unread_formats import EXPORT, HEAD, camera_raw, unread_format
 
 NO_FORMATS = {"EPS", "WMF", "PDF", "MPEG", "BUFR", "GRIB", "HDF5"}  # handed to other programs, or write-only
 INK_CONTRAST = 24  # levels of 255 from the background: more than JPEG's noise
-DARK_PAPER = 100  # levels of 255
+DARK_PAPER = 128  # levels of 255: turned around, it is the lighter
+BORDER_SIDE = 96  # px of the picture in which its border is looked at
+SAMPLES = 64  # pixels along each side that are looked at to tell a photo
+LIGHT_SHARE = 0.2  # if less of a picture is light, the light is ink
+ONE_TONE = 0.3  # share of a clean file's paper with exactly the same colour
+PEEL = 10  # px of BORDER_SIDE that a frame or a dark edge may be wide
 FAINT = 64  # levels of 255 from the background: ink that is hardly seen
 STRONG = 96  # levels of 255 from the background: ink that is seen in any copy
 NOISE = 4  # levels of 255 from the background: no ink
@@ -25,6 +30,7 @@ HASH_SIDE = 16  # the perceptual hash has HASH_SIDE^2 bits
 INK_SIDE = 192  # px of the square in which duplicates are compared
 THUMBNAIL = 96  # px
 STRIP = 64  # px
+PHOTO = "taken as a photo"  # how a note begins
 
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # left, upper, right, lower, px
@@ -177,17 +183,50 @@ def _has_ink(image: Image.Image) -> bool:
 
 
 def background(image: Image.Image) -> Color:
-    """The median colour of the picture's border: the paper that the drawing stands on."""
-    right, bottom = image.width - 1, image.height - 1
-    edges = (
-        (0, 0, right + 1, 1),
-        (0, bottom, right + 1, bottom + 1),
-        (0, 0, 1, bottom + 1),
-        (right, 0, right + 1, bottom + 1),
-    )
-    border = np.concatenate([np.asarray(image.crop(edge)).reshape(-1, 3) for edge in edges])
+    """The median colour of the picture's border: the paper that the drawing stands on.
+
+    Frames and dark edges are peeled off first. Of a picture whose border stays dark below them, the paper is dark.
+    """
+    small = np.asarray(image.resize([min(side, BORDER_SIDE) for side in image.size], Image.Resampling.NEAREST))
+    tones = small.sum(axis=2, dtype=int)
+    dark = tones * 2 < tones.min() + tones.max()
+    height, width = dark.shape
+    peeled = [_peel(dark), _peel(dark[::-1]), _peel(dark.T), _peel(dark.T[::-1])]
+    top, bottom, left, right = peeled
+    inner = small[top : height - bottom, left : width - right]
+    border = np.concatenate([inner[0], inner[-1], inner[:, 0], inner[:, -1]])
     red, green, blue = np.median(border, axis=0)
     return int(red), int(green), int(blue)
+
+
+def _peel(dark: np.ndarray) -> int:
+    """How many of the first rows are mostly dark; none where more are than a frame has."""
+    most = min(PEEL, (len(dark) - 1) // 3)
+    light = np.flatnonzero(dark[: most + 1].mean(axis=1) < 0.5)
+    return int(light[0]) if len(light) else 0
+
+
+def looks_like_photo(image: Image.Image) -> bool:
+    """Whether the paper has many tones: that of a clean file has one, a photo's has noise and shadows.
+
+    The paper is what is light, unless there is so little of it that it is ink.
+    """
+    size = [min(side, SAMPLES) for side in image.size]
+    pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST), dtype=np.int32).reshape(-1, 3)
+    tones = pixels.sum(axis=1)
+    light = tones * 2 > tones.min() + tones.max()
+    paper = pixels[light if light.mean() > LIGHT_SHARE else ~light]
+    if len(paper) == 0:  # one tone everywhere
+        return False
+    _, counts = np.unique(paper @ (65536, 256, 1), return_counts=True)
+    return counts.max() < ONE_TONE * len(paper)
+
+
+def ink_is_lighter(image: Image.Image, paper: Color) -> bool:
+    """Whether more of the ink is lighter than the paper than darker."""
+    away = np.arange(256) - np.array(paper)[:, None]
+    counts = np.array(image.histogram()).reshape(3, 256)
+    return (away * counts)[np.abs(away) > INK_CONTRAST].sum() > 0
 
 
 def ink_box(image: Image.Image, paper: Color, contrast: int = INK_CONTRAST) -> Box | None:
@@ -208,19 +247,6 @@ def ink_box(image: Image.Image, paper: Color, contrast: int = INK_CONTRAST) -> B
             return None
     left, upper, right, lower = box
     return left, upper, right, lower
-
-
-def flatten(image: Image.Image) -> Image.Image:
-    """Paper tone and uneven light to white: each channel divided by the paper's own, taken from around it.
-
-    The paper is the brightest within a twelfth of the picture, smoothed: lines are thinner, shadows wider.
-    """
-    small = image.resize([max(side // 8, 1) for side in image.size], Image.Resampling.BOX)
-    reach = max(max(small.size) // 12, 1)
-    paper = small.filter(ImageFilter.MaxFilter(2 * (reach // 2) + 1)).filter(ImageFilter.GaussianBlur(reach))
-    paper = np.asarray(paper.resize(image.size, Image.Resampling.BICUBIC), dtype=np.float32)
-    flat = np.asarray(image, dtype=np.float32) / paper.clip(1) * 255
-    return Image.fromarray(flat.clip(0, 255).astype(np.uint8))
 
 
 def fit_square(image: Image.Image, box: Box, paper: Color, resolution: int, fit: str) -> Image.Image:
@@ -282,10 +308,13 @@ def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
     """The file as a square drawing of `resolution` px; raises Rejected where it cannot be one."""
     image, notes = open_rgb(path, params.invert)
     came = image
-    if params.flatten:
-        image = flatten(image)
+    if params.flatten == "true" or (params.flatten == "auto" and looks_like_photo(image)):
+        from tattoo_lora.photos import clean_photo  # what it takes is slow to import, and clean files need none of it
+
+        image, done = clean_photo(image, params.invert)
+        notes.append(f"{PHOTO}: {done}")
     paper = background(image)
-    if params.invert and np.mean(paper) < DARK_PAPER:
+    if params.invert and np.mean(paper) < DARK_PAPER and ink_is_lighter(image, paper):
         image, paper = ImageOps.invert(image), tuple(255 - level for level in paper)
         notes.append("light on dark: turned around")
     if params.threshold is not None:
