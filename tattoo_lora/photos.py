@@ -15,7 +15,7 @@ LIKE_A_SHEET = 0.93  # overlap of a region with the quadrilateral around it, as 
 EDGE = 0.15  # step at a sheet's edge, as a share of its tone: shadows are softer
 NEAR_EDGE = 10  # px of SHEET_SIDE in which a sheet's edge is looked for again
 INSET = 0.012  # of the sheet's side: its edge and the shadow that it throws
-RIM = 0.05  # of the sheet's side: what lies in it as a whole is no drawing
+RIM = 0.05  # of the sides: what lies in a sheet's rim as a whole is no drawing
 FAINT = 100  # levels of 255
 LIGHT_SIDE = 256  # px in which the light is measured
 SURELY_INK = 0.35  # of the paper's tone: no shadow on a photo is so dark
@@ -39,8 +39,7 @@ def clean_photo(image: Image.Image, invert: bool) -> tuple[Image.Image, str]:
     if invert and _ink_is_lighter(image):
         image = ImageOps.invert(image)
         done.append("light on dark turned around")
-    image = even_light(image)
-    return (image if corners is None else _without_rim(image)), ", ".join(done)
+    return _clean_rim(even_light(image), straightened=corners is not None), ", ".join(done)
 
 
 def find_sheet(image: Image.Image) -> Corners | None:
@@ -237,13 +236,13 @@ def _ink_is_lighter(image: Image.Image) -> bool:
 def even_light(image: Image.Image) -> Image.Image:
     """Paper tone, uneven light and noise to white, ink to black: divided by the paper's tone around each pixel.
 
-    The paper is what remains when dark things thinner than a tenth of the picture are closed; larger ones are known by
-    being darker than any shadow.
+    The paper is what remains when dark things thinner than a sixteenth of the picture are closed. Larger ones are known
+    by being darker than any shadow.
     """
     small = _small(image)
     grey = small.mean(axis=2)
     ink = ndimage.binary_dilation(grey < SURELY_INK * _tone_of_most(grey), iterations=2)
-    reach = max(grey.shape) // 10 | 1
+    reach = max(grey.shape) // 16 | 1
     known = ndimage.gaussian_filter((~ink).astype(float), reach) + 1e-6
     papers = []
     for channel in np.moveaxis(small, 2, 0):
@@ -275,17 +274,16 @@ def _specks(tone: np.ndarray) -> np.ndarray:
     return small_and_faint[labels]
 
 
-def _without_rim(image: Image.Image) -> Image.Image:
-    """Without what lies wholly in the sheet's rim, or is faint and reaches it: rests of edges, and shadows there."""
+def _clean_rim(image: Image.Image, straightened: bool) -> Image.Image:
+    """Without faint spots that reach the rim, where shadows cross it; of a straightened sheet without its edges too."""
     pixels = np.array(image)
     labels, count = ndimage.label(pixels.min(axis=2) < 245, np.ones((3, 3)))
     height, width = labels.shape
     rim = np.ones(labels.shape, dtype=bool)
     rim[round(RIM * height) : round((1 - RIM) * height), round(RIM * width) : round((1 - RIM) * width)] = False
-    reaches_in = np.zeros(count + 1, dtype=bool)
-    reaches_in[labels[~rim]] = True
-    reaches_rim = np.zeros_like(reaches_in)
+    reaches_rim, reaches_in = np.zeros((2, count + 1), dtype=bool)
     reaches_rim[labels[rim]] = True
-    faint = ndimage.mean(pixels.mean(axis=2), labels, np.arange(count + 1)) > FAINT
-    pixels[(~reaches_in | reaches_rim & faint)[labels]] = 255
+    reaches_in[labels[~rim]] = True
+    faint = ndimage.minimum(pixels.min(axis=2), labels, np.arange(count + 1)) > FAINT
+    pixels[(reaches_rim & (faint | ~reaches_in & straightened))[labels]] = 255
     return Image.fromarray(pixels)

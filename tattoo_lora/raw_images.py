@@ -212,14 +212,11 @@ def looks_like_photo(image: Image.Image) -> bool:
     The paper is what is light, unless there is so little of it that it is ink.
     """
     size = [min(side, SAMPLES) for side in image.size]
-    pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST), dtype=np.int32).reshape(-1, 3)
-    tones = pixels.sum(axis=1)
+    colors = image.resize(size, Image.Resampling.NEAREST).getcolors(SAMPLES**2)
+    counts, tones = np.array([(count, sum(color)) for count, color in colors]).T
     light = tones * 2 > tones.min() + tones.max()
-    paper = pixels[light if light.mean() > LIGHT_SHARE else ~light]
-    if len(paper) == 0:  # one tone everywhere
-        return False
-    _, counts = np.unique(paper @ (65536, 256, 1), return_counts=True)
-    return counts.max() < ONE_TONE * len(paper)
+    paper = counts[light if counts[light].sum() > LIGHT_SHARE * counts.sum() else ~light]
+    return paper.max() < ONE_TONE * paper.sum()
 
 
 def ink_is_lighter(image: Image.Image, paper: Color) -> bool:

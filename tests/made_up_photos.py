@@ -7,7 +7,7 @@ from scipy import ndimage
 TABLES = [(58, 38, 24), (28, 30, 38), (90, 62, 40), (40, 52, 44)]
 
 
-def on_paper(drawings, color, size=(420, 560)):
+def on_paper(drawings, color, white_ink, size=(420, 560)):
     """Drawings one below the other on a sheet, (height, width, 3) of 0 to 1, ink not quite black."""
     sheet = Image.new("L", size, 255)
     height = size[1] // len(drawings)
@@ -16,17 +16,17 @@ def on_paper(drawings, color, size=(420, 560)):
         small.thumbnail((round(0.8 * size[0]), round(0.85 * height)), Image.Resampling.LANCZOS)
         sheet.paste(small, ((size[0] - small.width) // 2, i * height + (height - small.height) // 2))
     ink = (255 - np.asarray(sheet, dtype=float)[..., None]) / 255
-    return np.array(color) / 255 * (1 - 0.85 * ink)
+    return 0.1 + 0.75 * ink + np.zeros(3) if white_ink else np.array(color) / 255 * (1 - 0.85 * ink)
 
 
-def photo(seed, drawings, table=True, paper=(246, 243, 236), dim=None, rules=None, tint=None):
+def photo(seed, drawings, table=True, paper=(246, 243, 236), dim=None, rules=None, tint=None, white_ink=False):
     """A photo of the drawings on a sheet: table, perspective, shadow, uneven light, noise, JPEG's blur.
 
     Without a table the sheet fills the frame. `dim` is the light's strength, `rules` the distance of printed lines in
-    px, `tint` a table of another colour.
+    px, `tint` a table of another colour, `white_ink` is on black paper.
     """
     random = np.random.default_rng(seed)
-    sheet = on_paper(drawings, paper)
+    sheet = on_paper(drawings, paper, white_ink)
     if rules:
         sheet[::rules] *= (0.72, 0.82, 0.95)
     height, width = sheet.shape[:2]

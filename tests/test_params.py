@@ -33,6 +33,7 @@ def test_the_shipped_files_are_valid():
         ("val_share", ".nan", "preprocess.val_share: found nan, allowed: a number 0.01 to 0.9"),
         ("alpha", ".inf", "train.alpha: found inf, allowed: a number at least 0.001"),
         ("fit", "stretch", "preprocess.fit: found 'stretch', allowed: one of pad, crop"),
+        ("flatten", "yes please", "preprocess.flatten: found 'yes please', allowed: one of auto, true, false"),
         ("flip", "1", "encode.flip: found 1, allowed: true or false"),
         ("suffix", "[a]", "enrich.suffix: found ['a'], allowed: a text"),
         ("max_grad_norm", "-1", "train.max_grad_norm: found -1, allowed: a number at least 1e-06 or null"),
@@ -88,6 +89,12 @@ def test_a_wrong_value_of_a_profile_is_named_too(folder, key, value, message):
 def test_both_ends_of_a_range_are_allowed(folder, key, value):
     set_value(folder / "params.yaml", key, value)
     assert getattr(load_params(folder).train, key) == value
+
+
+@pytest.mark.parametrize("word", ["auto", "true", "false"])
+def test_yamls_true_and_false_are_words_where_there_are_others_too(folder, word):
+    set_value(folder / "params.yaml", "flatten", word)
+    assert load_params(folder).preprocess.flatten == word
 
 
 def test_off_is_a_word_though_yaml_takes_it_for_false(folder):

@@ -16,6 +16,7 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_photos import photo
 from PIL import Image, ImageDraw, ImageOps
 
 from stages.preprocess import draw_sheet, leave_out_duplicates, output_stem, preprocess
@@ -305,7 +306,7 @@ def test_what_the_memo_lost_is_made_again(raw, tmp_path, suffix):
         {"trim": False},
         {"margin": 0.3},
         {"threshold": 99},
-        {"flatten": True},
+        {"flatten": "false"},
         {"invert": False},
         {"min_size": 5},
         {"max_upscale": 9.0},
@@ -581,6 +582,17 @@ def test_after_a_run_that_failed_dvc_leaves_the_sheet_and_the_manifest_that_say_
     assert result.returncode != 0 and "9 of 21 files rejected" in result.stderr
     assert (copy / "plots/drawings.png").read_bytes() != before
     assert sum(row.status == "rejected" for row in read_manifest(copy / "data/processed/flash/manifest.csv")) == 9
+
+
+def test_how_many_files_look_like_photos_is_said_and_each_row_says_what_was_done(raw, tmp_path, capsys):
+    run_preprocess(raw, tmp_path / "out")
+    assert "photo" not in capsys.readouterr().err
+    for i, says in enumerate(("1 file looks like a photo\n", "2 files look like photos\n")):
+        photo(i, [drawing(80 + i)]).save(raw / f"photo{i}.jpg")
+        rows, _ = run_preprocess(raw, tmp_path / "out")
+        assert says in capsys.readouterr().err
+    notes = {row.source: row.note for row in rows}
+    assert "taken as a photo: sheet straightened, light evened" in notes["photo1.jpg"] and notes["d1.png"] == ""
 
 
 def test_as_many_rejected_files_as_are_allowed_are_no_error(raw, tmp_path):

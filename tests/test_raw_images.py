@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from app.stencil import read_picture
 from tattoo_lora.params import load_params
-from tattoo_lora.raw_images import Rejected, background, fit_square, flatten, ink_box, open_rgb, prepare
+from tattoo_lora.raw_images import Rejected, background, fit_square, ink_box, looks_like_photo, open_rgb, prepare
 
 PARAMS = load_params(ROOT).preprocess
 
@@ -357,18 +357,118 @@ def test_light_on_dark_is_turned_around(tmp_path):
     assert picture(prepared(tmp_path / "dark.png", invert=False).png)[0, 0].max() < 20
 
 
-def test_flattening_takes_paper_tone_and_shadow_away(tmp_path):
+def white_on_black(image):
+    return ImageOps.invert(image)
+
+
+def one_pixel_frame(image):
+    return ImageOps.expand(image.crop((1, 1, image.width - 1, image.height - 1)), 1, "black")
+
+
+def thick_frame(image):
+    return ImageOps.expand(image, round(0.06 * image.width), (20, 20, 30))
+
+
+def two_dark_edges(image):
+    image = ImageOps.expand(image, 20, "white")
+    for box in ((0, 0, image.width, 12), (0, 0, 15, image.height)):
+        image.paste((25, 20, 20), box)
+    return image
+
+
+def opposite_dark_edges(image):
+    image = ImageOps.expand(image, (0, 20), "white")
+    for box in ((0, 0, image.width, 12), (0, image.height - 12, image.width, image.height)):
+        image.paste("black", box)
+    return image
+
+
+def black_on_dark_grey(image):
+    return image.point(lambda level: 10 + level * 85 // 255)
+
+
+def on_pink(image):
+    return ImageChops.multiply(image, Image.new("RGB", image.size, (240, 170, 190)))
+
+
+def alpha(image):
+    image = image.convert("RGBA")
+    image.putalpha(ImageOps.invert(image.convert("L")))
+    return image
+
+
+CLEAN = {
+    white_on_black: True, one_pixel_frame: False, thick_frame: False, two_dark_edges: False,
+    opposite_dark_edges: False, black_on_dark_grey: False, on_pink: False, alpha: False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [".png", ".jpg"])
+@pytest.mark.parametrize("change", CLEAN)
+@pytest.mark.parametrize("name", ["anchor", "bat", "axe"])
+def test_only_light_ink_on_darker_paper_is_turned_around_and_clean_drawings_are_no_photos(tmp_path, name, change, kind):
+    drawing = ImageOps.expand(Image.open(ROOT / f"data/raw/flash/{name}.png").convert("RGB"), 12, "white")
+    image = change(drawing)
+    path = tmp_path / f"drawing{kind}"
+    (image if kind == ".png" or image.mode == "RGB" else ImageOps.grayscale(drawing)).save(path, quality=85)
+    found = prepare(path, PARAMS, 64)
+    assert ("light on dark: turned around" in found.notes) == CLEAN[change]
+    assert found == prepared_at(64, path, flatten="false")
+    plain = prepared_at(64, path, invert=False)
+    assert (found.png == plain.png) != CLEAN[change]
+
+
+def prepared_at(resolution, path, **changes):
+    return prepare(path, replace(PARAMS, **changes), resolution)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data/raw/flash").glob("*.png"))[::14], ids=lambda path: path.stem)
+def test_the_samples_are_no_photos(path):
+    assert not looks_like_photo(open_rgb(path)[0])
+    assert prepared(path) == prepared(path, flatten="false")
+
+
+def test_under_a_frame_or_a_dark_edge_the_background_is_the_paper():
+    page = Image.new("RGB", (300, 200), (250, 240, 200))
+    page.paste("black", (80, 60, 200, 120))
+    for change in (one_pixel_frame, thick_frame, two_dark_edges, opposite_dark_edges):
+        assert background(change(page)) in ((250, 240, 200), (255, 255, 255))
+    assert background(Image.new("RGB", (1, 1), "navy")) == (0, 0, 128)
+    moon = Image.new("RGB", (100, 100), "black")
+    ImageDraw.Draw(moon).ellipse((4, 4, 96, 96), fill="white")
+    assert background(moon) == (0, 0, 0)
+
+
+def scan(levels=(236, 230, 214), noise=2.5):
+    random = np.random.default_rng(0)
+    page = np.full((240, 320, 3), levels) + random.normal(0, noise, (240, 320, 1))
+    page = Image.fromarray(page.clip(0, 255).astype(np.uint8))
+    ImageDraw.Draw(page).ellipse((80, 60, 240, 180), outline=(40, 40, 50), width=4)
+    return page
+
+
+def shadow():
     light = np.linspace(120, 230, 320)[None, :, None] * np.array([1, 0.95, 0.85])
     photo = Image.fromarray(np.broadcast_to(light, (240, 320, 3)).astype(np.uint8))
     ImageDraw.Draw(photo).ellipse((80, 60, 240, 180), outline=(20, 20, 20), width=4)
-    flat = np.asarray(flatten(photo), dtype=int)
-    paper = np.ones((240, 320), dtype=bool)
-    paper[50:190, 70:250] = False
-    assert flat[paper].min() > 235
-    assert flat[120, 80:84].max() < 90
-    photo.save(tmp_path / "photo.png")
-    assert picture(prepared(tmp_path / "photo.png", flatten=True).png)[0, 0].min() > 235
-    assert picture(prepared(tmp_path / "photo.png").png)[0, 0].min() < 200
+    return photo
+
+
+@pytest.mark.parametrize("image", [scan(), scan((90, 90, 84), 4), shadow()], ids=["scan", "dim", "shadow"])
+def test_noise_and_shadow_are_a_photos_and_paper_tone_goes_with_them(tmp_path, image):
+    image.save(tmp_path / "photo.png")
+    found = prepared(tmp_path / "photo.png")
+    assert found.notes[0] == "taken as a photo: light evened"
+    assert picture(found.png)[0, 0].min() == 255 and picture(found.png).min() < 90
+    untouched = prepared(tmp_path / "photo.png", flatten="false")
+    assert untouched.notes == [] and picture(untouched.png)[0, 0].min() < 220
+
+
+def test_always_flattened_is_a_drawing_that_looks_like_no_photo(tmp_path):
+    on_pink(bar()).save(tmp_path / "pink.png")
+    assert picture(prepared(tmp_path / "pink.png").png)[0, 0].tolist() == [240, 170, 190]
+    found = prepared(tmp_path / "pink.png", flatten="true")
+    assert picture(found.png)[0, 0].tolist() == [255, 255, 255] and found.notes[0].startswith("taken as a photo")
 
 
 def test_a_threshold_leaves_black_and_white(tmp_path):

@@ -1,0 +1,115 @@
+"""Photos of drawings come out as the drawings: dark lines on white, straight, and nothing of the table."""
+
+import io
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from made_up_photos import photo
+from PIL import Image
+from scipy import ndimage
+
+from tattoo_lora.params import load_params
+from tattoo_lora.photos import find_sheet
+from tattoo_lora.raw_images import prepare
+
+PARAMS = load_params(ROOT).preprocess
+DRAWINGS = sorted((ROOT / "data/raw/flash").glob("*.png"))
+SIDE = 128
+
+
+@cache
+def path_of(seed):
+    return DRAWINGS[seed * 37 % len(DRAWINGS)]
+
+
+def of_photo(tmp_path, image):
+    image.save(tmp_path / "photo.jpg", quality=90)
+    found = prepare(tmp_path / "photo.jpg", PARAMS, SIDE)
+    assert found.notes[0].startswith("taken as a photo: ")
+    return np.asarray(Image.open(io.BytesIO(found.png)).convert("L")) / 255, found.notes[0]
+
+
+def ink_of(luminance):
+    """The ink in its box, stretched to a square: a photo does not tell how long the sheet was."""
+    ink = Image.fromarray((255 * (1 - luminance)).astype(np.uint8))
+    box = ink.point(lambda level: 255 * (level > 100)).getbbox()
+    return ndimage.gaussian_filter(np.asarray(ink.crop(box).resize((96, 96))) / 255, 1.5)
+
+
+def correlation(luminance, seed):
+    straight = Image.open(io.BytesIO(prepare(path_of(seed), PARAMS, SIDE).png)).convert("L")
+    return np.corrcoef(ink_of(luminance).ravel(), ink_of(np.asarray(straight) / 255).ravel())[0, 1]
+
+
+def check(luminance, seed, least=0.85):
+    margin = np.concatenate([luminance[:4].ravel(), luminance[-4:].ravel(), luminance[:, :4].ravel()])
+    assert margin.min() >= 0.9 and np.median(luminance) >= 0.9
+    assert np.median(luminance[luminance < 0.5]) < 0.2
+    assert correlation(luminance, seed) > least
+
+
+def drawing(seed):
+    return Image.open(path_of(seed)).convert("RGB")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_photo_of_a_sheet_on_a_table_becomes_the_drawing(tmp_path, seed):
+    luminance, note = of_photo(tmp_path, photo(seed, [drawing(seed)], dim=0.3 if seed % 4 == 0 else None))
+    assert "sheet straightened, light evened" in note
+    check(luminance, seed)
+
+
+@pytest.mark.parametrize(
+    ("seed", "options", "straightened"),
+    [
+        (31, {"table": False}, False),
+        (32, {"table": False, "dim": 0.35}, False),
+        (33, {"rules": 24}, True),
+        (34, {"rules": 24, "table": False}, False),
+        (35, {"paper": (196, 160, 112)}, True),
+        (36, {"paper": (240, 170, 190), "table": False}, False),
+        (39, {"tint": (150, 120, 95)}, True),
+        (40, {"white_ink": True, "tint": (215, 205, 190)}, True),
+        (41, {"white_ink": True, "table": False}, False),
+    ],
+    ids=["fills", "dim", "ruled", "ruled, fills", "kraft", "pink", "mid table", "white on black", "white, fills"],
+)
+def test_other_papers_and_tables(tmp_path, seed, options, straightened):
+    luminance, note = of_photo(tmp_path, photo(seed, [drawing(seed)], **options))
+    assert ("sheet straightened" in note) == straightened
+    assert ("light on dark turned around" in note) == ("white_ink" in options)
+    check(luminance, seed)
+
+
+def test_several_motifs_stay_on_one_picture(tmp_path):
+    luminance, _ = of_photo(tmp_path, photo(37, [drawing(seed) for seed in (3, 1, 12)]))
+    rows = (luminance < 0.5).any(axis=1)
+    assert np.count_nonzero(np.diff(rows.astype(int)) == 1) == 3
+
+
+def test_light_on_dark_paper_stays_so_where_nothing_is_to_be_turned_around(tmp_path):
+    photo(41, [drawing(41)], white_ink=True, table=False).save(tmp_path / "p.png")
+    notes = prepare(tmp_path / "p.png", replace(PARAMS, invert=False), SIDE).notes
+    assert not any("turned around" in note for note in notes)
+
+
+def test_the_corners_are_those_of_the_sheet_whatever_shadow_lies_on_it():
+    picture = np.full((300, 260, 3), 40, dtype=np.uint8)
+    picture[30:270, 40:220] = 220
+    picture[:, 130:] = picture[:, 130:] * 0.6  # a hard shadow across
+    corners = find_sheet(Image.fromarray(picture))
+    assert np.abs(corners - [(40, 30), (220, 30), (220, 270), (40, 270)]).max() < 2.5
+
+
+@pytest.mark.parametrize("kind", ["blank", "half in shadow", "drawn box", "tiny"])
+def test_without_a_table_no_sheet_is_found(kind):
+    picture = np.full((12, 12, 3) if kind == "tiny" else (300, 260, 3), 220, dtype=np.uint8)
+    if kind == "half in shadow":
+        picture[:, 130:] = 130
+    if kind == "drawn box":
+        picture[60:240, 50:210] = 20
+        picture[80:220, 70:190] = 220
+    assert find_sheet(Image.fromarray(picture)) is None
