@@ -54,9 +54,7 @@ def find_sheet(image: Image.Image) -> Corners | None:
         return None
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), dtype=np.float64)
     for tones, smallest, fewest_sides in ((grey, SMALLEST_SHEET, 2), (255 - grey, SMALLEST_DARK_SHEET, 4)):
-        # Darkness around it keeps a narrow strip of table from being closed like a line.
-        tones = ndimage.grey_closing(np.pad(tones, LINE), LINE)[LINE:-LINE, LINE:-LINE]
-        tones = ndimage.gaussian_filter(tones, 1)
+        tones = ndimage.gaussian_filter(ndimage.grey_closing(tones, LINE), 1)
         found = []
         for threshold in np.linspace(*np.quantile(tones, (0.02, 0.98)), 14)[1:-1]:
             labels, count = ndimage.label(tones > threshold)

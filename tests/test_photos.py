@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from tattoo_lora.params import load_params
-from tattoo_lora.photos import find_sheet
+from tattoo_lora.photos import clean_photo, find_sheet
 from tattoo_lora.raw_images import prepare
 
 PARAMS = load_params(ROOT).preprocess
@@ -113,3 +113,11 @@ def test_without_a_table_no_sheet_is_found(kind):
         picture[60:240, 50:210] = 20
         picture[80:220, 70:190] = 220
     assert find_sheet(Image.fromarray(picture)) is None
+
+
+@pytest.mark.parametrize(("seed", "table"), [(100, True), (113, True), (119, False), (124, False)])
+def test_nothing_of_edges_and_of_shadows_across_them_is_left_in_the_rim(seed, table):
+    dim = 0.3 if seed % 4 == 0 else None
+    pixels = np.asarray(clean_photo(photo(seed, [drawing(seed)], table=table, dim=dim), True)[0]).min(axis=2)
+    rows, columns = (round(0.03 * side) for side in pixels.shape)
+    assert min(pixels[:rows].min(), pixels[-rows:].min(), pixels[:, :columns].min(), pixels[:, -columns:].min()) > 230
