@@ -46,7 +46,7 @@ def preprocess_cases(profile: Profile, params: Params, folder: Path) -> dict[str
         def work() -> None:
             out = folder / f"run{next(runs)}"  # a memo of its own: everything is new
             with patch.object(memo, "ROOT", out):
-                preprocess(scans, out, params.preprocess, profile.resolution, processes)
+                preprocess(scans, out, out / "sheet.png", params.preprocess, profile.resolution, processes)
 
         return work
 

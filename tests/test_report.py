@@ -329,7 +329,7 @@ def test_the_drawings_are_counted_and_their_licences_shown_as_text(tmp_path):
     text = data_facts("flash", tmp_path, rows, captions)
     assert "| drawings | 2, 1 of them held out |" in text and "| left out | 1 duplicates, 1 rejected files |" in text
     assert "300 to 500 px" in text and r"&lt;b&gt;mine\|yours&lt;/b&gt; (1), unknown (1)" in text
-    assert "1 by BLIP, 1 your own" in text and "at most 9; with the suffix 17 and 19" in text
+    assert "1 by BLIP, 0 from names, 1 your own" in text and "at most 9; with the suffix 17 and 19" in text
 
 
 def test_an_evaluation_that_did_not_run_is_named(tmp_path):
