@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -231,12 +231,20 @@ def look_at(raw: Path) -> tuple[list[Found], list[Path], dict[Path, str]]:
     return rows, candidates, captions
 
 
+def has_a_name_within(sources: list[str]) -> set[str]:
+    """Those whose name is another one's with something added, as in any language a copy's is: 'owl copy', 'owl (1)'."""
+    stems = {source: PurePosixPath(source).stem.casefold() for source in sources}
+    names = set(stems.values())
+    return {source for source, stem in stems.items() if any(name in stem and name != stem for name in names)}
+
+
 def leave_out_duplicates(
     rows: list[Found], facts: list[dict], captioned: list[bool], params: PreprocessParams
 ) -> list[str]:
     """Name the groups in the rows of drawings, and keep one of each: one with a caption of its own, then the largest.
 
-    Of a group that holds together through others alone, those are kept too that are no copies of a kept one. With
+    Of equally large ones it is the first by name, but for names that look like a copy's of another one's. Of a
+    group that holds together through others alone, those are kept too that are no copies of a kept one. With
     duplicates `keep` all are. Returns for each drawing the hash that decides whether it is held out: its own, or that
     of the first of its group.
     """
@@ -271,7 +279,10 @@ def leave_out_duplicates(
 
     decides = [row.sha256 for row in rows]
     for positions in group(len(rows), [*same_pairs(same_bytes), *same_pairs(same_pictures), *sorted(alike)]):
-        positions.sort(key=lambda i: (not captioned[i], -rows[i].width * rows[i].height, rows[i].source))
+        longer = has_a_name_within([rows[i].source for i in positions])
+        positions.sort(
+            key=lambda i: (not captioned[i], -rows[i].width * rows[i].height, rows[i].source in longer, rows[i].source)
+        )
         kept, first = [], rows[positions[0]].sha256
         for i in positions:
             rows[i].group, decides[i] = first[:8], first

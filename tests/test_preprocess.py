@@ -401,6 +401,19 @@ def test_of_duplicates_the_largest_is_kept_and_one_with_a_caption_before_it(raw,
     assert (rows["d3.png"].status, rows["d3 large.png"].status) == ("kept", "duplicate")
 
 
+@pytest.mark.parametrize(
+    "copy",
+    ["anchor copy", "anchor copy 2", "anchor (1)", "anchor - Kopie", "anchor 2", "Copy of anchor", "anchor – копия"],
+)
+def test_of_equally_large_duplicates_the_one_is_kept_whose_name_has_nothing_added(raw, tmp_path, copy):
+    (raw / "z").mkdir()
+    for name in ("z/anchor", copy):
+        drawing(80).save(raw / f"{name}.png")
+    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    assert (rows["z/anchor.png"].status, rows[f"{copy}.png"].status) == ("kept", "duplicate")
+    assert rows[f"{copy}.png"].reason == "same file as z/anchor.png"
+
+
 def shape(name):
     image, box = Image.new("RGB", (400, 400), "white"), (40, 40, 360, 360)
     draw = ImageDraw.Draw(image)
