@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tattoo_lora.data.split import fewest_held_out
+from tattoo_lora.diffusion.hub import is_folder_path
 from tattoo_lora.errors import UserError
-from tattoo_lora.hub import is_folder_path
 from tattoo_lora.params import Params, Profile
-from tattoo_lora.split import fewest_held_out
 from tattoo_lora.times import read_times
 
 # What from_pretrained reads of a model, and no more: the whole of SD 1.5's repository has ten times as much.

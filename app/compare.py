@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--seeds: one stands there twice")
     settings = {column: settings_for(args, profile, path, prompts, args.seeds) for column, path in adapters.items()}
 
-    from tattoo_lora.figures import comparison, save_figure
+    from stages.report.figures import comparison, save_figure
     from tattoo_lora.progress import tqdm
 
     rows = [(prompt, seed) for prompt in prompts for seed in args.seeds]

@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from app.checks import check, writable
+from tattoo_lora.data.split import file_sha256
+from tattoo_lora.data.texts import read_text
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
 from tattoo_lora.params import SAMPLER_STEPS, SEEDS, Profile, Range, load_params, load_profile
-from tattoo_lora.split import file_sha256
-from tattoo_lora.texts import read_text
 
 CHUNK = "tattoo-lora"  # the PNG text chunk that holds the settings as JSON
 OUT = Path("runs/samples/adhoc")
@@ -111,8 +111,8 @@ def draw(settings: list[Settings], profile: Profile) -> Iterator:
 
     One at a time, so that a picture does not depend on the others: the same settings give the same bytes.
     """
-    from tattoo_lora.models import pick_device, place
-    from tattoo_lora.prompts import encode_prompts
+    from tattoo_lora.diffusion.models import pick_device, place
+    from tattoo_lora.diffusion.prompts import encode_prompts
 
     pipeline = load_base(settings[0], profile)
     use_adapter(pipeline, settings[0])
@@ -136,8 +136,8 @@ class Studio:
 
     def draw(self, of: Settings, profile: Profile):
         """A PIL image. Loads the model when it is another one than last time, and the adapter likewise."""
-        from tattoo_lora.models import pick_device, place
-        from tattoo_lora.prompts import encode_prompts
+        from tattoo_lora.diffusion.models import pick_device, place
+        from tattoo_lora.diffusion.prompts import encode_prompts
 
         base = (of.base_model, of.base_revision, of.dtype)
         if base != self.base:
@@ -160,7 +160,7 @@ class Studio:
 
 def load_base(of: Settings, profile: Profile):
     """The pipeline of the base model that the settings name, on the CPU."""
-    from tattoo_lora.sampling import load_pipeline
+    from tattoo_lora.diffusion.sampling import load_pipeline
 
     return load_pipeline(replace(profile, base_model=of.base_model, base_revision=of.base_revision, dtype=of.dtype))
 
@@ -170,7 +170,7 @@ def use_adapter(pipeline, of: Settings) -> None:
 
     UserError for a file that is none, or that was made for another model.
     """
-    from tattoo_lora.lora import load_lora
+    from tattoo_lora.diffusion.lora import load_lora
 
     if of.lora is not None:
         load_lora(pipeline, Path(of.lora))
@@ -179,7 +179,7 @@ def use_adapter(pipeline, of: Settings) -> None:
 
 def draw_one(pipeline, of: Settings, prompt_embeds, negative_prompt_embeds):
     """A PIL image; embeddings (1, T, D). UserError for one that is all of one colour."""
-    from tattoo_lora.sampling import draw_batch, refuse_blank
+    from tattoo_lora.diffusion.sampling import draw_batch, refuse_blank
 
     size = (of.width, of.height)
     [image] = draw_batch(pipeline, prompt_embeds, negative_prompt_embeds, [of.seed], of.steps, of.guidance_scale, size)

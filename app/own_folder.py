@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from tattoo_lora.data.file_names import words_of
 from tattoo_lora.errors import UserError
-from tattoo_lora.file_names import words_of
 from tattoo_lora.files import replace_file
 
 # A value with its quotation marks, or as it is: up to a blank and a #, or the line's end.

@@ -22,12 +22,12 @@ from pathlib import Path
 import yaml
 
 from app.checks import check_repository, git, inside, writable
-from tattoo_lora.captions import with_trigger
+from tattoo_lora.data.captions import with_trigger
+from tattoo_lora.data.manifest import Found, read_manifest
+from tattoo_lora.data.split import file_sha256
+from tattoo_lora.diffusion.hub import is_folder_path
 from tattoo_lora.errors import UserError
-from tattoo_lora.hub import is_folder_path
-from tattoo_lora.manifest import Found, read_manifest
 from tattoo_lora.params import Params, Profile, load_params, load_profile
-from tattoo_lora.split import file_sha256
 
 OUT = Path("runs/release")
 # What the results depend on, and the results that are in Git: the card names a commit that holds them.

@@ -22,8 +22,8 @@ import psutil
 import yaml
 
 from app.checks import git, inside
+from tattoo_lora.data.texts import read_text
 from tattoo_lora.errors import UserError
-from tattoo_lora.texts import read_text
 
 CURVES = ("val_loss", "clip_score", "train_loss")
 BASE = "base"

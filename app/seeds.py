@@ -16,9 +16,9 @@ import dvc.api
 import numpy as np
 
 from app.checks import check_repository
+from stages.report.findings import SCORES
+from stages.report.intervals import LEVEL, paired_difference
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.evaluation import SCORES
-from tattoo_lora.intervals import LEVEL, paired_difference
 
 ABOUT = {"Experiment", "rev", "typ", "Created", "parent", "State", "Executor"}
 Metrics = dict[str, dict[str, float]]  # variant, score

@@ -9,10 +9,10 @@ from PIL import Image
 from bench.timing import Case, timed
 from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
-from tattoo_lora.models import load_captioner, load_vae, pick_device, pick_dtype, place
+from tattoo_lora.diffusion.models import load_captioner, load_vae, pick_device, pick_dtype, place
+from tattoo_lora.diffusion.prompts import encode_prompts
+from tattoo_lora.diffusion.sampling import load_pipeline, sample_images
 from tattoo_lora.params import Params, Profile
-from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import load_pipeline, sample_images
 
 
 def pictures(profile: Profile, count: int) -> list[Image.Image]:

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image, ImageDraw, ImageOps
 
 from bench.timing import Case, timed
-from stages.preprocess import preprocess
+from stages.preprocess.__main__ import preprocess
 from tattoo_lora import memo
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile

@@ -18,11 +18,18 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from bench.timing import synchronize
-from stages.train import Denoiser, train
-from tattoo_lora.checkpoint import Checkpoints
-from tattoo_lora.draws import TrainingSet
-from tattoo_lora.lora import add_lora
-from tattoo_lora.models import load_noise_scheduler, load_text_encoder, load_unet, load_vae, pick_device, pick_dtype
+from stages.train.__main__ import Denoiser, train
+from stages.train.batches import TrainingSet
+from stages.train.checkpoint import Checkpoints
+from tattoo_lora.diffusion.lora import add_lora
+from tattoo_lora.diffusion.models import (
+    load_noise_scheduler,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+    pick_device,
+    pick_dtype,
+)
 from tattoo_lora.params import Profile, TrainParams
 
 WARM_UP = 1  # steps of a run that are not counted

@@ -9,10 +9,10 @@ what is new since the last run; under `accelerate launch` each process captions 
 import argparse
 from pathlib import Path
 
-from tattoo_lora.captions import read_user_captions, write_caption
-from tattoo_lora.drawings import read_drawings
+from tattoo_lora.data.captions import read_user_captions, write_caption
+from tattoo_lora.data.drawings import read_drawings
+from tattoo_lora.data.file_names import caption_from_name
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.file_names import caption_from_name
 from tattoo_lora.keys import model_key, result_key
 from tattoo_lora.memo import Memo
 from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
@@ -26,8 +26,8 @@ import torch
 from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
-from tattoo_lora.images import decoded_batches, in_full_batches
-from tattoo_lora.models import load_captioner, pick_device, pick_dtype, process_state, use_threads
+from tattoo_lora.diffusion.images import decoded_batches, in_full_batches
+from tattoo_lora.diffusion.models import load_captioner, pick_device, pick_dtype, process_state, use_threads
 from tattoo_lora.progress import tqdm
 
 

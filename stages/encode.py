@@ -11,7 +11,7 @@ latents from these and never load the VAE's encoder. Encoded is only what is new
 import argparse
 from pathlib import Path
 
-from tattoo_lora.drawings import read_drawings
+from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.keys import model_key, result_key
 from tattoo_lora.memo import Memo
@@ -29,9 +29,9 @@ from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor
 
-from tattoo_lora.images import decoded_batches, in_full_batches
-from tattoo_lora.latents import write_latents
-from tattoo_lora.models import load_vae, pick_device, process_state, use_threads
+from tattoo_lora.diffusion.images import decoded_batches, in_full_batches
+from tattoo_lora.diffusion.latents import write_latents
+from tattoo_lora.diffusion.models import load_vae, pick_device, process_state, use_threads
 from tattoo_lora.progress import tqdm
 
 

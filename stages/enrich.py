@@ -13,9 +13,9 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-from tattoo_lora.captions import read_captions, read_user_captions, write_caption
+from tattoo_lora.data.captions import read_captions, read_user_captions, write_caption
+from tattoo_lora.data.file_names import caption_from_name
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.file_names import caption_from_name
 from tattoo_lora.files import replace_file
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.times import recorded_time
@@ -132,7 +132,7 @@ def main() -> None:
         captions = read_captions(folder, stems)
         users = read_user_captions(args.processed / "captions_user.csv")
 
-        from tattoo_lora.tokenizer import load_tokenizer  # transformers takes its time; arguments come first
+        from tattoo_lora.diffusion.tokenizer import load_tokenizer  # transformers takes its time; arguments come first
 
         tokenizer = load_tokenizer(profile.base_model, profile.base_revision)
 

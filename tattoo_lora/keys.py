@@ -11,17 +11,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tattoo_lora.data.split import file_sha256
 from tattoo_lora.memo import Memo
-from tattoo_lora.split import file_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     *("accelerate", "diffusers", "ImageHash", "numpy", "peft", "pillow", "safetensors", "scikit-image", "scipy"),
     *("torch", "transformers"),
 )
-# They check, show, measure time or say where files lie: no byte of a result comes from them, and no stage depends on
-# them.
-NO_RESULT_COMES_FROM = {"__init__", "errors", "files", "keys", "memo", "params", "progress", "times"}
 LARGE = 2**26  # bytes; the hashes of such files are kept too: a full-size model takes half a minute to read
 
 
@@ -44,9 +41,13 @@ def imported_files(source: Path) -> frozenset[Path]:
 
 
 def code_files(source: Path) -> list[Path]:
-    """A Python file and those that it imports and that its results come from: its stage's deps in dvc.yaml."""
+    """A Python file and those that it imports and that its results come from; its stage's deps in dvc.yaml hold them.
+
+    What lies in tattoo_lora/ itself, not in a folder of it, checks, shows, measures time or says where files lie: no
+    byte of a result comes from there.
+    """
     files = {source.resolve(), *imported_files(source.resolve())}
-    return sorted(path for path in files if path.stem not in NO_RESULT_COMES_FROM)
+    return sorted(path for path in files if path.parent != ROOT / "tattoo_lora")
 
 
 @cache

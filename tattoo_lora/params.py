@@ -12,8 +12,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import yaml
 
+from tattoo_lora.data.texts import read_text
 from tattoo_lora.errors import UserError
-from tattoo_lora.texts import read_text
 
 
 @dataclass(frozen=True)

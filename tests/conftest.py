@@ -17,8 +17,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from stages.preprocess.raw_images import prepare
 from tattoo_lora.params import load_params
-from tattoo_lora.raw_images import prepare
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
@@ -158,9 +158,10 @@ def processed(shared) -> Path:
     """
 
     def make(target: Path) -> None:
-        from stages import encode, preprocess
-        from tattoo_lora.captions import write_caption
-        from tattoo_lora.drawings import read_drawings
+        from stages import encode
+        from stages.preprocess import __main__ as preprocess
+        from tattoo_lora.data.captions import write_caption
+        from tattoo_lora.data.drawings import read_drawings
 
         (target / "data/raw/flash").mkdir(parents=True)
         for name in DRAWINGS:

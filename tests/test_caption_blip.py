@@ -6,8 +6,8 @@ import pytest
 from conftest import ROOT, run, set_value
 from PIL import Image
 
-from tattoo_lora.captions import write_user_captions
-from tattoo_lora.drawings import Drawing, write_drawings
+from tattoo_lora.data.captions import write_user_captions
+from tattoo_lora.data.drawings import Drawing, write_drawings
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from conftest import ENVIRONMENT, copy_project, room_for, run, set_value
 from safetensors import SafetensorError
 
-from tattoo_lora.checkpoint import Checkpoints
+from stages.train.checkpoint import Checkpoints
 
 PROCESSED = "data/processed/flash"
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
 
 TRAIN = {f"train@{variant}" for variant in ("vanilla", "blip", "blip_plus")}
-EVALUATE = {f"evaluate@{name}" for name in ("base", "vanilla", "blip", "blip_plus")}
+EVALUATE = {"evaluate_base", *(f"evaluate@{name}" for name in ("vanilla", "blip", "blip_plus"))}
 
 
 def stale(project):
@@ -61,7 +61,7 @@ CHANGES = {
         lambda p: shutil.copy(ROOT / "data/raw/flash/lion.png", p / "data/raw/flash"),
         {"preprocess"},
     ),
-    "a comment in stages/train.py": (lambda p: append(p / "stages/train.py", "# a comment\n"), TRAIN),
+    "a comment in stages/train/__main__.py": (lambda p: append(p / "stages/train/__main__.py", "# a comment\n"), TRAIN),
     "the other profile's file": (lambda p: set_value(p / "profiles/sd15.yaml", "steps", 9), set()),
     "this profile's steps": (lambda p: set_value(p / "profiles/embedded.yaml", "steps", 6), TRAIN | {"report"}),
     "evaluate.prompts": (lambda p: append_prompt(p, "evaluate"), EVALUATE | {"report"}),
@@ -127,14 +127,14 @@ def test_a_new_suffix_retrains_one_variant_and_no_other(copy):
 
 
 def test_training_again_gives_the_same_bytes_so_nothing_below_it_runs(copy):
-    """A comment in stages/train.py reruns the three trainings; they are equal to the byte at another commit too."""
+    """A comment in stages/train/__main__.py reruns the three trainings; they are equal to the byte at another commit too."""
     lock = (copy / "dvc.lock").read_text()
-    append(copy / "stages/train.py", "# a comment\n")
+    append(copy / "stages/train/__main__.py", "# a comment\n")
     repro = run("dvc", "repro", cwd=copy)
     assert ran(repro) == TRAIN
     changed = [line for line in set((copy / "dvc.lock").read_text().splitlines()) - set(lock.splitlines())]
     assert all(line.strip().startswith(("md5:", "size:")) for line in changed)
-    assert len(changed) == 2  # stages/train.py's own hash and size, the same in all three
+    assert len(changed) == 2  # stages/train/__main__.py's own hash and size, the same in all three
 
 
 @pytest.mark.slow

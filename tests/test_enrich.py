@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import stages.enrich
 from stages.enrich import LONGEST_PHRASE, changes, drop_repeats, enrich_caption, tidy
-from tattoo_lora.captions import write_caption, write_user_captions
+from tattoo_lora.data.captions import write_caption, write_user_captions
 
 SUFFIX = "clean line tattoo, high contrast, stencil, no shading"
 words = st.sampled_from(

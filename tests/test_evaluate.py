@@ -13,19 +13,19 @@ from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages import evaluate
-from tattoo_lora import split
-from tattoo_lora.captions import read_captions
-from tattoo_lora.drawings import read_drawings
-from tattoo_lora.latents import scaled_means
-from tattoo_lora.line_art import measure
-from tattoo_lora.lora import add_lora, save_lora
-from tattoo_lora.models import load_clip, load_noise_scheduler
+from stages.evaluate import __main__ as evaluate
+from tattoo_lora.data import split
+from tattoo_lora.data.captions import read_captions
+from tattoo_lora.data.drawings import read_drawings
+from tattoo_lora.data.split import file_sha256
+from tattoo_lora.diffusion.latents import scaled_means
+from tattoo_lora.diffusion.line_art import measure
+from tattoo_lora.diffusion.lora import add_lora, save_lora
+from tattoo_lora.diffusion.models import load_clip, load_noise_scheduler
+from tattoo_lora.diffusion.prompts import encode_prompts
+from tattoo_lora.diffusion.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
+from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
 from tattoo_lora.params import load_params, load_profile
-from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
-from tattoo_lora.split import file_sha256
-from tattoo_lora.validation import timestep_grid, validation_losses
 
 FLASH = Path(PROCESSED)
 BASE = ROOT / "models/embedded/base"

@@ -1,7 +1,7 @@
 import pytest
 
-from stages.preprocess import output_stem
-from tattoo_lora.file_names import caption_from_name, words_of
+from stages.preprocess.__main__ import output_stem
+from tattoo_lora.data.file_names import caption_from_name, words_of
 
 
 @pytest.mark.parametrize(

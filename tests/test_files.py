@@ -10,12 +10,12 @@ from conftest import ROOT
 from PIL import Image
 
 from app.stencil import Options, write_stencil
-from stages.evaluate import write_rows
-from tattoo_lora.captions import write_caption, write_user_captions
-from tattoo_lora.drawings import Drawing, write_drawings
+from stages.evaluate.__main__ import write_rows
+from tattoo_lora.data.captions import write_caption, write_user_captions
+from tattoo_lora.data.drawings import Drawing, write_drawings
+from tattoo_lora.data.manifest import Found, write_manifest
+from tattoo_lora.diffusion.latents import write_latents
 from tattoo_lora.files import replace_file
-from tattoo_lora.latents import write_latents
-from tattoo_lora.manifest import Found, write_manifest
 
 
 def stencil(path):

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from app import compare, generate
 from app.generate import Settings, Studio, file_name
+from tattoo_lora.diffusion.prompts import encode_prompts
+from tattoo_lora.diffusion.sampling import load_pipeline, sample_images
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import load_profile
-from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import load_pipeline, sample_images
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 import stages.caption_blip
 import stages.encode
-import stages.evaluate
-import stages.train
+import stages.evaluate.__main__
+import stages.train.__main__
 from app.generate import Settings, Studio
 from tattoo_lora.params import load_profile
 
@@ -52,7 +52,7 @@ def train(project, **settings):
     for key, value in settings.items():
         set_value(next(path for path in files if re.search(rf"(?m)^ *{key}:", path.read_text())), key, value)
     call(
-        stages.train, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
+        stages.train.__main__, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
         "--drawings", f"{PROCESSED}/drawings.csv", "--captions", f"{PROCESSED}/captions_blip",
         "--lora", "lora", "--log-csv", "log.csv", "--samples", "samples",
     )  # fmt: skip
@@ -87,7 +87,7 @@ def test_an_adapter_is_trained_with_pictures_on_the_way(project, kind):
 def test_an_adapter_is_measured_and_drawn_with(project):
     lora = train(project) / "best.safetensors"
     call(
-        stages.evaluate, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
+        stages.evaluate.__main__, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
         "--drawings", f"{PROCESSED}/drawings.csv", "--images", f"{PROCESSED}/images",
         "--captions", f"{PROCESSED}/captions_blip", "--lora", lora, "--out", "out",
     )  # fmt: skip
@@ -100,7 +100,7 @@ def test_an_adapter_is_measured_and_drawn_with(project):
 def reference(project, lora):
     set_value(project / "profiles/embedded.yaml", "dtype", "float32")
     call(
-        stages.evaluate, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
+        stages.evaluate.__main__, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
         "--drawings", f"{PROCESSED}/drawings.csv", "--images", f"{PROCESSED}/images",
         "--captions", f"{PROCESSED}/captions_blip", "--lora", lora, "--out", "reference",
     )  # fmt: skip

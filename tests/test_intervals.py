@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from tattoo_lora.intervals import FEWEST, Difference, interval, paired_difference
+from stages.report.intervals import FEWEST, Difference, interval, paired_difference
 
 # Logarithms of blip's val_loss to the base's, and to vanilla's, of the sample's 34 held-out drawings.
 TO_BASE = [

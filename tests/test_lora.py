@@ -18,15 +18,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tattoo_lora.adapter_files import plain_name, read_adapter
-from tattoo_lora.drawings import Drawing
+from stages.train.header import dataset_hash, lora_header, word_frequency
+from tattoo_lora.data.drawings import Drawing
+from tattoo_lora.diffusion.adapter_files import plain_name, read_adapter
+from tattoo_lora.diffusion.kohya import kohya_name, to_kohya
+from tattoo_lora.diffusion.lora import (
+    TEXT_ENCODER_MODULES,
+    add_lora,
+    kohya_path,
+    load_lora,
+    save_lora,
+    write_safetensors,
+)
+from tattoo_lora.diffusion.prompts import encode_prompts
+from tattoo_lora.diffusion.sampling import load_pipeline
 from tattoo_lora.errors import UserError
-from tattoo_lora.kohya import kohya_name, to_kohya
-from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, kohya_path, load_lora, save_lora, write_safetensors
-from tattoo_lora.lora_header import dataset_hash, lora_header, word_frequency
 from tattoo_lora.params import load_params, load_profile
-from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import load_pipeline
 
 BASE = (str(ROOT / "models/embedded/base"), None)
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]

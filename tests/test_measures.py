@@ -9,8 +9,8 @@ from conftest import ROOT, preprocessed
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from tattoo_lora.copies import nearest, pixel_embeds, with_mirrored
-from tattoo_lora.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
+from stages.evaluate.copies import nearest, pixel_embeds, with_mirrored
+from tattoo_lora.diffusion.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
 
 
 def paper(size=100):

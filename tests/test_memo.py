@@ -62,13 +62,13 @@ def package(tmp_path, monkeypatch):
     """A project: a stage that imports one module, which imports another, and a module that none imports."""
     monkeypatch.setattr(tattoo_lora.keys, "ROOT", tmp_path)
     for path, text in {
-        "stages/one.py": "from tattoo_lora.near import x\nfrom tattoo_lora.errors import y",
-        "tattoo_lora/near.py": "def late():\n    import tattoo_lora.far",
-        "tattoo_lora/far.py": "a = 1",
+        "stages/one.py": "from tattoo_lora.data.near import x\nfrom tattoo_lora.errors import y",
+        "tattoo_lora/data/near.py": "def late():\n    import tattoo_lora.data.far",
+        "tattoo_lora/data/far.py": "a = 1",
         "tattoo_lora/errors.py": "y = 1",
-        "tattoo_lora/web_page.py": "b = 1",
+        "tattoo_lora/data/other.py": "b = 1",
     }.items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     return tmp_path
 
@@ -88,12 +88,12 @@ def test_a_result_is_kept_as_long_as_its_code_values_files_and_packages_stay(pac
     data.write_text("2")
     assert fresh_key(package, 1, files=[data]) != key
     data.write_text("1")
-    for other in ("web_page", "errors"):
+    for other in ("data/other", "errors"):
         (package / f"tattoo_lora/{other}.py").write_text("z = 2")
         assert fresh_key(package, 1, files=[data]) == key
-    (package / "tattoo_lora/far.py").write_text("a = 2")
+    (package / "tattoo_lora/data/far.py").write_text("a = 2")
     assert fresh_key(package, 1, files=[data]) != key
-    (package / "tattoo_lora/far.py").write_text("a = 1")
+    (package / "tattoo_lora/data/far.py").write_text("a = 1")
     monkeypatch.setattr(tattoo_lora.keys.metadata, "version", lambda name: "2" if name == "transformers" else "1")
     assert fresh_key(package, 1, files=[data]) != key
 

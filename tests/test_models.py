@@ -7,8 +7,7 @@ import torch
 from conftest import ROOT, run
 from transformers import BlipImageProcessorPil, CLIPImageProcessorPil
 
-from tattoo_lora.errors import UserError
-from tattoo_lora.models import (
+from tattoo_lora.diffusion.models import (
     load_captioner,
     load_clip,
     load_noise_scheduler,
@@ -18,7 +17,8 @@ from tattoo_lora.models import (
     on_device,
     pick_dtype,
 )
-from tattoo_lora.tokenizer import load_tokenizer
+from tattoo_lora.diffusion.tokenizer import load_tokenizer
+from tattoo_lora.errors import UserError
 
 EMBEDDED = ROOT / "models/embedded"
 LOADERS = {
@@ -95,7 +95,7 @@ def test_the_embedded_models_are_safetensors_of_at_most_48_mb_and_name_no_other_
     ],
 )
 def test_the_dtype_fits_the_device_unless_it_is_named(monkeypatch, device, bfloat16, name, expected):
-    monkeypatch.setattr("tattoo_lora.models.pick_device", lambda: torch.device(device))
+    monkeypatch.setattr("tattoo_lora.diffusion.models.pick_device", lambda: torch.device(device))
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bfloat16)
     assert pick_dtype(name) == expected
 
@@ -110,7 +110,7 @@ def test_models_are_on_the_device_only_while_they_are_used():
 
 
 def test_a_hub_model_that_is_not_cached_says_where_it_was_looked_for(tmp_path):
-    code = "from tattoo_lora.errors import one_line_errors\nfrom tattoo_lora.models import load_clip\n"
+    code = "from tattoo_lora.errors import one_line_errors\nfrom tattoo_lora.diffusion.models import load_clip\n"
     code += "with one_line_errors():\n    load_clip('openai/clip-vit-base-patch32', 'c237dc4')\n"
     result = run("env", f"HF_HOME={tmp_path}", "python", "-c", code, cwd=ROOT, check=False)
     assert result.returncode == 1
@@ -120,9 +120,9 @@ def test_a_hub_model_that_is_not_cached_says_where_it_was_looked_for(tmp_path):
 
 
 def test_what_only_one_optimizer_needs_is_not_imported_by_all_stages():
-    code = "import tattoo_lora.models, tattoo_lora.lora, sys"
+    code = "import tattoo_lora.diffusion.models, tattoo_lora.diffusion.lora, sys"
     code += "; print([name for name in sys.modules if name.startswith('bitsandbytes.')])"
-    code += "; from stages.train import make_optimizer; import torch; p = torch.nn.Parameter(torch.ones(2))"
+    code += "; from stages.train.__main__ import make_optimizer; import torch; p = torch.nn.Parameter(torch.ones(2))"
     code += "; print(type(make_optimizer([{'params': [p], 'lr': 0.1}], 'adamw_8bit', 0.0)).__module__)"
     imported, module = run("python", "-c", code, cwd=ROOT).stdout.split()
     assert imported == "[]"

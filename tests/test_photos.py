@@ -11,9 +11,9 @@ from made_up_photos import photo
 from PIL import Image
 from scipy import ndimage
 
+from stages.preprocess.photos import clean_photo, find_sheet
+from stages.preprocess.raw_images import prepare
 from tattoo_lora.params import load_params
-from tattoo_lora.photos import clean_photo, find_sheet
-from tattoo_lora.raw_images import prepare
 
 PARAMS = load_params(ROOT).preprocess
 DRAWINGS = sorted((ROOT / "data/raw/flash").glob("*.png"))

@@ -9,11 +9,11 @@ import pytest
 from conftest import ROOT, run, set_value
 from PIL import Image
 
-from tattoo_lora.drawings import read_drawings
-from tattoo_lora.evaluation import compare, read_evaluation
-from tattoo_lora.line_art import mean_line_art, measure
+from stages.report.findings import compare, read_evaluation
+from tattoo_lora.data.drawings import read_drawings
+from tattoo_lora.data.split import file_sha256, is_held_out
+from tattoo_lora.diffusion.line_art import mean_line_art, measure
 from tattoo_lora.params import load_params
-from tattoo_lora.split import file_sha256, is_held_out
 
 pytestmark = pytest.mark.slow
 PROCESSED = "data/processed/flash"

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from made_up_photos import photo
 from PIL import Image, ImageDraw, ImageOps
 
-from stages.preprocess import draw_sheet, leave_out_duplicates, output_stem, preprocess
-from tattoo_lora.captions import read_user_captions
-from tattoo_lora.drawings import read_drawings
-from tattoo_lora.duplicates import distances, group, near_pairs, same_pairs, to_words
+from stages.preprocess.__main__ import draw_sheet, leave_out_duplicates, output_stem, preprocess
+from stages.preprocess.duplicates import distances, group, near_pairs, same_pairs, to_words
+from stages.preprocess.raw_images import to_png
+from tattoo_lora.data.captions import read_user_captions
+from tattoo_lora.data.drawings import read_drawings
+from tattoo_lora.data.manifest import Found, read_manifest
+from tattoo_lora.data.split import fewest_held_out, file_sha256, held_out, is_held_out
 from tattoo_lora.errors import UserError
-from tattoo_lora.manifest import Found, read_manifest
 from tattoo_lora.memo import Memo
 from tattoo_lora.params import load_params
-from tattoo_lora.raw_images import to_png
-from tattoo_lora.split import fewest_held_out, file_sha256, held_out, is_held_out
 
 PARAMS = replace(load_params(ROOT).preprocess, val_share=0.5, vanilla_caption="line art", max_rejected=1.0)
 

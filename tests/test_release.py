@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 
 from app.checks import git
 from app.release import common_ending, credits_text, hub_license
+from tattoo_lora.data.manifest import Found
+from tattoo_lora.data.split import file_sha256
 from tattoo_lora.errors import UserError
-from tattoo_lora.manifest import Found
-from tattoo_lora.split import file_sha256
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_stale_run_is_refused(copy):
 
 def test_a_missing_run_is_refused(copy):
     shutil.rmtree(copy / "runs")
-    assert "error: stale or missing: evaluate@base" in refused(copy, "--variant", "blip")
+    assert "error: stale or missing: evaluate_base" in refused(copy, "--variant", "blip")
 
 
 def test_results_that_are_not_committed_are_refused(copy):
@@ -238,10 +238,9 @@ def test_without_a_token_an_upload_says_how_to_get_one(released, tmp_path):
 
 
 def test_every_variant_is_an_artifact():
-    project = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    variants = project["stages"]["train"]["matrix"]["variant"]
-    assert {name: of["path"] for name, of in project["artifacts"].items()} == {
-        variant: f"runs/lora/{variant}" for variant in variants
+    artifacts = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["artifacts"]
+    assert {name: artifact["path"] for name, artifact in artifacts.items()} == {
+        variant: f"runs/lora/{variant}" for variant in load_params(ROOT).variants
     }
 
 

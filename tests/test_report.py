@@ -12,19 +12,18 @@ import yaml
 from conftest import ENVIRONMENT, ROOT
 from PIL import Image, ImageDraw
 
-from stages.report import (
+from stages.report.__main__ import (
     data_facts,
     differences_table,
     findings_json,
     findings_table,
     line_art_table,
+    losses_by_timestep,
     read_steps,
     scores_table,
-    write_timesteps,
+    write_by_variant,
 )
-from tattoo_lora.errors import UserError
-from tattoo_lora.evaluation import Evaluation, Finding, compare, compare_all, headline, read_evaluation, winner
-from tattoo_lora.figures import (
+from stages.report.figures import (
     by_timestep,
     comparison,
     difference_plot,
@@ -37,9 +36,11 @@ from tattoo_lora.figures import (
     training_curves,
     wrapped,
 )
-from tattoo_lora.intervals import Difference
-from tattoo_lora.line_art import LineArt
-from tattoo_lora.manifest import Found, write_manifest
+from stages.report.findings import Evaluation, Finding, compare, compare_all, headline, read_evaluation, winner
+from stages.report.intervals import Difference
+from tattoo_lora.data.manifest import Found, write_manifest
+from tattoo_lora.diffusion.line_art import LineArt
+from tattoo_lora.errors import UserError
 
 TARGET = LineArt(0.1, 0.0, 0.1, 3.0, 0.5, 2.0, 0.0)
 
@@ -309,12 +310,11 @@ def test_the_pictures_of_a_training_are_found_by_step(tmp_path):
     assert sorted(read_steps(tmp_path)) == [0, 60, 1000] and read_steps(tmp_path / "nothing") == {}
 
 
-def test_losses_by_timestep_leave_no_other_evaluation_behind(tmp_path):
-    write_timesteps(tmp_path / "timesteps", {"gone": EVALUATIONS["base"]})
-    write_timesteps(tmp_path / "timesteps", EVALUATIONS)
-    assert {path.name for path in (tmp_path / "timesteps").iterdir()} == {"base.csv", "blip.csv"}
-    expected = "timestep,val_loss,val_loss_common\n500,0.140000,0.140000\n"
-    assert (tmp_path / "timesteps/blip.csv").read_text() == expected
+def test_the_losses_of_all_variants_by_timestep_are_one_table(tmp_path):
+    write_by_variant(tmp_path / "timesteps.csv", losses_by_timestep(EVALUATIONS))
+    head, *rows = (tmp_path / "timesteps.csv").read_text().splitlines()
+    assert head == "timestep,val_loss,val_loss_common,variant"
+    assert [row.rpartition(",")[2] for row in rows] == ["base", "blip"] and rows[1] == "500,0.140000,0.140000,blip"
 
 
 def test_the_drawings_are_counted_and_their_licences_shown_as_text(tmp_path):
@@ -333,7 +333,7 @@ def test_the_drawings_are_counted_and_their_licences_shown_as_text(tmp_path):
 
 
 def test_an_evaluation_that_did_not_run_is_named(tmp_path):
-    with pytest.raises(UserError, match="no metrics.json; run `dvc repro evaluate`"):
+    with pytest.raises(UserError, match="no metrics.json; run `dvc repro`"):
         read_evaluation(tmp_path)
 
 
@@ -357,7 +357,7 @@ ODD = [
     "a very long prompt, " * 40,
 ]
 ARGUMENTS = [
-    *("base", "_odd$^{", "blip", "--evaluations", "e", "--logs", "l", "--samples", "s", "--processed", "p"),
+    *("--evaluations", "e", "--logs", "l", "--samples", "s", "--processed", "p"),
     *("--metrics", "metrics", "--plots", "plots"),
 ]
 
@@ -369,6 +369,7 @@ def report_project(folder, prompts=ODD, dataset="flash"):
     params["evaluate"] |= {"prompts": prompts, "seeds": [7]}
     params["train"]["prompts"] = prompts
     params["dataset"] = dataset
+    params["variants"] = {name: params["variants"]["blip"] for name in ("_odd$^{", "blip")}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
     images = folder / "p/images"
     images.mkdir(parents=True)

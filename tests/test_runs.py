@@ -340,7 +340,7 @@ def test_results_of_another_dataset_are_told_until_their_stage_is_done_or_runs(f
     set_value(tmp_path / "params.yaml", "dataset", "own")
     found = other_datasets(workspace(tmp_path))
     assert set(found.values()) == {"flash"}
-    assert {"report", "train@blip", "evaluate@base", "encode"} <= set(found)
+    assert {"report", "train@blip", "evaluate_base", "encode"} <= set(found)
     of_blip = {str(tmp_path / "runs/lora/blip"): {"pid": os.getpid(), "cmd": "dvc repro"}}
     write(tmp_path / ".dvc/tmp/rwlock", json.dumps({"write": of_blip}))
     assert set(found) - set(other_datasets(workspace(tmp_path))) == {"train@blip"}

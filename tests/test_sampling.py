@@ -12,10 +12,10 @@ from torchmetrics.multimodal.clip_score import CLIPScore
 
 from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
-from tattoo_lora.errors import UserError
-from tattoo_lora.latents import read_latents, scaled_means, write_latents
-from tattoo_lora.lora import add_lora, load_lora, save_lora
-from tattoo_lora.models import (
+from tattoo_lora.data.split import file_sha256, is_held_out
+from tattoo_lora.diffusion.latents import read_latents, scaled_means, write_latents
+from tattoo_lora.diffusion.lora import add_lora, load_lora, save_lora
+from tattoo_lora.diffusion.models import (
     load_captioner,
     load_clip,
     load_noise_scheduler,
@@ -24,12 +24,12 @@ from tattoo_lora.models import (
     load_vae,
     place,
 )
+from tattoo_lora.diffusion.prompts import encode_prompts
+from tattoo_lora.diffusion.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
+from tattoo_lora.diffusion.tokenizer import load_tokenizer
+from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
+from tattoo_lora.errors import UserError
 from tattoo_lora.params import load_params, load_profile
-from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
-from tattoo_lora.split import file_sha256, is_held_out
-from tattoo_lora.tokenizer import load_tokenizer
-from tattoo_lora.validation import timestep_grid, validation_losses
 
 BASE = (str(ROOT / "models/embedded/base"), None)
 PROFILE = dataclasses.replace(load_profile("embedded", ROOT), sampler_steps=2)

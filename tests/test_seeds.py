@@ -28,7 +28,10 @@ def test_experiments_that_differ_by_their_seed_are_taken_together():
 
 
 def test_other_code_or_drawings_are_another_set():
-    assert trainings([row(1, 0.1, **{"stages/train.py": "a"}), row(2, 0.1, **{"stages/train.py": "b"})]) == []
+    assert (
+        trainings([row(1, 0.1, **{"stages/train/__main__.py": "a"}), row(2, 0.1, **{"stages/train/__main__.py": "b"})])
+        == []
+    )
 
 
 def test_the_tables_hold_mean_spread_and_differences():

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-import stages.train
-from stages.train import (
+import stages.train.__main__
+from stages.train.__main__ import (
     Denoiser,
     Log,
     be_deterministic,
@@ -29,19 +29,19 @@ from stages.train import (
     pick_compile,
     train,
 )
-from tattoo_lora.captions import read_captions
-from tattoo_lora.checkpoint import Checkpoints
-from tattoo_lora.drawings import read_drawings
-from tattoo_lora.draws import TrainingSet, draw_batch, shuffled
+from stages.train.batches import TrainingSet, draw_batch, shuffled
+from stages.train.checkpoint import Checkpoints
+from tattoo_lora.data.captions import read_captions
+from tattoo_lora.data.drawings import read_drawings
+from tattoo_lora.diffusion.latents import scaled_means
+from tattoo_lora.diffusion.lora import add_lora, save_lora
+from tattoo_lora.diffusion.models import load_noise_scheduler
+from tattoo_lora.diffusion.objective import min_snr_weights, prediction_target
+from tattoo_lora.diffusion.prompts import encode_prompts
+from tattoo_lora.diffusion.sampling import load_pipeline, sample_images
+from tattoo_lora.diffusion.validation import band, timestep_grid, validation_losses
 from tattoo_lora.errors import UserError
-from tattoo_lora.latents import scaled_means
-from tattoo_lora.lora import add_lora, save_lora
-from tattoo_lora.models import load_noise_scheduler
-from tattoo_lora.objective import min_snr_weights, prediction_target
 from tattoo_lora.params import load_params, load_profile
-from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import load_pipeline, sample_images
-from tattoo_lora.validation import band, timestep_grid, validation_losses
 
 PARAMS = load_params(ROOT).train
 PROFILE = dataclasses.replace(load_profile("embedded", ROOT), steps=6, batch_size=2, eval_every=2, warmup_steps=0)
@@ -731,7 +731,7 @@ def trained(processed, tmp_path_factory):
     set_value(project / "params.yaml", "trigger", "inked")  # vanilla's
     set_value(project / "params.yaml", "caption_dropout", 0.3)
     call(
-        stages.train, project, "vanilla", "--latents", FLASH / "latents.safetensors",
+        stages.train.__main__, project, "vanilla", "--latents", FLASH / "latents.safetensors",
         "--drawings", FLASH / "drawings.csv", "--captions", FLASH / "captions_blip",
         "--lora", "lora", "--log-csv", "logs/log.csv", "--samples", "samples",
     )  # fmt: skip

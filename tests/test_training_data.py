@@ -17,8 +17,8 @@ import yaml
 from PIL import ImageColor
 from safetensors.torch import save_file
 
-from tattoo_lora import split
-from tattoo_lora.split import file_sha256
+from tattoo_lora.data import split
+from tattoo_lora.data.split import file_sha256
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ROOT / "models/training"

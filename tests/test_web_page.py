@@ -3,7 +3,7 @@ import base64
 import pytest
 from PIL import Image
 
-from tattoo_lora.web_page import plain, web_page
+from stages.report.web_page import plain, web_page
 
 
 def test_pictures_are_inside_the_page_and_tables_are_tables(tmp_path):

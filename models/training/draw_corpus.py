@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 sys.path.append(str(ROOT))
 
-from tattoo_lora.split import file_sha256, held_out  # noqa: E402
+from tattoo_lora.data.split import file_sha256, held_out  # noqa: E402
 
 
 def outline_svg(svg: str, share: float) -> str:

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
 
-from tattoo_lora.errors import UserError
-from tattoo_lora.models import (
+from tattoo_lora.diffusion.models import (
     assemble_pipeline,
     load_noise_scheduler,
     load_text_encoder,
@@ -19,8 +18,9 @@ from tattoo_lora.models import (
     load_vae,
     pick_dtype,
 )
+from tattoo_lora.diffusion.tokenizer import load_tokenizer
+from tattoo_lora.errors import UserError
 from tattoo_lora.params import Profile
-from tattoo_lora.tokenizer import load_tokenizer
 
 
 def load_pipeline(profile: Profile) -> StableDiffusionPipeline:

@@ -12,8 +12,8 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageOps
 
+from stages.preprocess.unread_formats import EXPORT, HEAD, camera_raw, unread_format
 from tattoo_lora.params import PreprocessParams
-from tattoo_lora.unread_formats import EXPORT, HEAD, camera_raw, unread_format
 
 NO_FORMATS = {"EPS", "WMF", "PDF", "MPEG", "BUFR", "GRIB", "HDF5"}  # handed to other programs, or write-only
 INK_CONTRAST = 24  # levels of 255 from the background: more than JPEG's noise
@@ -306,7 +306,9 @@ def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
     image, notes = open_rgb(path, params.invert)
     came = image
     if params.flatten == "true" or (params.flatten == "auto" and looks_like_photo(image)):
-        from tattoo_lora.photos import clean_photo  # what it takes is slow to import, and clean files need none of it
+        from stages.preprocess.photos import (
+            clean_photo,  # what it takes is slow to import, and clean files need none of it
+        )
 
         image, done = clean_photo(image, params.invert)
         notes.append(f"{PHOTO}: {done}")

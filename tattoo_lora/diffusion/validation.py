@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from tattoo_lora.objective import prediction_target
+from tattoo_lora.diffusion.objective import prediction_target
 
 NOISE_SEED = 20_240_501  # any number; the same for every variant, step and run
 BANDS = ("low", "mid", "high")  # thirds of the noise schedule, from little noise to nothing but noise

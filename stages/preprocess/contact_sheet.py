@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from tattoo_lora.manifest import Found
+from tattoo_lora.data.manifest import Found
 
 COLUMNS = 6  # of pairs
 CELL = 96  # px of one picture

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from stages.report.intervals import FEWEST, Difference, paired_difference
+from tattoo_lora.diffusion.line_art import LineArt, are_line_art, mean_line_art
 from tattoo_lora.errors import UserError
-from tattoo_lora.intervals import FEWEST, Difference, paired_difference
-from tattoo_lora.line_art import LineArt, are_line_art, mean_line_art
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Evaluation:
 def read_evaluation(folder: Path) -> Evaluation:
     """UserError where the evaluation did not run, or measured an adapter that is broken."""
     if not (folder / "metrics.json").is_file():
-        raise UserError(f"{folder}: no metrics.json; run `dvc repro evaluate`")
+        raise UserError(f"{folder}: no metrics.json; run `dvc repro`")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     broken = [name for name in SCORES if name in metrics and metrics[name] is None]
     if broken:

@@ -35,16 +35,16 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from tattoo_lora.captions import write_caption, write_user_captions
-from tattoo_lora.drawings import Drawing, write_drawings
+from tattoo_lora.data.captions import write_caption, write_user_captions
+from tattoo_lora.data.drawings import Drawing, write_drawings
+from tattoo_lora.data.manifest import Found, write_manifest
+from tattoo_lora.data.split import file_sha256, held_out
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
 from tattoo_lora.keys import result_key
-from tattoo_lora.manifest import Found, write_manifest
 from tattoo_lora.memo import Memo
 from tattoo_lora.params import PreprocessParams, load_params, load_profile
 from tattoo_lora.progress import tqdm
-from tattoo_lora.split import file_sha256, held_out
 from tattoo_lora.times import recorded_time
 
 # What lies beside drawings: licences, lists, what file managers and DVC leave behind.
@@ -53,6 +53,7 @@ RIGHTS = "rights.csv"
 LONGEST_CAPTION = 2000  # bytes; the text encoder reads 77 tokens
 SHOWN = 10  # rejects named on the screen; all are in the manifest
 NO_DRAWING = "a text, and no drawing of its name"
+MAKES_PICTURES = str(Path(__file__).with_name("raw_images.py"))  # imported late: it takes a second
 PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{8}\.png$)[a-z0-9_-]{1,60}\.png")
 
 
@@ -127,12 +128,11 @@ def read_user_caption(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """One file for a worker, and what its result depends on besides; `code` is the file that makes it."""
+    """One file for a worker, and what its result depends on besides."""
 
     path: Path
     params: PreprocessParams
     resolution: int
-    code: str
 
 
 def prepare_once(task: Task) -> dict:
@@ -147,13 +147,13 @@ def prepare_once(task: Task) -> dict:
         return {"sha256": "", "key": "", "new": True, "rejected": f"unreadable: {error.strerror}"}
     care = task.params
     key = result_key(
-        task.code, sha256, task.resolution, care.fit, care.invert, care.flatten, care.threshold, care.trim,
+        MAKES_PICTURES, sha256, task.resolution, care.fit, care.invert, care.flatten, care.threshold, care.trim,
         care.margin, care.min_size, care.max_upscale,
     )  # fmt: skip
     facts = json.loads(memo.read(key, ".json") or "{}")
     if "rejected" in facts or (facts and all(memo.path(key, suffix).is_file() for suffix in (".png", ".ink.png"))):
         return {"sha256": sha256, "key": key, "new": False, **facts}
-    from tattoo_lora.raw_images import Rejected, prepare
+    from stages.preprocess.raw_images import Rejected, prepare
 
     try:
         prepared = prepare(task.path, care, task.resolution)
@@ -250,7 +250,7 @@ def leave_out_duplicates(
     """
     from PIL import Image
 
-    from tattoo_lora.duplicates import Ink, distances, group, near_pairs, same_pairs, to_words
+    from stages.preprocess.duplicates import Ink, distances, group, near_pairs, same_pairs, to_words
 
     hashes, mirrored = [f["hash"] for f in facts], [f["mirrored_hash"] for f in facts]
     same_bytes, same_pictures = [f["sha256"] for f in facts], [f["png_sha256"] for f in facts]
@@ -302,8 +302,6 @@ def preprocess(
     UserError where too many files are rejected, or fewer than two drawings are left that differ; the manifest and the
     sheet say why by then.
     """
-    from tattoo_lora import __file__ as package
-
     rows, candidates, captions = look_at(raw)
     if not candidates:
         raise UserError(f"{raw}: no drawings; put image files (PNG, JPEG, WebP, TIFF…) there")
@@ -312,8 +310,7 @@ def preprocess(
     for row in rows:
         if row.source == RIGHTS and without_file:
             row.note = f"rows that name no file of the folder: {len(without_file)}, the first: {without_file[0]}"
-    code = str(Path(package).with_name("raw_images.py"))
-    facts = prepare_all([Task(path, params, resolution, code) for path in candidates], processes)
+    facts = prepare_all([Task(path, params, resolution) for path in candidates], processes)
 
     drawings, known, captioned = [], [], []
     of_files = [row for row in rows if not row.status]
@@ -358,7 +355,7 @@ def preprocess(
 
 def check(raw: Path, rows: list[Found], params: PreprocessParams) -> None:
     """UserError where what is left of the folder cannot be trained on, or is less of it than the user may think."""
-    from tattoo_lora.raw_images import PHOTO
+    from stages.preprocess.raw_images import PHOTO
 
     rejected = [row for row in rows if row.status == "rejected"]
     kept = [row for row in rows if row.status == "kept"]
@@ -393,7 +390,7 @@ def draw_sheet(path: Path, raw: Path, rows: list[Found], facts: dict[str, dict])
     """Write the contact sheet: before and after, duplicates, what was left out."""
     from PIL import Image
 
-    from tattoo_lora.contact_sheet import contact_sheet
+    from stages.preprocess.contact_sheet import contact_sheet
 
     memo = Memo("preprocess")
 

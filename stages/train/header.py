@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 
-from tattoo_lora.drawings import Drawing
+from tattoo_lora.data.drawings import Drawing
 from tattoo_lora.params import Profile, TrainParams
 
 MOST_WORDS = 100

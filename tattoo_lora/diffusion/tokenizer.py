@@ -2,7 +2,7 @@
 
 from transformers import CLIPTokenizer
 
-from tattoo_lora.hub import finding
+from tattoo_lora.diffusion.hub import finding
 
 
 def load_tokenizer(base_model: str, revision: str | None) -> CLIPTokenizer:

@@ -1,7 +1,7 @@
 """Measure one adapter, or the untouched base model: losses, CLIP score, line art, copies, pictures.
 
 Reads the latents, drawings.csv, the images, a folder of captions and the adapter (none for the base). Writes to <out>
-    metrics.json                 means
+    metrics.json                 means, which --metrics has too, where `dvc metrics` and Git find them
     drawings.csv                 val_loss of each held-out drawing and timestep, with its own and the common caption
     pictures.csv                 what was measured on each picture
     promptXX_seedY.png           the pictures: the fixed prompts, each with the fixed seeds
@@ -9,7 +9,7 @@ Reads the latents, drawings.csv, the images, a folder of captions and the adapte
     python -m stages.evaluate blip --latents data/processed/flash/latents.safetensors \\
         --drawings data/processed/flash/drawings.csv --images data/processed/flash/images \\
         --captions data/processed/flash/captions_blip --lora runs/lora/blip/best.safetensors \\
-        --out runs/evaluation/blip
+        --out runs/evaluation/blip --metrics metrics/blip.json
 """
 
 import argparse
@@ -19,8 +19,8 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from tattoo_lora.captions import read_captions, with_trigger
-from tattoo_lora.drawings import Drawing, read_drawings
+from tattoo_lora.data.captions import read_captions, with_trigger
+from tattoo_lora.data.drawings import Drawing, read_drawings
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.files import replace_file
 from tattoo_lora.params import EvaluateParams, load_params, load_profile
@@ -36,16 +36,16 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
-from tattoo_lora.copies import nearest, pixel_embeds, with_mirrored
-from tattoo_lora.images import decoded_batches
-from tattoo_lora.latents import read_latents, scaled_means
-from tattoo_lora.line_art import mean_line_art, measure
-from tattoo_lora.lora import load_lora
-from tattoo_lora.models import load_clip, load_noise_scheduler, pick_device, place, use_threads
+from stages.evaluate.copies import nearest, pixel_embeds, with_mirrored
+from tattoo_lora.diffusion.images import decoded_batches
+from tattoo_lora.diffusion.latents import read_latents, scaled_means
+from tattoo_lora.diffusion.line_art import mean_line_art, measure
+from tattoo_lora.diffusion.lora import load_lora
+from tattoo_lora.diffusion.models import load_clip, load_noise_scheduler, pick_device, place, use_threads
+from tattoo_lora.diffusion.prompts import encode_prompts
+from tattoo_lora.diffusion.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
+from tattoo_lora.diffusion.validation import BANDS, band, timestep_grid, validation_losses
 from tattoo_lora.progress import tqdm
-from tattoo_lora.prompts import encode_prompts
-from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
-from tattoo_lora.validation import BANDS, band, timestep_grid, validation_losses
 
 
 def measure_losses(
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--captions", type=Path, required=True, help="folder with one <stem>.txt a drawing")
     parser.add_argument("--lora", type=Path, help="the adapter's safetensors; without it the base model is measured")
     parser.add_argument("--out", type=Path, required=True, help="folder for metrics.json and the pictures")
+    parser.add_argument("--metrics", type=Path, help="a file for the means once more")
     args = parser.parse_args()
     with one_line_errors(), recorded_time():
         run(args)
@@ -193,8 +194,10 @@ def run(args: argparse.Namespace) -> None:
     write_rows(args.out / "pictures.csv", picture_rows)
     means = of_losses | of_pictures
     metrics = {name: None if math.isnan(value) else float(f"{value:.6g}") for name, value in means.items()}
-    with replace_file(args.out / "metrics.json") as partial:
-        partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    for path in filter(None, [args.out / "metrics.json", args.metrics]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as partial:
+            partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(f"{args.out.name}: val_loss {metrics['val_loss']:.4f}, clip_score {metrics['clip_score']:.2f}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tattoo_lora.drawings import Drawing
+from tattoo_lora.data.drawings import Drawing
 
 
 def decoded_batches(

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tattoo_lora.hub import finding
+from tattoo_lora.diffusion.hub import finding
 
 torch.backends.cuda.matmul.allow_tf32 = True  # for what is float32 on a card that has it; convolutions do it anyway
 logging.disable_progress_bar()  # loading takes a moment; the stages show the progress of their own work

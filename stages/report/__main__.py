@@ -3,19 +3,17 @@
 Reads runs/evaluation/<name>/, runs/logs/<variant>.csv, runs/samples/<variant>/ and what preprocess and enrich wrote.
 
     metrics/report.md            what was found, in two minutes; report.html is the same in one file to hand on
-    metrics/<name>.json          the means of each evaluation, for `dvc metrics`
     metrics/findings.json        the headline, scores, differences and verdicts, for main.py and the dashboard
     metrics/held_out.json        the line art of the held-out drawings: the target
-    plots/                       tables (comparison.md), figures, sample grids, val_loss by timestep (timesteps/)
+    plots/                       tables (comparison.md), figures, sample grids; curves and losses by timestep as CSV
 
-    python -m stages.report base vanilla blip blip_plus --evaluations runs/evaluation --logs runs/logs \\
+    python -m stages.report --evaluations runs/evaluation --logs runs/logs \\
         --samples runs/samples --processed data/processed/flash --metrics metrics --plots plots
 """
 
 import argparse
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -26,9 +24,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tattoo_lora.drawings import read_drawings
-from tattoo_lora.errors import one_line_errors
-from tattoo_lora.evaluation import (
+from stages.report.figures import (
+    by_timestep,
+    comparison,
+    difference_plot,
+    line_art_plot,
+    nearest_pairs,
+    sample_grid,
+    save_figure,
+    step_strip,
+    training_curves,
+)
+from stages.report.findings import (
     DECIDE,
     SCORES,
     TOO_FEW,
@@ -40,27 +47,19 @@ from tattoo_lora.evaluation import (
     verdicts,
     winner,
 )
-from tattoo_lora.figures import (
-    by_timestep,
-    comparison,
-    difference_plot,
-    line_art_plot,
-    nearest_pairs,
-    sample_grid,
-    save_figure,
-    step_strip,
-    training_curves,
-)
+from stages.report.intervals import FEWEST, LEVEL
+from stages.report.web_page import plain, web_page
+from tattoo_lora.data.drawings import read_drawings
+from tattoo_lora.data.manifest import Found, read_manifest
+from tattoo_lora.data.split import file_sha256
+from tattoo_lora.diffusion.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
+from tattoo_lora.errors import one_line_errors
 from tattoo_lora.files import replace_file
-from tattoo_lora.intervals import FEWEST, LEVEL
-from tattoo_lora.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
-from tattoo_lora.manifest import Found, read_manifest
 from tattoo_lora.params import Params, Profile, load_params, load_profile
-from tattoo_lora.split import file_sha256
 from tattoo_lora.times import recorded_time
-from tattoo_lora.web_page import plain, web_page
 
 LINE_ART = {"ink": 3, "saturation": 3, "grey": 3, "stroke": 1, "spread": 2, "pieces": 1, "specks": 1}
+BASE = "base"  # the control's name among the evaluations, before the variants
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "dvc")
 
 
@@ -91,7 +90,7 @@ def line_art_cell(pictures: Sequence[LineArt], target: LineArt) -> str:
 
 
 def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineArt]) -> str:
-    """The measures of tattoo_lora/line_art.py, the held-out drawings first; and the share of copies."""
+    """The measures of tattoo_lora/diffusion/line_art.py, the held-out drawings first; and the share of copies."""
     target = mean_line_art(held_out)
     rows = [("held-out drawings", line_art_cell(held_out, target), target, "")]
     for name, evaluation in evaluations.items():
@@ -252,7 +251,7 @@ Differences with {interval}s: of losses the ratio, over the drawings; of scores 
 {line_art_table(evaluations, held_out)}
 Line art is ink on bare paper: a picture with colour, with more grey than ink, or in blobs is none. "yes": at least half
 of the pictures are line art, with half to twice the ink of the held-out drawings.{of_target}
-Formulas and limits: tattoo_lora/line_art.py.
+Formulas and limits: tattoo_lora/diffusion/line_art.py.
 
 ## Is it copied?
 
@@ -272,23 +271,27 @@ def read_steps(folder: Path) -> dict[int, Image.Image]:
     return {step: Image.open(path).convert("RGB") for step, path in found.items()}
 
 
-def write_timesteps(folder: Path, evaluations: dict[str, Evaluation]) -> None:
-    """<name>.csv for each evaluation: the mean losses at each timestep, for `dvc plots`."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, evaluation in evaluations.items():
-        means = evaluation.drawings.groupby("timestep")[["val_loss", "val_loss_common"]].mean()
-        means.to_csv(folder / f"{name}.csv", float_format="%.6f", lineterminator="\n")
+def losses_by_timestep(evaluations: dict[str, Evaluation]) -> dict[str, pd.DataFrame]:
+    """For each evaluation the mean losses at each timestep."""
+    columns = ["val_loss", "val_loss_common"]
+    return {
+        name: found.drawings.groupby("timestep")[columns].mean().reset_index() for name, found in evaluations.items()
+    }
+
+
+def write_by_variant(path: Path, tables: dict[str, pd.DataFrame]) -> None:
+    """The tables as one CSV with a column `variant`: `dvc plots` then needs no list of the variants."""
+    whole = pd.concat([table.assign(variant=name) for name, table in tables.items()])
+    whole.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", help="what was evaluated, the base first, then the variants")
     parser.add_argument("--evaluations", type=Path, required=True, help="folder with one folder an evaluation")
     parser.add_argument("--logs", type=Path, required=True, help="folder with one CSV a variant")
     parser.add_argument("--samples", type=Path, required=True, help="folder with one folder a variant")
     parser.add_argument("--processed", type=Path, required=True, help="folder that preprocess and enrich wrote to")
-    parser.add_argument("--metrics", type=Path, required=True, help="folder for the report and <name>.json")
+    parser.add_argument("--metrics", type=Path, required=True, help="folder for the report")
     parser.add_argument("--plots", type=Path, required=True, help="folder for figures and tables")
     args = parser.parse_args()
     with one_line_errors(), recorded_time():
@@ -299,8 +302,8 @@ def run(args: argparse.Namespace) -> None:
     all_params = load_params()
     profile, prompts, seeds = load_profile(all_params.profile), all_params.evaluate.prompts, all_params.evaluate.seeds
     smallest = all_params.report.smallest_difference
-    evaluations = {name: read_evaluation(args.evaluations / name) for name in args.names}
-    variants = args.names[1:]
+    variants = list(all_params.variants)
+    evaluations = {name: read_evaluation(args.evaluations / name) for name in (BASE, *variants)}
     logs = {name: pd.read_csv(args.logs / f"{name}.csv") for name in variants}
     drawings, images = read_drawings(args.processed / "drawings.csv"), args.processed / "images"
     held_out = [measure(Image.open(images / drawing.file)) for drawing in drawings if drawing.split == "val"]
@@ -310,7 +313,6 @@ def run(args: argparse.Namespace) -> None:
     for folder in (args.metrics, args.plots, args.plots / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
     for name, evaluation in evaluations.items():
-        shutil.copyfile(args.evaluations / name / "metrics.json", args.metrics / f"{name}.json")
         sample_grid(evaluation.images, len(seeds)).save(args.plots / "samples" / f"{name}.png")
     of_target = {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(target).items()}
     (args.metrics / "held_out.json").write_text(json.dumps(of_target, indent=2) + "\n", encoding="utf-8")
@@ -327,10 +329,11 @@ def run(args: argparse.Namespace) -> None:
         (nearest_pairs(evaluations, images), "nearest.png"),
     ):
         save_figure(figure, args.plots / file)
-    write_timesteps(args.plots / "timesteps", evaluations)
+    write_by_variant(args.plots / "timesteps.csv", losses_by_timestep(evaluations))
+    write_by_variant(args.plots / "training_curves.csv", logs)
     scores = scores_table(evaluations)
     (args.plots / "comparison.md").write_text(
-        f"{scores}\nIs it line art? Definitions in tattoo_lora/line_art.py.\n\n"
+        f"{scores}\nIs it line art? Definitions in tattoo_lora/diffusion/line_art.py.\n\n"
         f"{line_art_table(evaluations, held_out)}\n"
         f"Which differences are real: {LEVEL:.0%} intervals of ratios over drawings (losses) and of points over "
         f"prompts (clip_score);\nless than {smallest:.0%} of the second's value is no difference.\n\n"

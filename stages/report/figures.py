@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from PIL import Image
 
-from tattoo_lora.evaluation import SCORES, Evaluation, Findings
-from tattoo_lora.line_art import LineArt
+from stages.report.findings import SCORES, Evaluation, Findings
+from tattoo_lora.diffusion.line_art import LineArt
 
 # A matplotlibrc in the home or the current folder changes nothing.
 matplotlib.rcdefaults()

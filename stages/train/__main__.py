@@ -26,8 +26,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
-from tattoo_lora.captions import read_captions, with_trigger
-from tattoo_lora.drawings import Drawing, read_drawings
+from tattoo_lora.data.captions import read_captions, with_trigger
+from tattoo_lora.data.drawings import Drawing, read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
 from tattoo_lora.keys import model_key, result_key
@@ -49,12 +49,12 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from tattoo_lora.checkpoint import Checkpoints
-from tattoo_lora.draws import TrainingSet, draw_batch, mix
-from tattoo_lora.latents import read_latents, scaled_means
-from tattoo_lora.lora import TEXT_ENCODER_MODULES, add_lora, save_lora
-from tattoo_lora.lora_header import lora_header
-from tattoo_lora.models import (
+from stages.train.batches import TrainingSet, draw_batch, mix
+from stages.train.checkpoint import Checkpoints
+from stages.train.header import lora_header
+from tattoo_lora.diffusion.latents import read_latents, scaled_means
+from tattoo_lora.diffusion.lora import TEXT_ENCODER_MODULES, add_lora, save_lora
+from tattoo_lora.diffusion.models import (
     assemble_pipeline,
     load_clip,
     load_noise_scheduler,
@@ -66,12 +66,12 @@ from tattoo_lora.models import (
     pick_dtype,
     use_threads,
 )
-from tattoo_lora.objective import min_snr_weights, prediction_target
+from tattoo_lora.diffusion.objective import min_snr_weights, prediction_target
+from tattoo_lora.diffusion.prompts import encode_prompts, tokenize
+from tattoo_lora.diffusion.sampling import clip_scores, embed_images, embed_texts, sample_images
+from tattoo_lora.diffusion.tokenizer import load_tokenizer
+from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
 from tattoo_lora.progress import tqdm
-from tattoo_lora.prompts import encode_prompts, tokenize
-from tattoo_lora.sampling import clip_scores, embed_images, embed_texts, sample_images
-from tattoo_lora.tokenizer import load_tokenizer
-from tattoo_lora.validation import timestep_grid, validation_losses
 
 LOG_EVERY = 10  # steps a row: the loss stays on the device until a row is due
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # diffusers' names

@@ -13,9 +13,9 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from tattoo_lora.adapter_files import read_adapter
+from tattoo_lora.diffusion.adapter_files import read_adapter
+from tattoo_lora.diffusion.kohya import to_kohya
 from tattoo_lora.errors import UserError
-from tattoo_lora.kohya import to_kohya
 
 TEXT_ENCODER_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
