@@ -61,7 +61,7 @@ CHANGES = {
         lambda p: shutil.copy(ROOT / "data/raw/flash/lion.png", p / "data/raw/flash"),
         {"preprocess"},
     ),
-    "a comment in stages/train/__main__.py": (lambda p: append(p / "stages/train/__main__.py", "# a comment\n"), TRAIN),
+    "a comment in stages/train": (lambda p: append(p / "stages/train/__main__.py", "# a comment\n"), TRAIN),
     "the other profile's file": (lambda p: set_value(p / "profiles/sd15.yaml", "steps", 9), set()),
     "this profile's steps": (lambda p: set_value(p / "profiles/embedded.yaml", "steps", 6), TRAIN | {"report"}),
     "evaluate.prompts": (lambda p: append_prompt(p, "evaluate"), EVALUATE | {"report"}),
@@ -127,7 +127,7 @@ def test_a_new_suffix_retrains_one_variant_and_no_other(copy):
 
 
 def test_training_again_gives_the_same_bytes_so_nothing_below_it_runs(copy):
-    """A comment in stages/train/__main__.py reruns the three trainings; they are equal to the byte at another commit too."""
+    """A comment in stages/train reruns the three trainings; they are equal to the byte at another commit too."""
     lock = (copy / "dvc.lock").read_text()
     append(copy / "stages/train/__main__.py", "# a comment\n")
     repro = run("dvc", "repro", cwd=copy)

@@ -22,6 +22,7 @@ from app.release import common_ending, credits_text, hub_license
 from tattoo_lora.data.manifest import Found
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.errors import UserError
+from tattoo_lora.params import load_params
 
 
 @pytest.fixture
