@@ -18,9 +18,11 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from bench.timing import synchronize
-from stages.train.__main__ import Denoiser, train
-from stages.train.batches import TrainingSet
+from stages.train.batches import Batches, TrainingSet
 from stages.train.checkpoint import Checkpoints
+from stages.train.denoiser import Denoiser
+from stages.train.loop import train
+from stages.train.run import Outputs
 from tattoo_lora.diffusion.lora import add_lora
 from tattoo_lora.diffusion.models import (
     load_noise_scheduler,
@@ -83,10 +85,10 @@ def ours(models: Models, params: TrainParams, profile: Profile, steps: int, draw
     denoiser = Denoiser(models.unet.to(memory_format=torch.channels_last), embeds).to(models.unet.device)
     on_cpu = models.unet.device.type == "cpu"
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
-    train(
-        denoiser, models.noise_scheduler, data, params, profile, 0.1, accelerator, stamp, None, lambda *_: None,
-        Checkpoints("bench", []),
-    )  # fmt: skip
+    effective = profile.batch_size * profile.gradient_accumulation_steps
+    batches = Batches(data, params, 0.1, effective, models.noise_scheduler.config.num_train_timesteps)
+    outputs = Outputs(stamp, lambda *_: None, None, Checkpoints("bench", []))
+    train(denoiser, models.noise_scheduler, batches, params, profile, accelerator, outputs)
     models.unet.unload_lora()
     models.unet.disable_gradient_checkpointing()
     pictures = steps * profile.batch_size * profile.gradient_accumulation_steps

@@ -43,9 +43,12 @@ CHANGES = {
     "train.rank": (lambda p: set_value(p / "params.yaml", "rank", 4), TRAIN | {"report"}),
     "variants.blip_plus.caption_dropout": (
         lambda p: set_variant(p, "blip_plus", "caption_dropout", 0.2),
-        {"train@blip_plus"},
+        {"train@blip_plus", "report"},  # which goes by the list of variants
     ),
-    "variants.blip.caption_dropout": (lambda p: set_variant(p, "blip", "caption_dropout", 0.2), {"train@blip"}),
+    "variants.blip.caption_dropout": (
+        lambda p: set_variant(p, "blip", "caption_dropout", 0.2),
+        {"train@blip", "report"},
+    ),
     "the words of an error": (lambda p: append(p / "tattoo_lora/errors.py", "# a comment\n"), set()),
     "a model's file": (
         lambda p: append(p / "models/embedded/clip/tokenizer_config.json", "\n"),
@@ -54,7 +57,7 @@ CHANGES = {
     "a model's card": (lambda p: append(p / "models/embedded/README.md", "More."), set()),
     "variants.vanilla.trigger": (
         lambda p: set_variant(p, "vanilla", "trigger", "inkflash"),
-        {"train@vanilla", "evaluate@vanilla"},
+        {"train@vanilla", "evaluate@vanilla", "report"},
     ),
     "enrich.suffix": (lambda p: set_value(p / "params.yaml", "suffix", "fine line tattoo"), {"enrich"}),
     "one raw drawing added": (
@@ -174,7 +177,7 @@ def test_plots_show_overlays_the_variants_and_holds_the_pictures(copy):
     shown = json.loads(run("dvc", "plots", "show", "--json", cwd=copy).stdout)["data"]
     for name in ("val_loss", "clip_score"):
         plot = json.dumps(shown[name])
-        assert all(f"{variant}.csv" in plot for variant in ("vanilla", "blip", "blip_plus")), name
+        assert all(f'"{variant}"' in plot for variant in ("vanilla", "blip", "blip_plus")), name
     for picture in ("comparison.png", "training_curves.png", "samples/base.png", "samples/blip_plus.png"):
         assert f"plots/{picture}" in shown
 

@@ -261,7 +261,7 @@ def test_files_of_a_commit_come_from_git_and_from_dvc_and_what_is_gone_is_none(f
     assert at.read("params.yaml") == (finished / "params.yaml").read_bytes()
     assert at.read("runs/logs/blip.csv") == (finished / "runs/logs/blip.csv").read_bytes()
     of_names = {"base.json", "blip.json", "blip_plus.json", "held_out.json", "vanilla.json"}
-    assert set(at.names("metrics")) == of_names | {".gitignore", "findings.json", "report.html", "report.md"}
+    assert set(at.names("metrics")) == of_names | {"findings.json", "report.html", "report.md"}
     assert list(samples_of(at)["blip"]) == [0, 2, 4]
     gone = Run("gone", "f" * 40)
     assert gone.read("params.yaml") is None and gone.names("metrics") == [] and curves_of(gone).empty

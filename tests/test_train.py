@@ -17,21 +17,17 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
+from tattoo_lora.data.captions import read_captions
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import stages.train.__main__
-from stages.train.__main__ import (
-    Denoiser,
-    Log,
-    be_deterministic,
-    largest_fitting,
-    make_optimizer,
-    pick_compile,
-    train,
-)
-from stages.train.batches import TrainingSet, draw_batch, shuffled
+from stages.train.__main__ import be_deterministic
+from stages.train.batches import Batches, TrainingSet, shuffled
 from stages.train.checkpoint import Checkpoints
-from tattoo_lora.data.captions import read_captions
+from stages.train.denoiser import Denoiser, make_optimizer
+from stages.train.loop import train
+from stages.train.memory import largest_fitting, pick_compile
+from stages.train.run import Log, Outputs
 from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.diffusion.latents import scaled_means
 from tattoo_lora.diffusion.lora import add_lora, save_lora
@@ -97,19 +93,15 @@ def fit(unet, data, folder, params=PARAMS, profile=PROFILE, val_losses=None, tex
     else:
         input_ids = torch.randint(2, 20, (6, 7), generator=torch.Generator().manual_seed(3))
         denoiser = Denoiser(unet, None, text_encoder, input_ids)
-    train(
-        denoiser,
-        scheduler or NOISE_SCHEDULER,
-        data,
-        params,
-        profile,
-        0.1,
-        Accelerator(cpu=True),
+    outputs = Outputs(
         lambda step: (next(remaining), 20.0),
-        Log(file),
         lambda name, step, val_loss: save_lora(folder / f"{name}.safetensors", unet, text_encoder, {}),
+        Log(file),
         Checkpoints(str(folder / "checkpoints"), []),
     )
+    effective = profile.batch_size * profile.gradient_accumulation_steps
+    batches = Batches(data, params, 0.1, effective, NOISE_SCHEDULER.config.num_train_timesteps)
+    train(denoiser, scheduler or NOISE_SCHEDULER, batches, params, profile, Accelerator(cpu=True), outputs)
     return list(csv.DictReader(io.StringIO(file.getvalue())))
 
 
@@ -123,7 +115,7 @@ def moved(folder):
 
 
 def draw(data, first, size, dropout=0.0, effective=1, timesteps=1000, **knobs):
-    return draw_batch(data, dataclasses.replace(PARAMS, **knobs), dropout, first, size, effective, timesteps)
+    return Batches(data, dataclasses.replace(PARAMS, **knobs), dropout, effective, timesteps).draw(first, size)
 
 
 def test_what_is_drawn_does_not_depend_on_how_the_stream_is_split(data):
@@ -156,8 +148,8 @@ def marked(views, log_variance=-30.0):
 
 
 def test_each_epoch_has_an_order_of_its_own(data):
-    orders = draw(data, 0, 50).captions.view(10, 5)
-    assert (orders.sort().values == data.captions).all()
+    orders = draw(data, 0, 50).caption_rows.view(10, 5)
+    assert (orders.sort().values == data.caption_rows).all()
     assert len(orders.unique(dim=0)) > 5
 
 
@@ -175,9 +167,9 @@ def test_the_posteriors_noise_is_drawn_and_scaled_with_the_latents():
 
 
 def test_captions_are_dropped_for_the_share_asked_for(data):
-    dropped = (draw(data, 0, 400, dropout=0.25).captions == 0).float().mean().item()
+    dropped = (draw(data, 0, 400, dropout=0.25).caption_rows == 0).float().mean().item()
     assert dropped == pytest.approx(0.25, abs=0.07)
-    assert (draw(data, 0, 40).captions > 0).all()
+    assert (draw(data, 0, 40).caption_rows > 0).all()
 
 
 def test_without_strata_timesteps_are_free_and_reach_both_ends(data):
@@ -199,9 +191,9 @@ def test_timesteps_are_drawn_from_all_that_the_scheduler_has(data):
 
 
 def test_caption_dropout_replaces_captions_by_the_empty_one(data):
-    assert draw(data, 0, 4, dropout=1.0).captions.tolist() == [0, 0, 0, 0]
-    assert 0 not in draw(data, 0, 4).captions
-    some = draw(data, 0, 400, dropout=0.25).captions
+    assert draw(data, 0, 4, dropout=1.0).caption_rows.tolist() == [0, 0, 0, 0]
+    assert 0 not in draw(data, 0, 4).caption_rows
+    some = draw(data, 0, 400, dropout=0.25).caption_rows
     assert (some == 0).float().mean() == pytest.approx(0.25, abs=0.06)
 
 
@@ -211,7 +203,7 @@ def test_each_drawing_keeps_its_own_caption(data):
     moments[:, :, 4:] = -30  # no posterior noise
     batch = draw(dataclasses.replace(data, moments=moments), 0, 5)
     drawn = (batch.latents[:, 0, 0, 0] / 0.5).round()
-    assert (drawn + 1).tolist() == batch.captions.tolist()
+    assert (drawn + 1).tolist() == batch.caption_rows.tolist()
 
 
 def test_the_log_has_exactly_the_columns_and_a_row_for_each_evaluation(unet, data, tmp_path):
@@ -777,10 +769,10 @@ def test_the_command_trains_on_the_other_drawings_with_their_captions(trained, b
     moments, embeds = by_hand.train
     data = TrainingSet(moments, torch.arange(1, len(embeds)), by_hand.scaling_factor)
     size = by_hand.profile.batch_size
-    batch = draw_batch(data, by_hand.params.train, 0.3, 0, size, size, 1000)
+    batch = Batches(data, by_hand.params.train, 0.3, size, 1000).draw(0, size)
     noisy_latents = by_hand.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
     with torch.inference_mode():
-        prediction = by_hand.pipeline.unet(noisy_latents, batch.timesteps, embeds[batch.captions]).sample
+        prediction = by_hand.pipeline.unet(noisy_latents, batch.timesteps, embeds[batch.caption_rows]).sample
     expected = F.mse_loss(prediction, batch.noise).item()
     assert float(trained[1][1]["train_loss"]) == pytest.approx(expected, abs=2e-5)
 

@@ -1,6 +1,7 @@
 """What each step of a training sees, as a function of the seed and the number of the sample alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,24 +15,67 @@ from tattoo_lora.params import TrainParams
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """N drawings: moments (views, 2C, h, w) of each, and captions (N,), each one's row among the denoiser's texts.
+    """N drawings: moments (views, 2C, h, w) of each, and caption_rows (N,), each one's row among the denoiser's texts.
 
     Row 0 of the texts is the empty one.
     """
 
     moments: Sequence[Tensor]
-    captions: Tensor
+    caption_rows: Tensor
     scaling_factor: float
 
 
 @dataclass(frozen=True)
 class Batch:
-    """latents, noise: (B, C, h, w). timesteps, captions: (B,)."""
+    """latents, noise: (B, C, h, w). timesteps, caption_rows: (B,)."""
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
-    captions: Tensor
+    caption_rows: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        return Batch(*(tensor.to(device) for tensor in (self.latents, self.noise, self.timesteps, self.caption_rows)))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The endless stream of samples that `params.seed` defines.
+
+    What is drawn for a sample depends on (seed, its number) alone, but that the timesteps of each effective batch are
+    stratified, one from each of as many equal parts: the same for every variant, however the stream is split into
+    batches and processes.
+    """
+
+    data: TrainingSet
+    params: TrainParams
+    caption_dropout: float
+    effective_batch_size: int  # of all processes
+    num_train_timesteps: int
+
+    def draw(self, first: int, size: int) -> Batch:
+        """Samples first, first + 1, …, `size` of them, on the CPU."""
+        samples = (self._draw_sample(number) for number in range(first, first + size))
+        latents, noise, timesteps, caption_rows = zip(*samples, strict=True)
+        return Batch(torch.stack(latents), torch.stack(noise), torch.tensor(timesteps), torch.tensor(caption_rows))
+
+    def _draw_sample(self, number: int) -> tuple[Tensor, Tensor, int, int]:
+        data, params = self.data, self.params
+        strata = self.effective_batch_size if params.stratified_timesteps else 1
+        generator = torch.Generator().manual_seed(mix(params.seed, 0, number))
+        epoch, position = divmod(number, len(data.moments))
+        i = int(shuffled(params.seed, epoch, len(data.moments))[position])
+        view = int(torch.randint(len(data.moments[0]), (), generator=generator))
+        fraction = (number % strata + torch.rand((), generator=generator, dtype=torch.float64).item()) / strata
+        dropped = torch.rand((), generator=generator).item() < self.caption_dropout
+        posterior = DiagonalGaussianDistribution(data.moments[i][view][None].float())
+        latents = posterior.sample(generator=generator)[0] * data.scaling_factor
+        noise = torch.randn(latents.shape, generator=generator)
+        # https://www.crosslabs.org/blog/diffusion-with-offset-noise
+        noise += params.noise_offset * torch.randn((len(noise), 1, 1), generator=generator)
+        caption_row = 0 if dropped else int(data.caption_rows[i])
+        return latents, noise, int(fraction * self.num_train_timesteps), caption_row
 
 
 @lru_cache(maxsize=2)
@@ -45,36 +89,12 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def draw_batch(
-    data: TrainingSet,
-    params: TrainParams,
-    caption_dropout: float,
-    first: int,
-    batch_size: int,
-    effective_batch_size: int,
-    num_train_timesteps: int,
-) -> Batch:
-    """Samples first, first + 1, … of the endless stream that `params.seed` defines.
-
-    What is drawn for a sample depends on (seed, its number) alone, but that the timesteps of each effective batch
-    are stratified, one from each of as many equal parts: the same for every variant, however the stream is split
-    into batches and processes.
-    """
-    drawn: list[tuple[Tensor, Tensor, int, int]] = []
-    n, views = len(data.moments), len(data.moments[0])
-    strata = effective_batch_size if params.stratified_timesteps else 1
-    for number in range(first, first + batch_size):
-        generator = torch.Generator().manual_seed(mix(params.seed, 0, number))
-        epoch, position = divmod(number, n)
-        i = int(shuffled(params.seed, epoch, n)[position])
-        view = int(torch.randint(views, (), generator=generator))
-        fraction = (number % strata + torch.rand((), generator=generator, dtype=torch.float64).item()) / strata
-        dropped = torch.rand((), generator=generator).item() < caption_dropout
-        posterior = DiagonalGaussianDistribution(data.moments[i][view][None].float())
-        latents = posterior.sample(generator=generator)[0] * data.scaling_factor
-        noise = torch.randn(latents.shape, generator=generator)
-        # https://www.crosslabs.org/blog/diffusion-with-offset-noise
-        noise += params.noise_offset * torch.randn((len(noise), 1, 1), generator=generator)
-        drawn.append((latents, noise, int(fraction * num_train_timesteps), 0 if dropped else int(data.captions[i])))
-    latents, noise, timesteps, captions = zip(*drawn, strict=True)
-    return Batch(torch.stack(latents), torch.stack(noise), torch.tensor(timesteps), torch.tensor(captions))
+@contextmanager
+def seeded_dropout(params: TrainParams, first: int) -> Iterator[None]:
+    """The LoRA dropout's draws, from torch's global generator, as a function of (seed, first sample) too."""
+    if params.lora_dropout == 0:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(params.seed, 1, first))
+        yield

@@ -1,14 +1,52 @@
-"""What the UNet is to predict: the same in training and in validation, read from the model's own scheduler."""
+"""What the UNet is to predict and how far it is off: the same lines in training, validation and the benchmarks."""
 
-from diffusers import DDPMScheduler
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
 from tattoo_lora.errors import UserError
 
 
+def predict(
+    unet: UNet2DConditionModel, noisy_latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor
+) -> Tensor:
+    """The UNet's prediction (B, C, h, w), in its dtype and on its device.
+
+    noisy_latents (B, C, h, w), timesteps (B,), encoder_hidden_states (B, T, D).
+    """
+    device, dtype = unet.device, unet.dtype
+    return unet(
+        noisy_latents.to(device, dtype),
+        timesteps.to(device),
+        encoder_hidden_states=encoder_hidden_states.to(device, dtype),
+    ).sample
+
+
+def denoising_losses(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    noise_scheduler: DDPMScheduler,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+) -> Tensor:
+    """The mean squared error (B,) of each prediction, in float32 (https://arxiv.org/abs/2006.11239).
+
+    latents, noise (B, C, h, w), timesteps (B,); `predict(noisy_latents, timesteps)` gives (B, C, h, w) on their device.
+    """
+    noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
+    target = prediction_target(noise_scheduler, latents, noise, timesteps)
+    prediction = predict(noisy_latents, timesteps)
+    return F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
+
+
 def prediction_target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """The noise (https://arxiv.org/abs/2006.11239) or the velocity (https://arxiv.org/abs/2202.00512), (B, C, h, w)."""
+    """The noise or, as the model's own scheduler has it, the velocity (https://arxiv.org/abs/2202.00512), (B, C, h, w).
+
+    UserError for a model that predicts something else.
+    """
     kind = noise_scheduler.config.prediction_type
     if kind == "epsilon":
         return noise

@@ -1,11 +1,10 @@
 """val_loss: the denoising error on held-out drawings, over noise and timesteps that never change."""
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from tattoo_lora.diffusion.objective import prediction_target
+from tattoo_lora.diffusion.objective import denoising_losses, predict
 
 NOISE_SEED = 20_240_501  # any number; the same for every variant, step and run
 BANDS = ("low", "mid", "high")  # thirds of the noise schedule, from little noise to nothing but noise
@@ -38,18 +37,17 @@ def validation_losses(
     grid = [(n, k) for n in range(len(latents)) for k in range(len(timesteps))]
     losses = []
     for start in range(0, len(grid), batch_size):
-        rows, ks = zip(*grid[start : start + batch_size], strict=True)
-        rows, of_batch = list(rows), torch.tensor([timesteps[k] for k in ks])
-        noise = torch.stack([_noise(latents.shape[1:], noise_seed + n, k) for n, k in zip(rows, ks, strict=True)])
-        noisy_latents = noise_scheduler.add_noise(latents[rows], noise, of_batch)
-        target = prediction_target(noise_scheduler, latents[rows], noise, of_batch)
-        prediction = unet(
-            noisy_latents.to(unet.device, unet.dtype),
-            of_batch.to(unet.device),
-            encoder_hidden_states=encoder_hidden_states[rows].to(unet.device, unet.dtype),
-        ).sample
-        error = F.mse_loss(prediction.float().cpu(), target, reduction="none")
-        losses.append(error.mean(dim=(1, 2, 3)))
+        rows, columns = zip(*grid[start : start + batch_size], strict=True)
+        rows = list(rows)
+        noise = torch.stack([_noise(latents.shape[1:], noise_seed + n, k) for n, k in zip(rows, columns, strict=True)])
+
+        def predict_rows(
+            noisy_latents: Tensor, timesteps: Tensor, hidden: Tensor = encoder_hidden_states[rows]
+        ) -> Tensor:
+            return predict(unet, noisy_latents, timesteps, hidden).cpu()
+
+        batch_timesteps = torch.tensor([timesteps[k] for k in columns])
+        losses.append(denoising_losses(predict_rows, noise_scheduler, latents[rows], noise, batch_timesteps))
     return torch.cat(losses).view(len(latents), len(timesteps))
 
 

@@ -1,0 +1,87 @@
+"""The model that training sees: the UNet with its texts, the adapters on it, and what changes them."""
+
+import importlib
+import sys
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.optimization import get_scheduler
+from peft import LoraConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import CLIPTextModel
+
+from tattoo_lora.diffusion.lora import TEXT_ENCODER_MODULES, add_lora
+from tattoo_lora.diffusion.objective import predict
+from tattoo_lora.errors import UserError
+from tattoo_lora.params import Profile, TrainParams
+
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # diffusers' names
+OPTIMIZERS = {  # module, class and its options; all but the first are packages of their own
+    "adamw": ("torch.optim", "AdamW", {"fused": True}),
+    "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit", {}),
+    "prodigy": ("prodigyopt", "Prodigy", {}),
+}
+
+
+class Denoiser(nn.Module):
+    """The UNet and what conditions it on the U texts: their embeddings (U, T, D), or an encoder that learns too."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        embeds: Tensor | None,
+        text_encoder: CLIPTextModel | None = None,
+        input_ids: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+        self.register_buffer("embeds", embeds, persistent=False)
+        self.register_buffer("input_ids", input_ids, persistent=False)
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, caption_rows: Tensor) -> Tensor:
+        """The prediction (B, C, h, w) for noisy_latents (B, C, h, w), timesteps (B,) and rows of the texts (B,)."""
+        if self.text_encoder is None:
+            encoder_hidden_states = self.embeds[caption_rows]
+        else:
+            encoder_hidden_states = self.text_encoder(self.input_ids[caption_rows]).last_hidden_state
+        dtype = self.unet.dtype
+        # The adapter's float32 weights compute in the UNet's dtype, on a CPU as on a GPU.
+        with torch.autocast(noisy_latents.device.type, dtype, enabled=dtype != torch.float32):
+            return predict(self.unet, noisy_latents, timesteps, encoder_hidden_states)
+
+
+def add_adapters(denoiser: Denoiser, params: TrainParams, profile: Profile) -> list[dict]:
+    """Fresh adapters on the UNet and, with a text_encoder_lr, on the text encoder; the optimizer's groups."""
+    shared = {
+        "r": params.rank,
+        "lora_alpha": params.alpha,
+        "lora_dropout": params.lora_dropout,
+        "init_lora_weights": "gaussian",
+    }
+    unet_config = LoraConfig(target_modules=profile.target_modules, use_dora=params.use_dora, **shared)
+    groups = [{"params": add_lora(denoiser.unet, unet_config, params.seed), "lr": profile.learning_rate}]
+    if denoiser.text_encoder is not None:
+        text_config = LoraConfig(target_modules=TEXT_ENCODER_MODULES, **shared)
+        lora_params = add_lora(denoiser.text_encoder, text_config, params.seed)
+        groups.append({"params": lora_params, "lr": params.text_encoder_lr})
+    return groups
+
+
+def make_optimizer(groups: list[dict], name: str, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer called `name`; UserError where its package is not installed."""
+    module, class_name, options = OPTIMIZERS[name]
+    package = module.partition(".")[0]
+    if sys.modules.get(package, ...) is None:  # tattoo_lora/__init__.py holds it back
+        del sys.modules[package]
+    try:
+        return getattr(importlib.import_module(module), class_name)(groups, weight_decay=weight_decay, **options)
+    except ModuleNotFoundError:
+        raise UserError(f"params.yaml: train.optimizer: {name} needs {package}: `pip install {package}`") from None
+
+
+def make_lr_scheduler(optimizer: torch.optim.Optimizer, schedule: str, profile: Profile) -> LRScheduler:
+    """A linear warm-up, then the schedule."""
+    return get_scheduler(
+        SCHEDULES[schedule], optimizer, num_warmup_steps=profile.warmup_steps, num_training_steps=profile.steps
+    )

@@ -1,0 +1,61 @@
+"""What is measured on the way: val_loss, clip_score and a picture of each of the fixed prompts."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch import Tensor
+from transformers import CLIPModel, CLIPProcessor
+
+from tattoo_lora.diffusion.models import on_device
+from tattoo_lora.diffusion.sampling import clip_scores, embed_images, embed_texts, sample_images
+from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
+from tattoo_lora.files import replace_file
+from tattoo_lora.params import Profile, TrainParams
+
+
+@dataclass
+class Evaluator:
+    """Measures the live adapter in `pipeline`, whose UNet is on the device it trains on.
+
+    val_latents (N, C, h, w), scaled, are the held-out drawings'; `embed_texts_now()` gives their captions' embeddings
+    (N, T, D), the prompts' (P, T, D) and that of the empty text (1, T, D), as the text encoder has them by then.
+    """
+
+    pipeline: StableDiffusionPipeline
+    noise_scheduler: DDPMScheduler
+    clip: CLIPModel
+    processor: CLIPProcessor
+    val_latents: Tensor
+    embed_texts_now: Callable[[], tuple[Tensor, Tensor, Tensor]]
+    params: TrainParams
+    profile: Profile
+    samples: Path
+    seconds: float = 0.0  # spent so far
+
+    def measure(self, step: int) -> tuple[float, float]:
+        """val_loss and clip_score; the pictures go to eval_stepXXXX/. Both are nan where a loss is no number."""
+        started = time.monotonic()
+        params, unet = self.params, self.pipeline.unet
+        val_embeds, prompt_embeds, empty_embed = self.embed_texts_now()
+        timesteps = timestep_grid(params.val_timesteps, self.noise_scheduler.config.num_train_timesteps)
+        losses = validation_losses(
+            unet, self.noise_scheduler, self.val_latents, val_embeds, timesteps, self.profile.inference_batch_size
+        )
+        if not losses.isfinite().all():
+            return math.nan, math.nan
+        seeds = [params.seed + i for i in range(len(params.prompts))]
+        with on_device(unet.device, self.pipeline.vae, self.clip):
+            images = sample_images(self.pipeline, prompt_embeds, empty_embed, seeds, params.sampler_steps, self.profile)
+            text_embeds = embed_texts(self.clip, self.processor, params.prompts)
+            scores = clip_scores(embed_images(self.clip, self.processor, images), text_embeds)
+        folder = self.samples / f"eval_step{step:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(images):
+            with replace_file(folder / f"prompt{i:02d}.png") as partial:
+                image.save(partial, "PNG")
+        self.seconds += time.monotonic() - started
+        return losses.mean().item(), sum(scores) / len(scores)

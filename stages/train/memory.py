@@ -1,0 +1,185 @@
+"""How the gradients of a step fit the memory: micro-batches, less of them where memory runs out, a compiled model."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from stages.train.batches import Batch, Batches, seeded_dropout
+from stages.train.denoiser import Denoiser
+from tattoo_lora.errors import UserError
+from tattoo_lora.params import Profile, TrainParams
+from tattoo_lora.progress import tqdm
+
+COMPILE_MODES = {"default": "default", "graphs": "reduce-overhead"}  # torch.compile's names
+
+
+class MicroBatches:
+    """The gradients of effective batches, each taken in micro-batches of `size` samples in every process.
+
+    `compute_loss(forward, batch)` gives the mean loss, a scalar; `forward` is the denoiser as accelerate prepared it,
+    compiled or not.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        batches: Batches,
+        compute_loss: Callable[[nn.Module, Batch], Tensor],
+        accelerator: Accelerator,
+        scaler: torch.amp.GradScaler,
+        profile: Profile,
+    ) -> None:
+        self.denoiser, self.batches, self.compute_loss = denoiser, batches, compute_loss
+        self.accelerator, self.scaler = accelerator, scaler
+        self.params, self.profile = batches.params, profile
+        self.per_process = profile.batch_size * profile.gradient_accumulation_steps
+        self.size = profile.batch_size
+        if self.params.gradient_checkpointing:
+            denoiser.unet.enable_gradient_checkpointing()
+        self.model = self.forward = accelerator.prepare(denoiser)
+        denoiser.train(self.params.lora_dropout > 0)  # nothing else in it has a dropout
+
+    def choose_size(self) -> None:
+        """Take as many samples at once as params say, or as the memory holds in each of the processes."""
+        self.size = min(gather_object([pick_micro_batch_size(self.params, self.profile, self.accelerator, self._try)]))
+
+    def compile(self) -> None:
+        """Compile the model as params say, and try it once; where that fails, say why and go on without."""
+        mode = pick_compile(self.params.compile, self.accelerator.device)
+        if mode == "off":
+            return
+        self.forward = torch.compile(self.model, mode=COMPILE_MODES[mode], dynamic=False)
+        try:
+            self._try(self.size)
+        except torch.OutOfMemoryError:
+            _empty_cache()  # the first step makes room
+        except Exception as error:  # a compiler's own may be of any type
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.accelerator.print(f"train.compile: {mode} fails here, going on without ({reason:.150})")
+            self.forward = self.model
+
+    def backward(self, step: int) -> Tensor:
+        """Gradients of the step's effective batch, 1 being the first step's; the mean loss of this process's share.
+
+        Where memory runs out the step is repeated in a way that takes less. UserError where there is none.
+        """
+        while True:
+            try:
+                return self._accumulate(step)
+            except torch.OutOfMemoryError as error:
+                self._make_room(step, error)
+            self.denoiser.zero_grad()
+            _empty_cache()
+
+    def _accumulate(self, step: int) -> Tensor:
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        count = self.per_process // self.size
+        losses = []
+        for micro in range(count):
+            first = (step - 1) * self.per_process * world + (micro * world + rank) * self.size
+            # Processes exchange their gradients once, with the last micro-batch.
+            with nullcontext() if micro == count - 1 else self.accelerator.no_sync(self.model):
+                loss = self._loss(first, self.size)
+                self.accelerator.backward(self.scaler.scale(loss / count))
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def _loss(self, first: int, size: int) -> Tensor:
+        batch = self.batches.draw(first, size).to(self.accelerator.device)
+        with seeded_dropout(self.params, first):
+            return self.compute_loss(self.forward, batch)
+
+    def _try(self, size: int) -> None:
+        """Take the gradients of `size` samples, and drop them."""
+        try:
+            with self.accelerator.no_sync(self.model):
+                self.accelerator.backward(self._loss(0, size))
+        finally:
+            self.denoiser.zero_grad()
+
+    def _make_room(self, step: int, error: torch.OutOfMemoryError) -> None:
+        unet = self.denoiser.unet
+        if self.accelerator.num_processes > 1 and not (unet.is_gradient_checkpointing and self.size == 1):
+            # The other processes wait for this one's gradients: no way to repeat a step alone.
+            raise UserError(
+                f"out of memory at step {step}; set train.micro_batch_size (now {self.size}) lower or "
+                "train.gradient_checkpointing: true"
+            ) from error
+        if self.size > 1:
+            self.size = divisors(self.size)[-2]
+            tqdm.write(f"out of memory at step {step}: going on with {self.size} samples at once")
+        elif not unet.is_gradient_checkpointing:
+            tqdm.write(f"out of memory at step {step}: going on with gradient checkpointing, about a third slower")
+            unet.enable_gradient_checkpointing()
+        else:
+            raise UserError(
+                f"out of memory at step {step} with one sample at once and gradient checkpointing; lower the "
+                f"profile's resolution ({self.profile.resolution}) or train.rank ({self.params.rank})"
+            ) from error
+
+
+def pick_compile(choice: str, device: torch.device) -> str:
+    """off, default or graphs; `auto` is graphs on CUDA and off elsewhere, where compiling costs more than it saves."""
+    if choice == "auto":
+        return "graphs" if device.type == "cuda" else "off"
+    if choice == "graphs" and device.type != "cuda":
+        tqdm.write("train.compile: graphs needs a CUDA device; compiling without them")
+        return "default"
+    return choice
+
+
+def pick_micro_batch_size(
+    params: TrainParams, profile: Profile, accelerator: Accelerator, make_gradients: Callable[[int], object]
+) -> int:
+    """Samples at once: params' number, else the profile's batch, or as many as nine tenths of CUDA's free memory hold.
+
+    On a CPU the memory does not count: another number gives other last bits, and a machine with more memory would give
+    other bytes. `make_gradients(n)` is a trial with n samples. UserError for a number that does not divide the
+    effective batch.
+    """
+    effective_batch_size = profile.batch_size * profile.gradient_accumulation_steps
+    if params.micro_batch_size is not None:
+        if effective_batch_size % params.micro_batch_size:
+            raise UserError(
+                f"params.yaml: train.micro_batch_size: found {params.micro_batch_size}, allowed: null or a divisor of "
+                f"batch_size x gradient_accumulation_steps ({effective_batch_size})"
+            )
+        return params.micro_batch_size
+    device = accelerator.device
+    if effective_batch_size == 1 or device.type != "cuda":
+        return profile.batch_size
+    available = 0.9 * (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+    return largest_fitting(effective_batch_size, lambda n: cuda_memory(lambda: make_gradients(n)), available)
+
+
+def largest_fitting(batch_size: int, memory_of: Callable[[int], float], available: float) -> int:
+    """The largest divisor of batch_size that fits, by what one sample and two of them take."""
+    one, two = memory_of(1), memory_of(2)
+    fitting = [n for n in divisors(batch_size) if n == 1 or one + (n - 1) * (two - one) <= available]
+    return max(fitting)
+
+
+def divisors(n: int) -> list[int]:
+    """In ascending order."""
+    return [i for i in range(1, n + 1) if n % i == 0]
+
+
+def cuda_memory(work: Callable[[], object]) -> float:
+    """The most bytes allocated while `work` was done; infinite where they did not suffice."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        work()
+    except torch.OutOfMemoryError:
+        return math.inf
+    return torch.cuda.max_memory_allocated()
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
