@@ -17,7 +17,6 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
-from tattoo_lora.data.captions import read_captions
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import stages.train.__main__
@@ -28,6 +27,7 @@ from stages.train.denoiser import Denoiser, make_optimizer
 from stages.train.loop import train
 from stages.train.memory import largest_fitting, pick_compile
 from stages.train.run import Log, Outputs
+from tattoo_lora.data.captions import read_captions
 from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.diffusion.latents import scaled_means
 from tattoo_lora.diffusion.lora import add_lora, save_lora
