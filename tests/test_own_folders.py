@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 from conftest import copy_project, run
 from PIL import Image, ImageDraw
@@ -59,14 +60,14 @@ def two_duplicates(folder):
 
 FOLDERS = {
     "clean 25": (lambda folder: clean(folder, 25), "25 drawings, 3 of them held out"),
-    "photos": (photos, "drawings"),
-    "scans": (scans, "12 drawings"),
+    "photos": (photos, "12 files look like photos"),
+    "scans": (scans, "12 files look like photos"),
     "mixed sizes": (mixed_sizes, "drawings"),
-    "two duplicates": (two_duplicates, "12 drawings"),
+    "two duplicates": (two_duplicates, "12 drawings, 3 of them held out; 2 duplicates and 0 rejected files left out"),
     "纹身": (lambda folder: clean(folder, 12, "花{}.png"), "12 of 12 names say what is drawn"),
     "eight": (lambda folder: clean(folder, 8), "8 drawings, 2 of them held out"),
     "three": (lambda folder: clean(folder, 3), "3 drawings, 1 of them held out"),
-    "one": (lambda folder: clean(folder, 1), "usable drawing(s) of 1"),
+    "one": (lambda folder: clean(folder, 1), "1 usable drawing(s) of 1; two are needed, one of them held out"),
     "2000": (lambda folder: clean(folder, 2000), "2000 drawings"),
 }
 
@@ -89,3 +90,9 @@ def test_a_folder_gets_through_or_is_told_why_not(project, tmp_path, name):
     assert "Traceback" not in said
     assert expected in said
     assert (result.returncode == 0) == (name != "one")
+    if name in ("photos", "scans"):
+        pictures = [np.asarray(Image.open(path)) for path in (copy / f"data/processed/{name}/images").iterdir()]
+        assert len(pictures) == 12
+        for picture in pictures:  # dark lines on white
+            assert np.median(picture) >= 250 and picture[[0, -1]].min() > 200 and picture[:, [0, -1]].min() > 200
+            assert 0.02 < (picture < 128).mean() < 0.2 and picture.min() < 50

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from made_up_photos import photo
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy import ndimage
 
 from stages.preprocess.photos import clean_photo, find_sheet
@@ -102,6 +102,24 @@ def test_the_corners_are_those_of_the_sheet_whatever_shadow_lies_on_it():
     picture[:, 130:] = picture[:, 130:] * 0.6  # a hard shadow across
     corners = find_sheet(Image.fromarray(picture))
     assert np.abs(corners - [(40, 30), (220, 30), (220, 270), (40, 270)]).max() < 2.5
+
+
+@pytest.mark.parametrize("angle", [1, 4, -12])
+def test_a_sheet_on_a_black_lid_is_one_without_any_noise_too(tmp_path, angle):
+    page = Image.new("RGB", (500, 640), "white")
+    page.paste(drawing(3).resize((400, 400)), (50, 120))
+    table = Image.new("RGB", (800, 900))
+    sheet = page.convert("RGBA").rotate(angle, Image.Resampling.BICUBIC, expand=True)
+    table.paste(sheet, ((800 - sheet.width) // 2, (900 - sheet.height) // 2), sheet)
+    luminance, note = of_photo(tmp_path, table)
+    assert note == "taken as a photo: sheet straightened, light evened"
+    check(luminance, 3)
+
+
+@pytest.mark.parametrize("name", ["aquarius", "diamond-suit", "camera", "love-letter"])
+def test_white_ink_on_black_is_no_sheet_though_a_white_field_is_in_it(tmp_path, name):
+    ImageOps.invert(Image.open(ROOT / f"data/raw/flash/{name}.png").convert("RGB")).save(tmp_path / "white.png")
+    assert not any(note.startswith("taken as a photo") for note in prepare(tmp_path / "white.png", PARAMS, SIDE).notes)
 
 
 @pytest.mark.parametrize("kind", ["blank", "half in shadow", "drawn box", "tiny"])

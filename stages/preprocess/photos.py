@@ -13,6 +13,7 @@ SMALLEST_SHEET = 0.15  # of the photo
 SMALLEST_DARK_SHEET = 0.3
 LIKE_A_SHEET = 0.93  # overlap of a region with the quadrilateral around it, as intersection over union
 EDGE = 0.15  # step at a sheet's edge, as a share of its tone: shadows are softer
+ASLANT = (0.5, 30)  # degrees: a light field that stands straight is a motif's or a frame's, as is one on its point
 NEAR_EDGE = 10  # px of SHEET_SIDE in which a sheet's edge is looked for again
 INSET = 0.012  # of the sheet's side: its edge and the shadow that it throws
 RIM = 0.05  # of the sides: what lies in a sheet's rim as a whole is no drawing
@@ -75,6 +76,19 @@ def find_sheet(image: Image.Image) -> Corners | None:
             best = _onto_edges(np.log(tones.clip(4)), max(found, key=lambda pair: pair[0])[1])
             return (best + 0.5) * np.array(image.size) / size
     return None
+
+
+def lies_aslant(image: Image.Image) -> bool:
+    """Whether a light sheet with ink on it lies aslant in the picture: no white ink on black looks so."""
+    corners = find_sheet(image)
+    if corners is None:
+        return False
+    across, down = (np.roll(corners, -1, axis=0) - corners).T
+    angles = np.degrees(np.arctan2(down, across)) % 90
+    tones = np.asarray(straighten(image, corners).convert("L"))
+    light = np.median(tones)
+    turned = ASLANT[0] < np.minimum(angles, 90 - angles).max() < ASLANT[1]
+    return bool(turned and light > 128 and tones.min() < light / 2)
 
 
 def _quadrilateral(region: np.ndarray) -> Corners | None:

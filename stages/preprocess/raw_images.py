@@ -219,6 +219,15 @@ def looks_like_photo(image: Image.Image) -> bool:
     return paper.max() < ONE_TONE * paper.sum()
 
 
+def _is_sheet_on_dark(image: Image.Image) -> bool:
+    """Whether it is a sheet on something dark all the same, as scanners with a black lid and scanning apps give it."""
+    if np.mean(background(image)) >= DARK_PAPER:
+        return False
+    from stages.preprocess.photos import lies_aslant
+
+    return lies_aslant(image)
+
+
 def ink_is_lighter(image: Image.Image, paper: Color) -> bool:
     """Whether more of the ink is lighter than the paper than darker."""
     away = np.arange(256) - np.array(paper)[:, None]
@@ -305,10 +314,8 @@ def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
     """The file as a square drawing of `resolution` px; raises Rejected where it cannot be one."""
     image, notes = open_rgb(path, params.invert)
     came = image
-    if params.flatten == "true" or (params.flatten == "auto" and looks_like_photo(image)):
-        from stages.preprocess.photos import (
-            clean_photo,  # what it takes is slow to import, and clean files need none of it
-        )
+    if params.flatten == "true" or (params.flatten == "auto" and (looks_like_photo(image) or _is_sheet_on_dark(image))):
+        from stages.preprocess.photos import clean_photo  # slow to import, and clean files need none of it
 
         image, done = clean_photo(image, params.invert)
         notes.append(f"{PHOTO}: {done}")
