@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tattoo_lora.data.split import fewest_held_out
-from tattoo_lora.diffusion.hub import is_folder_path
+from tattoo_lora.diffusion.hub import is_folder_path, refuse_missing
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile
 from tattoo_lora.times import read_times
@@ -67,13 +67,7 @@ def hub_answers() -> bool:
 def check_models(profile: Profile, root: Path) -> None:
     """UserError for a model that is not here and cannot be fetched, before any stage runs; says what is fetched."""
     for model in (profile.base_model, profile.caption_model, profile.clip_model):
-        if (root / model).is_file() or model.endswith((".safetensors", ".ckpt")):
-            raise UserError(
-                f"{model}: a single file, where a folder in diffusers' layout is needed; convert it once with "
-                "StableDiffusionPipeline.from_single_file(…).save_pretrained(…)"
-            )
-        if is_folder_path(model) and not (root / model).is_dir():
-            raise UserError(f"{model}: no such model folder; see the model ids in profiles/*.yaml")
+        refuse_missing(model, root)
     models = hub_models(profile)
     if models:
         import torch

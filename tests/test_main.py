@@ -158,9 +158,9 @@ def test_offline_full_size_names_the_models_and_commands_before_any_stage(copy, 
     assert len(commands) == 3 and all(command in guide for command in commands)
 
 
-def test_a_checkpoint_file_is_not_called_a_missing_folder(copy, tmp_path):
+def test_a_checkpoint_file_is_not_called_a_missing_folder(copy):
     set_value(copy / "profiles/embedded.yaml", "base_model", "models/mine.safetensors")
-    assert "models/mine.safetensors: a single file, where a folder in diffusers' layout" in press(copy).stderr
+    assert "error: models/mine.safetensors: no such checkpoint file" in press(copy).stderr
 
 
 def test_what_will_happen_is_said_before_it_starts(project, tmp_path):

@@ -1,10 +1,13 @@
 """Loading: one clear line for whatever is not there, safetensors only, and no network."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, run
+from safetensors.torch import save
 from transformers import BlipImageProcessorPil, CLIPImageProcessorPil
 
 from tattoo_lora.diffusion.models import (
@@ -36,6 +39,28 @@ LOADERS = {
 def test_a_model_folder_that_is_not_there_is_named(part, tmp_path):
     with pytest.raises(UserError, match="nowhere: no such model folder; see the model ids in profiles"):
         LOADERS[part](str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("mine.safetensors", save({"weight": torch.zeros(2)}), "a single file, where a folder in diffusers' layout is"),
+        ("mine.safetensors", b"<html>", "a file that is no checkpoint (Error while deserializing header"),
+        ("mine.safetensors", None, "no such checkpoint file, and a folder in diffusers' layout is needed"),
+        ("mine.ckpt", b"PK", "a pickle, which is never read because it may run any code"),
+        ("mine.ckpt", None, "a pickle, which is never read because it may run any code"),
+        ("README", b"text", "a file that is no checkpoint (Error while deserializing header"),
+    ],
+)
+def test_a_checkpoint_file_is_not_called_a_missing_folder(name, content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    model = f"models/{name}"  # has the form of a hub id
+    if content is not None:
+        Path(model).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"{model}: {message}")) as error:
+        load_tokenizer(model, None)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("part", LOADERS)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from made_up_photos import photo
 from PIL import Image, ImageDraw, ImageOps
 
+from stages.preprocess import __main__ as preprocess_main
 from stages.preprocess.__main__ import draw_sheet, leave_out_duplicates, output_stem, preprocess
 from stages.preprocess.duplicates import distances, group, near_pairs, same_pairs, to_words
 from stages.preprocess.raw_images import to_png
@@ -261,6 +262,24 @@ def test_killed_in_the_middle_a_rerun_goes_on_and_ends_alike(tmp_path):
     assert 0 < decoded < len(expected) - 40 and not (project / "out/images/bomb.png").exists()
     check_hostile(read_manifest(project / "out/manifest.csv"), project / "out", expected)
     assert workers and not any(map(is_running, workers))  # they ended with their parent
+
+
+def test_a_killed_process_names_the_files_that_were_being_read(raw, tmp_path, monkeypatch):
+    def prepare_or_be_killed(task):
+        if task.path.name == "d5.png":
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
+        return prepare_once(task)
+
+    prepare_once = preprocess_main.prepare_once
+    monkeypatch.setattr(preprocess_main, "prepare_once", prepare_or_be_killed)
+    with pytest.raises(UserError, match="because memory ran out, while these were being read: .*d5.png") as error:
+        run_preprocess(raw, tmp_path / "out", processes=2)
+    assert str(error.value).count(".png") <= 2  # one a process
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    os.chdir(tmp_path)
+    _, facts = run_preprocess(raw, tmp_path / "out", processes=2)
+    assert not facts["d0.png"]["new"] and facts["d5.png"]["new"]  # it goes on
 
 
 def bytes_below(folder):

@@ -16,6 +16,7 @@ and a contact sheet of it all. Of drawings that show the same picture one is kep
 
 import argparse
 import csv
+import ctypes
 import hashlib
 import io
 import json
@@ -29,6 +30,7 @@ import threading
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -54,6 +56,7 @@ LONGEST_CAPTION = 2000  # bytes; the text encoder reads 77 tokens
 SHOWN = 10  # rejects named on the screen; all are in the manifest
 NO_DRAWING = "a text, and no drawing of its name"
 MAKES_PICTURES = str(Path(__file__).with_name("raw_images.py"))  # imported late: it takes a second
+READING: ctypes.Array  # in a worker alone
 PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{8}\.png$)[a-z0-9_-]{1,60}\.png")
 
 
@@ -168,8 +171,13 @@ def prepare_once(task: Task) -> dict:
     return {"sha256": sha256, "key": key, "new": True, **facts}
 
 
-def work_quietly() -> None:
-    """Leave Ctrl-C to the first process, and end with it: killed, it cannot say so."""
+def begin_work(reading: ctypes.Array) -> None:
+    """Leave Ctrl-C to the first process, and end with it: a killed process cannot report that it died.
+
+    `reading` is shared with the first process: of each task, whether it is worked on.
+    """
+    global READING
+    READING = reading
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:
@@ -179,8 +187,15 @@ def work_quietly() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
+def prepare_as_worker(number: int, task: Task) -> dict:
+    READING[number] = True
+    result = prepare_once(task)
+    READING[number] = False
+    return result
+
+
 def prepare_all(tasks: list[Task], processes: int) -> list[dict]:
-    """`prepare_once` of each task, in their order, on several cores."""
+    """`prepare_once` of each task, in their order, on several cores; UserError where a process was killed."""
     progress = tqdm(total=len(tasks), unit="drawing", desc="preprocess")
     results = []
     if processes == 1:
@@ -188,12 +203,20 @@ def prepare_all(tasks: list[Task], processes: int) -> list[dict]:
             results.append(prepare_once(task))
             progress.update()
     else:
-        with ProcessPoolExecutor(processes, initializer=work_quietly) as pool:
+        reading = multiprocessing.RawArray(ctypes.c_bool, len(tasks))
+        # Few at a time for a few scans, so that no process is left with the last of them alone.
+        chunksize = min(1 + len(tasks) // (20 * processes), 8)
+        with ProcessPoolExecutor(processes, initializer=begin_work, initargs=(reading,)) as pool:
             try:
-                # Few at a time for a few scans, so that no process is left with the last of them alone.
-                for result in pool.map(prepare_once, tasks, chunksize=min(1 + len(tasks) // (20 * processes), 8)):
+                for result in pool.map(prepare_as_worker, range(len(tasks)), tasks, chunksize=chunksize):
                     results.append(result)
                     progress.update()
+            except BrokenProcessPool as error:
+                files = ", ".join(str(task.path) for task, is_read in zip(tasks, reading, strict=True) if is_read)
+                raise UserError(
+                    f"a process was killed, most likely because memory ran out, while these were being read: {files}; "
+                    "make the largest smaller or close other programs, and repeat the command: it goes on"
+                ) from error
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from tattoo_lora.errors import UserError
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 def is_folder_path(model: str) -> bool:
@@ -14,11 +16,38 @@ def is_folder_path(model: str) -> bool:
     return Path(model).is_dir() or model.count("/") != 1 or model.startswith((".", "/", "~"))
 
 
+def refuse_missing(model: str, root: Path = Path()) -> None:
+    """UserError for a checkpoint file, and for a local folder that is not there; without reading any weights."""
+    path = root / model
+    if path.is_dir():
+        return
+    if path.suffix in PICKLES:
+        raise UserError(
+            f"{model}: a pickle, which is never read because it may run any code; take the model as a folder in "
+            "diffusers' layout, or as .safetensors and convert that"
+        )
+    if path.is_file():
+        try:
+            with safe_open(path, "numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{model}: a file that is no checkpoint ({error}); a model is a folder in diffusers' layout"
+            ) from error
+        raise UserError(
+            f"{model}: a single file, where a folder in diffusers' layout is needed; convert it once with "
+            "StableDiffusionPipeline.from_single_file(…).save_pretrained(…)"
+        )
+    if path.suffix == ".safetensors":
+        raise UserError(f"{model}: no such checkpoint file, and a folder in diffusers' layout is needed")
+    if is_folder_path(model):
+        raise UserError(f"{model}: no such model folder; see the model ids in profiles/*.yaml")
+
+
 @contextmanager
 def finding(model: str, revision: str | None) -> Iterator[None]:
     """Turn whatever a failed from_pretrained raises into a UserError: which model, where, how to get it."""
-    if is_folder_path(model) and not Path(model).is_dir():
-        raise UserError(f"{model}: no such model folder; see the model ids in profiles/*.yaml")
+    refuse_missing(model)
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
