@@ -1,1 +1,3 @@
 """The pipeline, a file a stage."""
+
+import tattoo_lora  # noqa: F401, first of all: it says so where the packages are missing

@@ -1,6 +1,8 @@
 """What a clone, a path or a folder around the project must not change."""
 
+import re
 import shutil
+import sys
 
 import pytest
 from conftest import ROOT, commit, copy_project, run
@@ -25,6 +27,13 @@ def test_a_package_of_the_same_name_elsewhere_does_not_win(tmp_path, package):
     code = f"import {package}; print({package}.__file__)"
     found = run("env", f"PYTHONPATH={tmp_path}", "python", "-c", code, cwd=ROOT).stdout
     assert found.strip() == str(ROOT / package / "__init__.py")
+
+
+@pytest.mark.parametrize("module", ["stages.preprocess", "stages.encode", "app.generate", "bench.inference"])
+def test_a_python_without_the_packages_is_one_line(module):
+    result = run(sys.executable, "-S", "-m", module, cwd=ROOT, check=False)  # no site-packages
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .*python\S* has no diffusers, numpy, torch, yaml; `source .venv.*\n", result.stderr)
 
 
 def test_it_runs_in_a_subfolder_of_a_git_repository(project, tmp_path):
