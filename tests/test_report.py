@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ENVIRONMENT, ROOT
+from conftest import ENVIRONMENT, ROOT, call
 from PIL import Image, ImageDraw
 
+from stages.report import __main__ as report_main
 from stages.report.__main__ import (
     data_facts,
     differences_table,
@@ -39,7 +40,7 @@ from stages.report.figures import (
 from stages.report.findings import Evaluation, Finding, compare, compare_all, headline, read_evaluation, winner
 from stages.report.intervals import Difference
 from tattoo_lora.data.manifest import Found, write_manifest
-from tattoo_lora.diffusion.line_art import LineArt
+from tattoo_lora.diffusion.line_art import LineArt, measure
 from tattoo_lora.errors import UserError
 
 TARGET = LineArt(0.1, 0.0, 0.1, 3.0, 0.5, 2.0, 0.0)
@@ -428,6 +429,25 @@ def test_the_report_is_the_same_whatever_machine_user_and_terminal_write_it(tmp_
     assert written(one).keys() == written(other).keys() and len(written(one)) > 15
     assert [name for name, content in written(one).items() if content != written(other)[name]] == []
     assert "| variant | val_loss ? |" in done.stdout.decode("iso-8859-1") and not done.stderr
+
+
+def test_the_target_is_of_held_out_drawings_small_differences_are_none_and_pictures_are_of_the_first_seed(tmp_path):
+    project = report_project(tmp_path, ["an owl", "a key", "a rose", "a wolf"])
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    params["evaluate"] |= {"prompts": ["an owl", "a key"], "seeds": [7, 8]}
+    params["report"]["smallest_difference"] = 0.5
+    (project / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    Image.new("RGB", (64, 64), "black").save(project / "p/images/night.png")
+    with (project / "p/drawings.csv").open("a") as table:
+        table.write("night.png,cd,train\n")
+    call(report_main, project, *ARGUMENTS)
+    target = json.loads((project / "metrics/held_out.json").read_text())
+    assert target["ink"] == pytest.approx(measure(Image.open(project / "p/images/owl.png")).ink, abs=1e-6)
+    differences = json.loads((project / "metrics/findings.json").read_text())["differences"]
+    assert {of["verdict"] for of in differences if of["score"] == "val_loss"} == {"no difference"}
+    assert compare(evaluation(HARD - 0.01, [40.0]), evaluation(HARD, [40.0]), 0.0)["val_loss"].verdict == "better"
+    colours = {colour[:3] for _, colour in Image.open(project / "plots/comparison.png").getcolors(1 << 20)}
+    assert {(0, 0, 0), (20, 0, 0)} <= colours and (10, 0, 0) not in colours
 
 
 def test_nothing_of_the_machine_is_in_the_report(tmp_path):
