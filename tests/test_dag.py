@@ -34,6 +34,12 @@ def set_variant(project, variant, key, value):
     path.write_text(f"{head}  {variant}:\n" + tail.replace(line, f"    {key}: {value}", 1), encoding="utf-8")
 
 
+def drop_variant(project, variant):
+    path = project / "params.yaml"
+    params = path.read_text(encoding="utf-8")
+    path.write_text(params[: params.index(f"\n  {variant}:\n")] + "\n", encoding="utf-8")
+
+
 def append(path, text):
     path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
 
@@ -50,6 +56,10 @@ CHANGES = {
         {"train@blip", "report"},
     ),
     "the words of an error": (lambda p: append(p / "tattoo_lora/errors.py", "# a comment\n"), set()),
+    "a range of a param": (lambda p: append(p / "tattoo_lora/params.py", "# a comment\n"), set()),
+    "a knob of the report": (lambda p: set_value(p / "params.yaml", "smallest_difference", 0.02), {"report"}),
+    "a comment in stages/evaluate": (lambda p: append(p / "stages/evaluate/copies.py", "# a comment\n"), EVALUATE),
+    "a variant gone": (lambda p: drop_variant(p, "blip_plus"), {"report"}),
     "a model's file": (
         lambda p: append(p / "models/embedded/clip/tokenizer_config.json", "\n"),
         {"caption_blip", "enrich", "encode"} | TRAIN | EVALUATE,
