@@ -129,10 +129,10 @@ def main() -> None:
     allowed = get_type_hints(CaptionBlipParams, include_extras=True)["captions_from"].__metadata__[0].words
     parser.add_argument("--captions-from", choices=allowed, help="whose captions: sets caption_blip.captions_from")
     commands = parser.add_subparsers(dest="command", metavar="[release]", help="hand an adapter on")
-    of_release = commands.add_parser(
+    release_command = commands.add_parser(
         "release", description=release.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    release.add_options(of_release)
+    release.add_options(release_command)
     args = parser.parse_args()
     if args.command and (args.profile or args.dataset or args.images or args.captions_from):
         parser.error("a release is of the results that are there: profile and dataset are those of params.yaml")

@@ -75,20 +75,20 @@ def report(title: str, unit: str, reference: str, measured: dict[str, Measured],
 
     The ratio is the median of the rounds' own: a machine that becomes faster half-way does so for both.
     """
-    of_reference = measured[reference].rates
+    reference_rates = measured[reference].rates
     rows = [
         {
             "case": name,
-            "median": statistics.median(of_case.rates),
-            "min": min(of_case.rates),
-            "max": max(of_case.rates),
-            "ratio": statistics.median(a / b for a, b in zip(of_case.rates, of_reference, strict=True)),
-            "rates": of_case.rates,
-            "peak_gb": of_case.peak_gb,
+            "median": statistics.median(case.rates),
+            "min": min(case.rates),
+            "max": max(case.rates),
+            "ratio": statistics.median(a / b for a, b in zip(case.rates, reference_rates, strict=True)),
+            "rates": case.rates,
+            "peak_gb": case.peak_gb,
         }
-        for name, of_case in measured.items()
+        for name, case in measured.items()
     ]
-    print(f"{title}: {unit} per second, {len(of_reference)} runs; {machine()}\n")
+    print(f"{title}: {unit} per second, {len(reference_rates)} runs; {machine()}\n")
     print(f"| case | median | min | max | against '{reference}' | GPU memory |\n|---|---:|---:|---:|---:|---:|")
     for row in rows:
         spread = f"{row['median']:.3f} | {row['min']:.3f} | {row['max']:.3f}"

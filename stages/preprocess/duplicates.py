@@ -28,10 +28,10 @@ def to_words(hashes: Sequence[str]) -> np.ndarray:
 def distances(one: np.ndarray, others: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """(B, N) bits in which the hashes one (B, W) differ from others (N, W) or their mirrored (N, W), the fewer."""
     found = None
-    for of in (others, mirrored):
-        bits = np.zeros((len(one), len(of)), dtype=np.uint16)
+    for hashes in (others, mirrored):
+        bits = np.zeros((len(one), len(hashes)), dtype=np.uint16)
         for word in range(one.shape[1]):
-            bits += np.bitwise_count(one[:, word, None] ^ of[None, :, word])
+            bits += np.bitwise_count(one[:, word, None] ^ hashes[None, :, word])
         found = bits if found is None else np.minimum(found, bits)
     return found
 

@@ -237,7 +237,7 @@ def ink_is_lighter(image: Image.Image, paper: Color) -> bool:
 
 def ink_box(image: Image.Image, paper: Color, contrast: int = INK_CONTRAST) -> Box | None:
     """The box around all that differs from the paper by more than the contrast; None where nothing does."""
-    differs = [255 * (abs(level - of_paper) > contrast) for of_paper in paper for level in range(256)]
+    differs = [255 * (abs(level - channel) > contrast) for channel in paper for level in range(256)]
     width, height = image.size
     columns = [(x, 0, min(x + STRIP, width), height) for x in range(0, width, STRIP)]
     rows = [(0, y, width, min(y + STRIP, height)) for y in range(0, height, STRIP)]
@@ -278,10 +278,10 @@ def perceptual_hashes(image: Image.Image, box: Box, paper: Color) -> tuple[str, 
     side = 4 * HASH_SIDE
     width, height = box[2] - box[0], box[3] - box[1]
     scale = side / max(width, height)
-    size = [max(round(of * scale), 1) for of in (width, height)]
+    size = [max(round(length * scale), 1) for length in (width, height)]
     small = image.resize(size, Image.Resampling.BOX, box=box)
-    squares = [ImageOps.pad(of, (side, side), color=paper) for of in (small, ImageOps.mirror(small))]
-    one, other = (str(imagehash.phash(of, hash_size=HASH_SIDE)) for of in squares)
+    squares = [ImageOps.pad(picture, (side, side), color=paper) for picture in (small, ImageOps.mirror(small))]
+    one, other = (str(imagehash.phash(square, hash_size=HASH_SIDE)) for square in squares)
     return one, other
 
 

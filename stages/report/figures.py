@@ -109,7 +109,7 @@ def step_strip(prompt: str, images: dict[str, dict[int, Image.Image]]) -> plt.Fi
     steps = sorted(set().union(*images.values()))
     if len(steps) > STEPS:
         steps = [steps[i] for i in np.linspace(0, len(steps) - 1, STEPS).round().astype(int)]
-    cells = [[of_name.get(step) for step in steps] for of_name in images.values()]
+    cells = [[by_step.get(step) for step in steps] for by_step in images.values()]
     figure = _pictures([wrapped(name, 18, 6) for name in images], [f"step {step}" for step in steps], cells)
     _title(figure, prompt)
     return figure
@@ -134,10 +134,10 @@ def by_timestep(evaluations: dict[str, Evaluation]) -> plt.Figure:
     figure, (losses, shares) = plt.subplots(1, 2, figsize=(13, 3.8))
     first = next(iter(evaluations.values())).drawings.groupby("timestep")["val_loss"].mean()
     for i, (name, evaluation) in enumerate(evaluations.items()):
-        of = evaluation.drawings.groupby("timestep")["val_loss"].mean()
+        means = evaluation.drawings.groupby("timestep")["val_loss"].mean()
         style = {"marker": "o", "ms": 4, "label": name, "color": "#888888" if i == 0 else f"C{i - 1}"}
-        losses.plot(of.index, of, **style)
-        shares.plot(of.index, of / first, **style)
+        losses.plot(means.index, means, **style)
+        shares.plot(means.index, means / first, **style)
     losses.set_title("val_loss by timestep")
     losses.set_yscale("log")
     losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -177,11 +177,11 @@ def difference_plot(found: Findings) -> plt.Figure:
     figure, axes = plt.subplots(1, len(SCORES), figsize=(13, 0.4 * len(found) + 1.3), sharey=True)
     for axis, (column, score) in zip(axes, SCORES.items(), strict=True):
         axis.axvline(0, color="#888888", lw=1)
-        for row, of_pair in enumerate(found.values()):
-            of, color = of_pair[column].difference, colors.get(of_pair[column].verdict, "#aaaaaa")
-            if of.is_known:
-                axis.plot([of.low, of.high], [row, row], color=color, lw=2)
-            axis.plot(of.mean, row, "o", color=color)
+        for row, findings in enumerate(found.values()):
+            difference, color = findings[column].difference, colors.get(findings[column].verdict, "#aaaaaa")
+            if difference.is_known:
+                axis.plot([difference.low, difference.high], [row, row], color=color, lw=2)
+            axis.plot(difference.mean, row, "o", color=color)
         if score.is_ratio:
             axis.xaxis.set_major_formatter(PercentFormatter(1))
             axis.locator_params(axis="x", nbins=5)

@@ -108,8 +108,10 @@ def compare(one: Evaluation, other: Evaluation, smallest: float) -> dict[str, Fi
         tables = (getattr(evaluation, score.table) for evaluation in (one, other))
         values = [table.groupby(score.unit)[column].mean() for table in tables]
         if score.is_ratio:
-            of_logs = paired_difference(*map(np.log, values))
-            difference = Difference(*(float(np.expm1(value)) for value in (of_logs.mean, of_logs.low, of_logs.high)))
+            log_ratio = paired_difference(*map(np.log, values))
+            difference = Difference(
+                *(float(np.expm1(value)) for value in (log_ratio.mean, log_ratio.low, log_ratio.high))
+            )
             least = smallest
         else:
             difference, least = paired_difference(*values), smallest * abs(other.metrics[column])

@@ -124,8 +124,8 @@ def read_config(path: Path, header: dict[str, str]) -> dict[str, dict]:
     except ValueError:
         raise UserError(f"{path}: the adapter's config in its header or in {beside.name} is no JSON") from None
     models = ("unet", "text_encoder")
-    of_model = {m: {k.removeprefix(f"{m}."): v for k, v in config.items() if k.startswith(f"{m}.")} for m in models}
-    return of_model if any(of_model.values()) else dict.fromkeys(models, config)
+    by_model = {m: {k.removeprefix(f"{m}."): v for k, v in config.items() if k.startswith(f"{m}.")} for m in models}
+    return by_model if any(by_model.values()) else dict.fromkeys(models, config)
 
 
 def scale_of(name: str, layer: Layer, config: dict[str, dict]) -> float:

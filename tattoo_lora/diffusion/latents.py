@@ -34,4 +34,4 @@ def read_latents(path: Path, files: list[str]) -> list[Tensor]:
 
 def scaled_means(moments: Iterable[Tensor], scaling_factor: float) -> Tensor:
     """Latents (N, C, h, w) of N drawings as they are, without the posterior's noise, for moments (views, 2C, h, w)."""
-    return torch.stack([of_views[0].chunk(2)[0] for of_views in moments]).float() * scaling_factor
+    return torch.stack([views[0].chunk(2)[0] for views in moments]).float() * scaling_factor

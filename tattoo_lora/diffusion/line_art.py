@@ -102,7 +102,7 @@ def mean_line_art(measured: Sequence[LineArt]) -> LineArt:
     """The mean of each measure; pictures without ink do not count for stroke and spread."""
     means = {}
     for field in fields(LineArt):
-        values = np.array([getattr(of_picture, field.name) for of_picture in measured], dtype=float)
+        values = np.array([getattr(picture, field.name) for picture in measured], dtype=float)
         known = values[~np.isnan(values)]
         means[field.name] = float(known.mean()) if len(known) else float("nan")
     return LineArt(**means)

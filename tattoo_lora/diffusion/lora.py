@@ -60,9 +60,9 @@ def save_lora(
         for key, tensor in get_peft_model_state_dict(text_encoder).items():
             # The name that files have; newer transformers dropped the middle part.
             tensors[f"text_encoder.text_model.{key.removeprefix('text_model.')}"] = tensor
-        of_text = text_encoder.peft_config["default"]
-        adapter |= {"text_encoder.r": of_text.r, "text_encoder.lora_alpha": of_text.lora_alpha}
-        adapter["text_encoder.target_modules"] = sorted(of_text.target_modules)
+        text_config = text_encoder.peft_config["default"]
+        adapter |= {"text_encoder.r": text_config.r, "text_encoder.lora_alpha": text_config.lora_alpha}
+        adapter["text_encoder.target_modules"] = sorted(text_config.target_modules)
     if config.use_dora:
         adapter["unet.use_dora"] = True
     tensors = {key: tensor.detach().float().cpu().contiguous() for key, tensor in sorted(tensors.items())}

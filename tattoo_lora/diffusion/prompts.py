@@ -22,4 +22,4 @@ def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts:
     """(B, T, D) float32 last hidden states on the CPU for B texts."""
     batches = tokenize(tokenizer, texts).split(64)
     hidden = [text_encoder(input_ids.to(text_encoder.device)).last_hidden_state for input_ids in batches]
-    return torch.cat([of_batch.float().cpu() for of_batch in hidden])
+    return torch.cat([batch.float().cpu() for batch in hidden])

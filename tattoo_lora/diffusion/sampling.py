@@ -121,7 +121,7 @@ def decode_latents(pipeline: StableDiffusionPipeline, latents: Tensor) -> list[I
     """
     vae = pipeline.vae
     latents = latents.to(vae.dtype) / vae.config.scaling_factor
-    decoded = torch.cat([vae.decode(of_picture).sample for of_picture in latents.split(1)])
+    decoded = torch.cat([vae.decode(one).sample for one in latents.split(1)])
     if not decoded.isfinite().all():
         raise UserError(
             "the picture would be all of one colour; the model's numbers went out of range: the adapter is broken or "
