@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stages.evaluate import __main__ as evaluate
+from stages.evaluate.pictures import embed_drawings, measure_pictures
 from tattoo_lora.data import split
 from tattoo_lora.data.captions import read_captions
 from tattoo_lora.data.drawings import read_drawings
@@ -96,7 +97,7 @@ def test_each_prompt_is_drawn_with_each_seed_and_scored_against_itself(project, 
     params, profile = load_params(project).evaluate, load_profile("embedded", project)
     settings = [(prompt, seed) for prompt in params.prompts for seed in (7, 8)]
     assert list(zip(pictures["prompt"], pictures["seed"], strict=True)) == settings
-    prompts, seeds = [list(of) for of in zip(*settings, strict=True)]
+    prompts, seeds = [list(column) for column in zip(*settings, strict=True)]
     drawn = sample_images(pipeline, encode(pipeline, prompts), encode(pipeline, [""]), seeds, 2, profile)
     for file, (prompt, seed), expected in zip(pictures["file"], settings, drawn, strict=True):
         assert file == f"prompt{params.prompts.index(prompt):02d}_seed{seed}.png"
@@ -120,7 +121,7 @@ def test_no_adapter_learns_from_the_drawings_that_the_comparison_asks_for():
 def test_copies_are_looked_for_among_the_drawings_that_were_learned_from(project, base):
     metrics, _, pictures = base
     params = load_params(project).evaluate
-    learned = {of.file for of in read_drawings(project / FLASH / "drawings.csv") if of.split == "train"}
+    learned = {d.file for d in read_drawings(project / FLASH / "drawings.csv") if d.split == "train"}
     assert set(pictures["nearest_by_pixels"]) | set(pictures["nearest_by_clip"]) <= learned
     is_copy = (pictures["correlation"] >= params.copy_correlation) | (pictures["cosine"] >= params.copy_cosine)
     assert pictures["copy"].tolist() == is_copy.astype(int).tolist()
@@ -136,9 +137,8 @@ def test_near_in_one_of_the_two_measures_is_a_copy(project):
         params = dataclasses.replace(
             load_params(project).evaluate, copy_correlation=thresholds[0], copy_cosine=thresholds[1]
         )
-        metrics, (row,) = evaluate.measure_pictures(
-            clip, processor, [image], [("a", 7)], project / FLASH / "images", drawings, params, 1
-        )
+        learned = embed_drawings(clip, processor, project / FLASH / "images", drawings, 1)
+        metrics, (row,) = measure_pictures(clip, processor, [image], [("a", 7)], learned, params, 1)
         assert (metrics["copies"], row["copy"]) == (copies, copies)
         assert row["nearest_by_pixels"] == row["nearest_by_clip"] == drawings[1].file
 
