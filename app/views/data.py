@@ -20,41 +20,47 @@ def page_of(table: pd.DataFrame, key: str) -> pd.DataFrame:
 
 
 def show_kept(run: Run, dataset: str, kept: pd.DataFrame) -> None:
-    for _, of in page_of(kept, "kept").iterrows():
+    """Each drawing beside its captions."""
+    for _, row in page_of(kept, "kept").iterrows():
         with st.container(border=True):
             picture, *texts = st.columns([1, 2, 2, 2])
             with picture:
-                show_picture(run, inside(f"data/processed/{dataset}/images", of["file"]), of["file"], width=140)
-                st.text(of["file"] + (", held out" if of["split"] == "val" else ""))
-                if of["note"]:
-                    st.text(of["note"])
+                show_picture(run, inside(f"data/processed/{dataset}/images", row["file"]), row["file"], width=140)
+                st.text(row["file"] + (", held out" if row["split"] == "val" else ""))
+                if row["note"]:
+                    st.text(row["note"])
             for column, kind in zip(texts, KINDS, strict=True):
                 with column:
-                    st.caption(kind + (" (yours)" if kind == "blip" and of["origin"] == "user" else ""))
-                    st.text(of[kind] or "no caption yet")
-                    if kind == "blip_plus" and of["changes"]:
-                        st.caption("changed")
-                        st.text(of["changes"])
+                    show_caption(row, kind)
+
+
+def show_caption(row: pd.Series, kind: str) -> None:
+    """One of a drawing's captions, and what was changed in it."""
+    st.caption(kind + (" (yours)" if kind == "blip" and row["origin"] == "user" else ""))
+    st.text(row[kind] or "no caption yet")
+    if kind == "blip_plus" and row["changes"]:
+        st.caption("changed")
+        st.text(row["changes"])
 
 
 def show_set_aside(run: Run, dataset: str, rows: pd.DataFrame) -> None:
     """Files that were not taken, each with its reason and, where it is a picture, a look at it."""
-    for _, of in page_of(rows, "aside").iterrows():
+    for _, row in page_of(rows, "aside").iterrows():
         with st.container(border=True):
             picture, text = st.columns([1, 6])
             with picture:
-                show_picture(run, inside(f"data/raw/{dataset}", of["source"]), of["source"], width=140)
-            text.text(f"{of['source']}\n{of['status']}: {of['reason'] or 'no reason given'}")
+                show_picture(run, inside(f"data/raw/{dataset}", row["source"]), row["source"], width=140)
+            text.text(f"{row['source']}\n{row['status']}: {row['reason'] or 'no reason given'}")
 
 
 def show_duplicates(run: Run, dataset: str, rows: pd.DataFrame) -> None:
     """The files of a group side by side, what was kept first."""
     for _, group in rows.sort_values("status", key=lambda status: status != "kept").groupby("group"):
         with st.container(border=True, horizontal=True):
-            for _, of in group.iterrows():
+            for _, row in group.iterrows():
                 with st.container(width=160):
-                    show_picture(run, inside(f"data/raw/{dataset}", of["source"]), of["source"], width=140)
-                    st.text(f"{of['source']}\n{of['status']}")
+                    show_picture(run, inside(f"data/raw/{dataset}", row["source"]), row["source"], width=140)
+                    st.text(f"{row['source']}\n{row['status']}")
 
 
 st.title("Data")

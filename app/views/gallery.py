@@ -17,8 +17,8 @@ def show_on_the_way(run: Run, width: int) -> None:
     say_other_dataset(run, "train@")
     steps = sorted({step for of_variant in samples.values() for step in of_variant})
     step = st.select_slider("Step", steps, value=steps[-1], key="step") if len(steps) > 1 else steps[0]
-    columns = {name: of.get(step, []) for name, of in samples.items()}
-    columns = {BASE: next((of[0] for of in samples.values() if 0 in of), [])} | columns
+    columns = {name: by_step.get(step, []) for name, by_step in samples.items()}
+    columns = {BASE: next((by_step[0] for by_step in samples.values() if 0 in by_step), [])} | columns
     prompts = run.params.get("train.prompts") or []
     for row in range(max(len(paths) for paths in columns.values())):
         st.text(prompts[row] if row < len(prompts) else f"prompt {row + 1}")
@@ -38,18 +38,22 @@ def show_evaluated(run: Run, width: int) -> None:
     say_other_dataset(run, "evaluate@")
     names, seeds = list(pictures["name"].unique()), list(pictures["seed"].unique())
     seed = st.segmented_control("Seed", seeds, default=seeds[0], required=True) if len(seeds) > 1 else seeds[0]
-    of_seed = pictures[pictures["seed"] == seed]
-    for prompt in pictures["prompt"].unique():
+    shown = pictures[pictures["seed"] == seed]
+    for prompt in shown["prompt"].unique():
         st.text(prompt)
         with st.container(horizontal=True):
             for name in names:
-                rows = of_seed[(of_seed["prompt"] == prompt) & (of_seed["name"] == name)]
                 with st.container(width=width):
-                    st.text(name)
-                    show_picture(run, rows["path"].iloc[0] if len(rows) else None, f"{name}: {prompt}")
-                    if len(rows):
-                        copy = ", like a training drawing" if rows["copy"].iloc[0] == "1" else ""
-                        st.text(f"clip {one_digit(rows['clip_score'].iloc[0])}{copy}")
+                    show_one(run, name, prompt, shown[(shown["prompt"] == prompt) & (shown["name"] == name)])
+
+
+def show_one(run: Run, name: str, prompt: str, rows: pd.DataFrame) -> None:
+    """The picture of the first row and its score, or that there is none."""
+    st.text(name)
+    show_picture(run, rows["path"].iloc[0] if len(rows) else None, f"{name}: {prompt}")
+    if len(rows):
+        copy = ", like a training drawing" if rows["copy"].iloc[0] == "1" else ""
+        st.text(f"clip {one_digit(rows['clip_score'].iloc[0])}{copy}")
 
 
 def one_digit(text: str) -> str:

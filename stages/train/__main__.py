@@ -122,8 +122,8 @@ def run(args: argparse.Namespace) -> None:
     texts = ["", *sorted(set(captions))]
     rows = {text: i for i, text in enumerate(texts)}
     caption_rows = torch.tensor([rows[caption] for caption in captions])
+    embeds = encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
     if params.text_encoder_lr is None:
-        embeds = encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
         denoiser = Denoiser(unet, embeds[: len(texts)])
         text_encoder = None  # its memory is free for the UNet
     else:
