@@ -1,5 +1,6 @@
 """The fixed prompts, drawn by the base model and each variant from the same seeds."""
 
+import pandas as pd
 import streamlit as st
 
 from app.runs import BASE, Run, evaluated_of, samples_of
