@@ -98,7 +98,8 @@ def plan(params: Params, profile: Profile, drawings: int) -> str:
     batch = profile.batch_size * profile.gradient_accumulation_steps
     epochs = math.ceil(profile.steps * batch / max(drawings - held_out, 1))
     times = read_times()
-    took = f"the last runs of the stages took {sum(times.values()) / 60:.0f} minutes in all" if times else ""
+    whole = "report" in times  # the last stage: before it has run, these are the times of a part
+    took = f"the last runs of the stages took {sum(times.values()) / 60:.0f} minutes in all" if whole else ""
     first = (
         "two to six minutes on two cores, longer with large scans"
         if is_folder_path(profile.base_model)

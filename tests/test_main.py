@@ -172,10 +172,17 @@ def test_what_will_happen_is_said_before_it_starts(project, tmp_path):
     said = press(copy, "--images", str(mine)).stdout
     assert "no: 11 files that may be drawings, about 2 of them held out." in said
     assert "3 adapters, each 4 steps of 4: about 2 times through the drawings." in said
+    assert "Time: two to six minutes on two cores" in said
     assert "The miniature models are a demonstration" in said
     assert "11 of 11 names say what is drawn. To caption by them: python main.py --captions-from" in said
     assert load_params(copy).dataset == "no"
-    press(copy, "--captions-from", "names-then-blip")
+    for stage, took in {
+        "train@blip": "two to six minutes",
+        "report": "the last runs of the stages took 4 minutes",
+    }.items():
+        (copy / ".scratch/times").mkdir(exist_ok=True)
+        (copy / f".scratch/times/{stage}.json").write_text('{"seconds": 120, "ended": 1}')
+        assert f"Time: {took}" in press(copy, "--captions-from", "names-then-blip").stdout
     assert load_params(copy).caption_blip.captions_from == "names-then-blip"
 
 
