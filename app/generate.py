@@ -92,7 +92,10 @@ def checked(settings: Settings) -> Settings:
 def adapter_sha256(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such adapter; run `dvc repro train`, or give --lora a .safetensors file")
-    return file_sha256(path)
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -131,6 +131,10 @@ MISTAKES = {
         ["x", "--variant", "none"],
         "runs/lora/none/best.safetensors: no such adapter; run `dvc repro train`",
     ),
+    "no adapter that can be read": (
+        ["x", "--lora", "/proc/self/mem"],  # a file, whatever may be read elsewhere
+        "/proc/self/mem: cannot be read (Input/output error)",
+    ),
     "no prompts file": (["--prompts", "none.txt"], "none.txt: cannot be read (No such file or directory)"),
     "nan": (["x", "--strength", "nan"], "--strength nan: allowed is -10 to 10"),
     "inf": (["x", "--guidance", "inf"], "--guidance inf: allowed is 0 to 100"),
