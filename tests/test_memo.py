@@ -50,8 +50,8 @@ def test_a_model_is_known_by_its_contents_and_not_by_its_path_or_time(tmp_path, 
     os.utime("b/unet/model.safetensors", (1, 1))
     assert model_key("b", None) == model_key(str(tmp_path / "a"), None) == key
     (tmp_path / "b/unet/model.safetensors").write_bytes(b"wEights")
-    (tmp_path / "b/more").touch()
     assert model_key("b", None) != key
+    (tmp_path / "b/more").touch()
     (tmp_path / "b/unet/model.safetensors").write_bytes(b"weights")
     assert model_key("b", None) != key  # there is one file more
     assert model_key("owner/name", "1") != model_key("owner/name", "2")
