@@ -13,7 +13,9 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, copy_project, run
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-SOURCES = sorted(path for folder in (".", "app", "stages", "tattoo_lora") for path in (ROOT / folder).glob("*.py"))
+SOURCES = sorted(
+    [*ROOT.glob("*.py"), *(path for top in ("app", "stages", "tattoo_lora") for path in (ROOT / top).rglob("*.py"))]
+)
 BLOCK = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n)?```bash\n(?P<code>.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)\s]+)\)")
 
