@@ -51,6 +51,8 @@ def repeats(text):
         ("an araffe, a drawing of a drawing of a cat", f"a drawing of a cat, {SUFFIX}"),
         ("araffes with araphed wings", f"with wings, {SUFFIX}"),
         ("a giraffe on an arabesque", f"a giraffe on an arabesque, {SUFFIX}"),
+        ("an owl and a key on a", f"an owl and a key, {SUFFIX}"),
+        ("one two three four five six one two three four five six", f"one two three four five six, {SUFFIX}"),
     ],
 )
 def test_examples(caption, expected):
