@@ -276,6 +276,18 @@ def test_a_micro_batch_that_does_not_divide_the_effective_one_is_refused(unet, d
         fit(unet, data, tmp_path, dataclasses.replace(PARAMS, micro_batch_size=3))
 
 
+def test_gradients_stay_in_the_tensors_that_a_cuda_graph_was_recorded_with(unet, data, tmp_path):
+    places = set()
+
+    def note(module, args):
+        if torch.is_grad_enabled():
+            places.add(tuple(p.grad.data_ptr() for p in module.parameters() if p.requires_grad))
+
+    unet.register_forward_pre_hook(note)
+    fit(unet, data, tmp_path, profile=dataclasses.replace(PROFILE, gradient_accumulation_steps=2))
+    assert len(places) == 1
+
+
 def test_the_largest_divisor_that_fits_is_found_from_one_sample_and_two():
     def memory_of(samples):
         return 3.0 + samples if samples <= 2 else pytest.fail("a trial too many")

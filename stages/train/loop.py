@@ -72,7 +72,7 @@ def train(
         scaler.step(optimizer)
         scaler.update()
         lr_scheduler.step()
-        optimizer.zero_grad()
+        micro_batches.zero_grad()
         if ema is not None:
             ema.step(lora_params)
         state.step = step

@@ -42,6 +42,7 @@ class MicroBatches:
         if self.params.gradient_checkpointing:
             denoiser.unet.enable_gradient_checkpointing()
         self.model = self.forward = accelerator.prepare(denoiser)
+        self.zero_grad()
         denoiser.train(self.params.lora_dropout > 0)  # nothing else in it has a dropout
 
     def choose_size(self) -> None:
@@ -62,6 +63,15 @@ class MicroBatches:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self.accelerator.print(f"train.compile: {mode} fails here, going on without ({reason:.150})")
             self.forward = self.model
+            torch.compiler.reset()  # graphs that were recorded hold memory
+            _empty_cache()
+
+    def zero_grad(self) -> None:
+        """Fill the gradients with zeros, where they are: a CUDA graph adds to the tensors it was recorded with."""
+        for parameter in self.denoiser.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.denoiser.zero_grad(set_to_none=False)
 
     def backward(self, step: int) -> Tensor:
         """Gradients of the step's effective batch, 1 being the first step's; the mean loss of this process's share.
@@ -73,7 +83,7 @@ class MicroBatches:
                 return self._accumulate(step)
             except torch.OutOfMemoryError as error:
                 self._make_room(step, error)
-            self.denoiser.zero_grad()
+            self.zero_grad()
             _empty_cache()
 
     def _accumulate(self, step: int) -> Tensor:
@@ -100,7 +110,7 @@ class MicroBatches:
             with self.accelerator.no_sync(self.model):
                 self.accelerator.backward(self._loss(0, size))
         finally:
-            self.denoiser.zero_grad()
+            self.zero_grad()
 
     def _make_room(self, step: int, error: torch.OutOfMemoryError) -> None:
         unet = self.denoiser.unet
