@@ -117,7 +117,7 @@ def main() -> None:
     from app import release
     from app.ahead import check_models, plan, results
     from app.own_folder import bring_in, named_drawings, set_key
-    from stages.preprocess.__main__ import NOT_DRAWINGS
+    from stages.preprocess.files import NOT_DRAWINGS
     from tattoo_lora.errors import UserError, one_line_errors
     from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
 

@@ -23,7 +23,7 @@ import yaml
 
 from app.checks import check_repository, git, inside, writable
 from tattoo_lora.data.captions import with_trigger
-from tattoo_lora.data.manifest import Found, read_manifest
+from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.diffusion.hub import is_folder_path
 from tattoo_lora.errors import UserError
@@ -74,7 +74,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(table))
 
 
-def hub_license(drawings: list[Found]) -> str:
+def hub_license(drawings: list[ManifestRow]) -> str:
     """The hub's name of the one licence that all drawings have; `other` for several, `unknown` for none."""
     found = {drawing.license for drawing in drawings}
     if "" in found:
@@ -159,7 +159,7 @@ def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str,
     )
 
 
-def credits_text(drawings: list[Found]) -> str:
+def credits_text(drawings: list[ManifestRow]) -> str:
     """How many drawings under which licence, and by whom."""
     of_license = Counter(drawing.license or UNKNOWN for drawing in drawings)
     held_out = sum(drawing.split == "val" for drawing in drawings)
@@ -181,7 +181,13 @@ def licence_text(license: str) -> str:
 
 
 def model_card(
-    root: Path, variant: str, weights: Path, kohya: Path | None, license: str, drawings: list[Found], location: str
+    root: Path,
+    variant: str,
+    weights: Path,
+    kohya: Path | None,
+    license: str,
+    drawings: list[ManifestRow],
+    location: str,
 ) -> str:
     """README.md of the folder; `weights` and `kohya` are in it, pictures under the names that `release` gives them."""
     from safetensors import safe_open
@@ -326,7 +332,7 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
 
 
 def fill(
-    out: Path, root: Path, variant: str, adapter: Path, drawings: list[Found], license: str, location: str
+    out: Path, root: Path, variant: str, adapter: Path, drawings: list[ManifestRow], license: str, location: str
 ) -> None:
     """All files of a release; the weights with the commit that holds what they came from."""
     (out / "images").mkdir()

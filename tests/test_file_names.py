@@ -1,6 +1,6 @@
 import pytest
 
-from stages.preprocess.__main__ import output_stem
+from stages.preprocess.files import output_stem
 from tattoo_lora.data.file_names import caption_from_name, words_of
 
 

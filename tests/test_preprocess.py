@@ -20,12 +20,14 @@ from made_up_photos import photo
 from PIL import Image, ImageDraw, ImageOps
 
 from stages.preprocess import __main__ as preprocess_main
-from stages.preprocess.__main__ import draw_sheet, leave_out_duplicates, output_stem, preprocess
-from stages.preprocess.duplicates import distances, group, near_pairs, same_pairs, to_words
+from stages.preprocess.__main__ import draw_sheet, preprocess
+from stages.preprocess.duplicates import distances, find_places, group, near_pairs, same_pairs, to_words
+from stages.preprocess.files import RawFile, output_stem
+from stages.preprocess.prepare import Candidate, Outcome
 from stages.preprocess.raw_images import to_png
 from tattoo_lora.data.captions import read_user_captions
 from tattoo_lora.data.drawings import read_drawings
-from tattoo_lora.data.manifest import Found, read_manifest
+from tattoo_lora.data.manifest import read_manifest
 from tattoo_lora.data.split import fewest_held_out, file_sha256, held_out, is_held_out
 from tattoo_lora.errors import UserError
 from tattoo_lora.memo import Memo
@@ -279,7 +281,7 @@ def test_a_killed_process_names_the_files_that_were_being_read(raw, tmp_path, mo
     monkeypatch.undo()
     os.chdir(tmp_path)
     _, facts = run_preprocess(raw, tmp_path / "out", processes=2)
-    assert not facts["d0.png"]["new"] and facts["d5.png"]["new"]  # it goes on
+    assert not facts["d0.png"].is_new and facts["d5.png"].is_new  # it goes on
 
 
 def bytes_below(folder):
@@ -289,7 +291,7 @@ def bytes_below(folder):
 def test_only_what_is_new_is_decoded_and_the_result_is_that_of_a_clean_run(raw, tmp_path, monkeypatch):
     def decoded(out):
         _, facts = run_preprocess(raw, tmp_path / out)
-        return sum(fact["new"] for fact in facts.values())
+        return sum(fact.is_new for fact in facts.values())
 
     assert decoded("out") == 8
     assert decoded("out") == 0
@@ -334,8 +336,8 @@ def test_what_the_memo_lost_is_made_again(raw, tmp_path, suffix):
 )
 def test_another_param_decodes_anew_and_back_again_nothing(raw, tmp_path, change):
     run_preprocess(raw, tmp_path / "out")
-    assert all(fact["new"] for fact in run_preprocess(raw, tmp_path / "out", **change)[1].values())
-    assert not any(fact["new"] for fact in run_preprocess(raw, tmp_path / "out")[1].values())
+    assert all(fact.is_new for fact in run_preprocess(raw, tmp_path / "out", **change)[1].values())
+    assert not any(fact.is_new for fact in run_preprocess(raw, tmp_path / "out")[1].values())
 
 
 def test_one_process_and_two_give_the_same_bytes(raw, tmp_path, monkeypatch):
@@ -466,7 +468,7 @@ def test_shapes_that_share_an_outline_and_motifs_in_one_frame_are_no_duplicates(
     for path in found:
         framed(path).save(tmp_path / "raw" / path.name)
     rows, facts = run_preprocess(tmp_path / "raw", tmp_path / "out", resolution=64)
-    hashes = [[fact[key] for fact in facts.values()] for key in ("hash", "mirrored_hash")]
+    hashes = [[getattr(fact, key) for fact in facts.values()] for key in ("hash", "mirrored_hash")]
     assert len(list(near_pairs(*hashes, PARAMS.duplicate_distance))) > 5  # the hashes alone would drop them
     assert [row.reason for row in rows if row.status != "kept"] == []
 
@@ -498,18 +500,15 @@ def test_true_copies_are_duplicates(tmp_path, kind):
 def test_what_is_no_copy_of_the_kept_one_is_kept_though_a_third_is_like_both(tmp_path):
     names, bits = ("a.png", "b.png", "c.png"), (0, 20, 40)
     hashes = [f"{(1 << n) - 1:064x}" for n in bits]
-    rows = [Found(name, "kept", file=name, sha256=f"{i}" * 64, width=9 - i, height=9) for i, name in enumerate(names)]
-    facts = [
-        {"hash": h, "mirrored_hash": h, "sha256": row.sha256, "png_sha256": row.sha256, "key": row.sha256}
-        for h, row in zip(hashes, rows, strict=True)
-    ]
-    for fact in facts:
-        Memo("preprocess").write(fact["key"], ".ink.png", to_png(Image.new("L", (192, 192), 2)))
-    decides = leave_out_duplicates(rows, facts, [False] * 3, replace(PARAMS, duplicate_distance=30))
-    assert [(row.status, row.reason) for row in rows] == [
-        ("kept", ""), ("duplicate", "looks like (20 of 256 bits differ) a.png"), ("kept", "")
-    ]  # fmt: skip
-    assert len({row.group for row in rows}) == 1 and set(decides) == {rows[0].sha256}  # on one side of the split
+    drawings = []
+    for i, (name, bits_of) in enumerate(zip(names, hashes, strict=True)):
+        sha256 = f"{i}" * 64
+        outcome = Outcome(sha256, sha256, True, "", sha256, 9 - i, 9, hash=bits_of, mirrored_hash=bits_of)
+        drawings.append(Candidate(RawFile(Path(name), name), outcome))
+        Memo("preprocess").write(outcome.key, ".ink.png", to_png(Image.new("L", (192, 192), 2)))
+    places = find_places(drawings, replace(PARAMS, duplicate_distance=30))
+    assert [place.copy_of for place in places] == ["", "looks like (20 of 256 bits differ) a.png", ""]
+    assert {(place.decides, place.group) for place in places} == {("0" * 64, "0" * 8)}  # on one side of the split
 
 
 def test_texts_and_rights_that_belong_to_no_drawing_are_said(raw, tmp_path, capsys):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from app.checks import git
 from app.release import common_ending, credits_text, hub_license
-from tattoo_lora.data.manifest import Found
+from tattoo_lora.data.manifest import ManifestRow
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import load_params
@@ -189,7 +189,7 @@ def test_a_folder_with_something_else_is_left_alone(copy, tmp_path):
 
 def test_a_licence_is_the_hubs_name_other_for_several_and_unknown_where_one_is_missing():
     def drawn(license):
-        return Found("a.png", license=license)
+        return ManifestRow("a.png", license=license)
 
     assert hub_license([drawn("CC BY-SA 4.0")] * 2) == "cc-by-sa-4.0"
     assert hub_license([drawn("CC BY 4.0"), drawn("CC0 1.0")]) == "other"
@@ -198,7 +198,7 @@ def test_a_licence_is_the_hubs_name_other_for_several_and_unknown_where_one_is_m
 
 
 def test_a_card_names_what_is_not_known_of_the_drawings():
-    drawings = [Found("a.png", split="train", license="CC0 1.0", author="Ada"), Found("b.png", split="val")]
+    drawings = [ManifestRow("a.png", split="train", license="CC0 1.0", author="Ada"), ManifestRow("b.png", split="val")]
     text = credits_text(drawings)
     assert "2 drawings, 1 of them held out" in text and "| licence unknown | 1 |" in text
     assert "By Ada (1), and 1 by authors unknown." in text

@@ -39,7 +39,7 @@ from stages.report.figures import (
 )
 from stages.report.findings import Evaluation, Finding, compare, compare_all, headline, read_evaluation, winner
 from stages.report.intervals import Difference
-from tattoo_lora.data.manifest import Found, write_manifest
+from tattoo_lora.data.manifest import ManifestRow, write_manifest
 from tattoo_lora.diffusion.line_art import LineArt, measure
 from tattoo_lora.errors import UserError
 
@@ -321,10 +321,10 @@ def test_the_losses_of_all_variants_by_timestep_are_one_table(tmp_path):
 def test_the_drawings_are_counted_and_their_licences_shown_as_text(tmp_path):
     (tmp_path / "drawings.csv").write_text("file,sha256,split\n")
     rows = [
-        Found("a.png", "kept", width=300, height=200, split="train", license="<b>mine|yours</b>"),
-        Found("b.png", "kept", width=100, height=500, split="val"),
-        Found("c.png", "duplicate"),
-        Found("d.png", "rejected"),
+        ManifestRow("a.png", "kept", width=300, height=200, split="train", license="<b>mine|yours</b>"),
+        ManifestRow("b.png", "kept", width=100, height=500, split="val"),
+        ManifestRow("c.png", "duplicate"),
+        ManifestRow("d.png", "rejected"),
     ]
     captions = pd.DataFrame({"origin": ["blip", "user"], "tokens": [5, 9], "enriched_tokens": [15, 19]})
     text = data_facts("flash", tmp_path, rows, captions)
@@ -378,7 +378,7 @@ def report_project(folder, prompts=ODD, dataset="flash"):
     ImageDraw.Draw(drawing).line((8, 8, 50, 40), "black", 3)
     drawing.save(images / "owl.png")
     (folder / "p/drawings.csv").write_text("file,sha256,split\nowl.png,ab,val\n")
-    write_manifest(folder / "p/manifest.csv", [Found("鴞.png", "kept", file="owl.png", license="© $x$ | <i>")])
+    write_manifest(folder / "p/manifest.csv", [ManifestRow("鴞.png", "kept", file="owl.png", license="© $x$ | <i>")])
     (folder / "p/captions.csv").write_text("file,origin,tokens,enriched_tokens\nowl.png,user,3,9\n")
     (folder / "l").mkdir()
     for i, name in enumerate(("base", "_odd$^{", "blip")):

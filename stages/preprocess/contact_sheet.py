@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from tattoo_lora.data.manifest import Found
+from tattoo_lora.data.manifest import ManifestRow
 
 COLUMNS = 6  # of pairs
 CELL = 96  # px of one picture
@@ -84,12 +84,14 @@ class Sheet:
         return self.image.crop((0, 0, WIDTH, self.y + PAD))
 
 
-def text_below(row: Found) -> str:
+def text_below(row: ManifestRow) -> str:
     """The file's name, and what was done to it or why it was left out."""
     return ": ".join(filter(None, (row.source, row.reason or row.note)))
 
 
-def contact_sheet(title: str, rows: Sequence[Found], picture: Callable[[Found, str], Picture]) -> Image.Image:
+def contact_sheet(
+    title: str, rows: Sequence[ManifestRow], picture: Callable[[ManifestRow, str], Picture]
+) -> Image.Image:
     """The page for the manifest's rows. `picture(row, suffix)` is one as it came (.thumbnail.png) or became (.png)."""
     sheet = Sheet()
     sheet.heading(title)

@@ -7,11 +7,17 @@ small in the same frame for one drawing.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePosixPath
 
 import numpy as np
 from scipy.ndimage import maximum_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from stages.preprocess.prepare import INK, Candidate
+from tattoo_lora.params import PreprocessParams
 
 BLOCK = 32  # rows compared at once: memory grows with the number of drawings, not with its square
 SLACK = 2  # px of the square of ink by which lines of a copy may lie elsewhere
@@ -88,3 +94,75 @@ class Ink:
 def _stray(strong: np.ndarray, away: np.ndarray) -> float:
     """Share of the strong ink that lies away from the other's."""
     return np.bitwise_count(strong & away).sum() / max(np.bitwise_count(strong).sum(), 1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A drawing's place among those that show the same picture."""
+
+    decides: str  # the SHA-256 that decides whether it is held out: its own, or that of the first of its group
+    group: str = ""  # the same for all of a group; empty for a drawing that is alone
+    copy_of: str = ""  # how it shows what a kept one does; empty for one that is kept
+
+
+def find_places(drawings: Sequence[Candidate], params: PreprocessParams) -> list[Place]:
+    """The place of each drawing. Of a group one is kept: one with a caption of its own, then the largest.
+
+    Of equally large ones it is the first by name, but for names that look like a copy's of another one's. Of a
+    group that holds together through others alone, those are kept too that are no copies of a kept one. With
+    duplicates `keep` all are.
+    """
+    outcomes = [drawing.outcome for drawing in drawings]
+    alike = alike_pairs(drawings, params.duplicate_distance)
+    same_bytes = same_pairs([outcome.sha256 for outcome in outcomes])
+    same_pictures = same_pairs([outcome.png_sha256 for outcome in outcomes])
+    places = [Place(outcome.sha256) for outcome in outcomes]
+    for positions in group(len(drawings), [*same_bytes, *same_pictures, *sorted(alike)]):
+        longer = has_a_name_within([drawings[i].file.source for i in positions])
+        positions.sort(key=lambda i: _rank(drawings[i], longer))
+        kept, first = [], outcomes[positions[0]].sha256
+        for i in positions:
+            reasons = (how_alike(drawings[i], drawings[k], (min(i, k), max(i, k)) in alike) for k in kept)
+            copy_of = next(filter(None, reasons), "") if params.duplicates == "drop" else ""
+            places[i] = Place(first, first[:8], copy_of)
+            if not copy_of:
+                kept.append(i)
+    return places
+
+
+def _rank(drawing: Candidate, longer: set[str]) -> tuple:
+    """Of a group the drawing with the lowest is kept."""
+    file, outcome = drawing.file, drawing.outcome
+    return not file.caption, -outcome.width * outcome.height, file.source in longer, file.source
+
+
+def alike_pairs(drawings: Sequence[Candidate], distance: int) -> set[tuple[int, int]]:
+    """Positions i < j of drawings whose hashes are near, and whose pictures are the same or have the same ink."""
+    outcomes = [drawing.outcome for drawing in drawings]
+
+    @cache
+    def ink(i: int) -> Ink:
+        return Ink(np.asarray(outcomes[i].picture(INK)))
+
+    near = near_pairs([one.hash for one in outcomes], [one.mirrored_hash for one in outcomes], distance)
+    return {(i, j) for i, j in near if outcomes[i].png_sha256 == outcomes[j].png_sha256 or ink(i).lies_on(ink(j))}
+
+
+def how_alike(drawing: Candidate, kept: Candidate, looks_alike: bool) -> str:
+    """How a drawing shows what the kept one does; empty where it does not."""
+    one, other = drawing.outcome, kept.outcome
+    if one.sha256 == other.sha256:
+        return f"same file as {kept.file.source}"
+    if one.png_sha256 == other.png_sha256:
+        return f"same picture as {kept.file.source}"
+    if looks_alike:
+        bits = distances(to_words([one.hash]), to_words([other.hash]), to_words([other.mirrored_hash]))[0, 0]
+        return f"looks like ({bits} of {4 * len(one.hash)} bits differ) {kept.file.source}"
+    return ""
+
+
+def has_a_name_within(sources: list[str]) -> set[str]:
+    """Those whose name is another one's with something added, as in any language a copy's is: 'owl copy', 'owl (1)'."""
+    stems = {source: PurePosixPath(source).stem.casefold() for source in sources}
+    names = set(stems.values())
+    return {source for source, stem in stems.items() if any(name in stem and name != stem for name in names)}

@@ -50,7 +50,7 @@ from stages.report.findings import (
 from stages.report.intervals import FEWEST, LEVEL
 from stages.report.web_page import plain, web_page
 from tattoo_lora.data.drawings import read_drawings
-from tattoo_lora.data.manifest import Found, read_manifest
+from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.diffusion.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
 from tattoo_lora.errors import one_line_errors
@@ -162,7 +162,7 @@ def findings_json(evaluations: dict[str, Evaluation], found: Findings, held_out:
     return json.dumps(content, indent=2) + "\n"
 
 
-def data_facts(dataset: str, processed: Path, rows: Sequence[Found], captions: pd.DataFrame) -> str:
+def data_facts(dataset: str, processed: Path, rows: Sequence[ManifestRow], captions: pd.DataFrame) -> str:
     """What was in the folder of drawings, and what became of it."""
     count = Counter(row.status for row in rows)
     kept = [row for row in rows if row.status == "kept"]

@@ -1,10 +1,19 @@
 """Captions on disk: one UTF-8 file a drawing, <stem>.txt, one line; and the user's own, in one table."""
 
-import csv
+from dataclasses import dataclass
 from pathlib import Path
 
+from tattoo_lora.data.tables import read_table, write_table
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
+
+
+@dataclass(frozen=True)
+class UserCaption:
+    """One row of captions_user.csv. `file` is the name in images/."""
+
+    file: str
+    caption: str
 
 
 def write_caption(folder: Path, stem: str, caption: str) -> None:
@@ -30,18 +39,12 @@ def read_captions(folder: Path, stems: list[str]) -> dict[str, str]:
 
 def write_user_captions(path: Path, captions: dict[str, str]) -> None:
     """Write the user's own captions by image file as CSV."""
-    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["file", "caption"])
-        writer.writerows(captions.items())
+    write_table(path, UserCaption, [UserCaption(file, caption) for file, caption in captions.items()])
 
 
 def read_user_captions(path: Path) -> dict[str, str]:
     """The user's own captions by image file; UserError where there is no such table."""
-    if not path.is_file():
-        raise UserError(f"{path}: not found; run `dvc repro preprocess`")
-    with path.open(newline="", encoding="utf-8") as table:
-        return {row["file"]: row["caption"] for row in csv.DictReader(table)}
+    return {row.file: row.caption for row in read_table(path, UserCaption)}
 
 
 def with_trigger(trigger: str, caption: str) -> str:

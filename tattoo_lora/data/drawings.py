@@ -1,11 +1,9 @@
 """The preprocessed drawings that the stages work on: which there are, and which of them are held out."""
 
-import csv
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from tattoo_lora.errors import UserError
-from tattoo_lora.files import replace_file
+from tattoo_lora.data.tables import read_table, write_table
 
 
 @dataclass(frozen=True)
@@ -23,15 +21,9 @@ class Drawing:
 
 def write_drawings(path: Path, drawings: list[Drawing]) -> None:
     """Write the drawings as CSV, one a row, in their order."""
-    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, [field.name for field in fields(Drawing)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(drawing) for drawing in drawings)
+    write_table(path, Drawing, drawings)
 
 
 def read_drawings(path: Path) -> list[Drawing]:
     """The drawings in the file's order; UserError where there is no such file."""
-    if not path.is_file():
-        raise UserError(f"{path}: not found; run `dvc repro preprocess`")
-    with path.open(newline="", encoding="utf-8") as table:
-        return [Drawing(row["file"], row["sha256"], row["split"]) for row in csv.DictReader(table)]
+    return read_table(path, Drawing)

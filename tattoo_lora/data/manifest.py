@@ -1,15 +1,13 @@
 """The manifest: what became of every file in the raw folder. For people; no stage learns from it."""
 
-import csv
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from tattoo_lora.errors import UserError
-from tattoo_lora.files import replace_file
+from tattoo_lora.data.tables import read_table, write_table
 
 
-@dataclass(slots=True)
-class Found:
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
     """One row a file. `status` is one of
 
     kept        preprocessed as `file`, with what was done to it in `note`
@@ -34,19 +32,11 @@ class Found:
     url: str = ""
 
 
-def write_manifest(path: Path, rows: list[Found]) -> None:
+def write_manifest(path: Path, rows: list[ManifestRow]) -> None:
     """Write the rows as CSV, in their order."""
-    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, [field.name for field in fields(Found)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_table(path, ManifestRow, rows)
 
 
-def read_manifest(path: Path) -> list[Found]:
+def read_manifest(path: Path) -> list[ManifestRow]:
     """The rows in the file's order; UserError where there is no manifest."""
-    if not path.is_file():
-        raise UserError(f"{path}: not found; run `dvc repro preprocess`")
-    with path.open(newline="", encoding="utf-8") as table:
-        return [
-            Found(**row | {"width": int(row["width"]), "height": int(row["height"])}) for row in csv.DictReader(table)
-        ]
+    return read_table(path, ManifestRow)

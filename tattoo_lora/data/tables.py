@@ -1,0 +1,38 @@
+"""Tables as CSV: a dataclass is a row, its fields are the columns."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+from tattoo_lora.errors import UserError
+from tattoo_lora.files import replace_file
+
+Row = TypeVar("Row")
+
+
+def write_table(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
+    """Write the rows in their order, floats with six digits behind the point."""
+    names = [field.name for field in fields(row_type)]
+    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(names)
+        for row in rows:
+            values = [getattr(row, name) for name in names]
+            writer.writerow([f"{value:.6f}" if isinstance(value, float) else value for value in values])
+
+
+def read_table(path: Path, row_type: type[Row]) -> list[Row]:
+    """The rows of a table that preprocess wrote, in their order; UserError where there is none with these columns."""
+    if not path.is_file():
+        raise UserError(f"{path}: not found; run `dvc repro preprocess`")
+    columns = {field.name: field.type for field in fields(row_type)}
+    with path.open(newline="", encoding="utf-8") as table:
+        reader = csv.DictReader(table)
+        if reader.fieldnames != [*columns]:
+            raise UserError(
+                f"{path}: columns found: {', '.join(reader.fieldnames or ['none'])}; needed: {', '.join(columns)}; "
+                "run `dvc repro preprocess`"
+            )
+        return [row_type(**{name: read(row[name]) for name, read in columns.items()}) for row in reader]
