@@ -7,14 +7,14 @@ what is new since the last run; under `accelerate launch` each process captions 
 """
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tattoo_lora.data.captions import read_user_captions, write_caption
-from tattoo_lora.data.drawings import read_drawings
+from tattoo_lora.data.drawings import Drawing, read_drawings
 from tattoo_lora.data.file_names import caption_from_name
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.keys import model_key, result_key
-from tattoo_lora.memo import Memo
+from tattoo_lora.keys import model_key
 from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
 from tattoo_lora.times import recorded_time
 
@@ -26,9 +26,8 @@ import torch
 from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
-from tattoo_lora.diffusion.images import decoded_batches, in_full_batches
 from tattoo_lora.diffusion.models import load_captioner, pick_device, pick_dtype, process_state, use_threads
-from tattoo_lora.progress import tqdm
+from tattoo_lora.diffusion.only_new import Compute, compute_new
 
 
 @torch.inference_mode()
@@ -69,37 +68,33 @@ def main() -> None:
                     f"{nameless[0]}: its name does not say what is drawn ({len(nameless)} in all); rename it, put a "
                     ".txt beside it, or set captions_from: names-then-blip"
                 )
-        images_folder, state, memo = args.processed / "images", process_state(), Memo("caption_blip")
         use_threads(profile.threads)
         batch_size, device, dtype = profile.inference_batch_size, pick_device(), pick_dtype(profile.dtype)
         captioner = model_key(profile.caption_model, profile.caption_revision)
         depends_on = (captioner, params.max_new_tokens, params.num_beams, batch_size, device.type, dtype)
-        to_caption = [drawing for drawing in drawings if drawing.file not in captions]
-        keys = {d.file: result_key(__file__, *depends_on, files=[images_folder / d.file]) for d in to_caption}
-        new = [d for d in to_caption if not memo.path(keys[d.file], ".txt").is_file()]
-        state.wait_for_everyone()  # before one of them writes what another would then not find new
-        if new:
+
+        def load() -> Compute:
             model, processor = load_captioner(profile.caption_model, profile.caption_revision)
             model.to(device, dtype)
-            with state.split_between_processes(new) as share:
-                progress = tqdm(total=len(share), unit="drawing", desc="caption", disable=not state.is_main_process)
-                for batch, images in decoded_batches(images_folder, share, batch_size):
-                    found = caption_images(model, processor, in_full_batches(images, batch_size), params)
-                    for drawing, caption in zip(batch, found, strict=False):
-                        if not caption:
-                            raise UserError(f"{drawing.file}: empty caption; raise caption_blip.max_new_tokens")
-                        memo.write(keys[drawing.file], ".txt", caption.encode())
-                    progress.update(len(batch))
-                progress.close()
-        state.wait_for_everyone()
-        if state.is_main_process:
+
+            def compute(batch: Sequence[Drawing], images: list[Image.Image]) -> Iterator[bytes]:
+                for drawing, caption in zip(batch, caption_images(model, processor, images, params), strict=False):
+                    if not caption:
+                        raise UserError(f"{drawing.file}: empty caption; raise caption_blip.max_new_tokens")
+                    yield caption.encode()
+
+            return compute
+
+        to_caption = [drawing for drawing in drawings if drawing.file not in captions]
+        kept, new = compute_new(__file__, depends_on, args.processed / "images", to_caption, batch_size, load)
+        if process_state().is_main_process:
             args.out.mkdir(parents=True, exist_ok=True)
             for drawing in drawings:
-                known = captions.get(drawing.file) or memo.path(keys[drawing.file], ".txt").read_text(encoding="utf-8")
-                write_caption(args.out, drawing.stem, known)
+                caption = captions.get(drawing.file) or kept[drawing.file].read_text(encoding="utf-8")
+                write_caption(args.out, drawing.stem, caption)
             print(
                 f"{len(drawings)} captions: {users} the user's own, {len(captions) - users} from names, "
-                f"{len(new)} by BLIP, {len(to_caption) - len(new)} known from before"
+                f"{new} by BLIP, {len(to_caption) - new} known from before"
             )
 
 

@@ -9,12 +9,12 @@ latents from these and never load the VAE's encoder. Encoded is only what is new
 """
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tattoo_lora.data.drawings import read_drawings
+from tattoo_lora.data.drawings import Drawing, read_drawings
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.keys import model_key, result_key
-from tattoo_lora.memo import Memo
+from tattoo_lora.keys import model_key
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.times import recorded_time
 
@@ -23,16 +23,15 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
         load_profile(load_params().profile)
 
 import numpy as np
+import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from safetensors.torch import load, save
 from torch import Tensor
 
-from tattoo_lora.diffusion.images import decoded_batches, in_full_batches
 from tattoo_lora.diffusion.latents import write_latents
 from tattoo_lora.diffusion.models import load_vae, pick_device, process_state, use_threads
-from tattoo_lora.progress import tqdm
+from tattoo_lora.diffusion.only_new import Compute, compute_new
 
 
 def to_pixel_values(images: list[Image.Image]) -> Tensor:
@@ -56,37 +55,31 @@ def main() -> None:
         all_params = load_params()
         params, profile = all_params.encode, load_profile(all_params.profile)
         drawings = read_drawings(args.processed / "drawings.csv")
-        images_folder, state, memo = args.processed / "images", process_state(), Memo("encode")
-        batch_size = profile.inference_batch_size
+        images_folder, device, batch_size = args.processed / "images", pick_device(), profile.inference_batch_size
         use_threads(profile.threads)
         model = model_key(profile.base_model, profile.base_revision)
-        depends_on = (model, params.flip, batch_size, pick_device().type)
-        keys = {d.file: result_key(__file__, *depends_on, files=[images_folder / d.file]) for d in drawings}
-        new = [d for d in drawings if not memo.path(keys[d.file], ".safetensors").is_file()]
-        state.wait_for_everyone()  # before one of them writes what another would then not find new
-        if new:
+        depends_on = (model, params.flip, batch_size, device.type)
+
+        def load() -> Compute:
             # float32 whatever the profile says: SD 1.5's VAE overflows in float16.
-            vae = load_vae(profile.base_model, profile.base_revision).to(pick_device())
-            with state.split_between_processes(new) as share:
-                progress = tqdm(total=len(share), unit="drawing", desc="encode", disable=not state.is_main_process)
-                for batch, images in decoded_batches(images_folder, share, batch_size):
-                    pixel_values = to_pixel_values(in_full_batches(images, batch_size))
-                    views = [encode_moments(vae, pixel_values)]
-                    if params.flip:
-                        views.append(encode_moments(vae, pixel_values.flip(3)))
-                    for drawing, *of_views in zip(batch, *(view[: len(batch)] for view in views), strict=True):
-                        moments = torch.stack(of_views)
-                        if not moments.isfinite().all():
-                            raise UserError(f"{images_folder / drawing.file}: the VAE gave no finite latents")
-                        memo.write(keys[drawing.file], ".safetensors", save({"moments": moments}))
-                    progress.update(len(batch))
-                progress.close()
-        state.wait_for_everyone()
-        if state.is_main_process:
-            write_latents(
-                args.out, {d.file: load(memo.read(keys[d.file], ".safetensors"))["moments"] for d in drawings}
-            )
-            print(f"{len(drawings)} drawings, {len(new)} of them encoded, {len(drawings) - len(new)} known from before")
+            vae = load_vae(profile.base_model, profile.base_revision).to(device)
+
+            def compute(batch: Sequence[Drawing], images: list[Image.Image]) -> Iterator[bytes]:
+                pixel_values = to_pixel_values(images)
+                views = [pixel_values, pixel_values.flip(3)] if params.flip else [pixel_values]
+                moments = torch.stack([encode_moments(vae, view) for view in views], dim=1)
+                for drawing, drawing_moments in zip(batch, moments, strict=False):
+                    if not drawing_moments.isfinite().all():
+                        raise UserError(f"{images_folder / drawing.file}: the VAE gave no finite latents")
+                    yield safetensors.torch.save({"moments": drawing_moments.contiguous()})
+
+            return compute
+
+        kept, new = compute_new(__file__, depends_on, images_folder, drawings, batch_size, load)
+        if process_state().is_main_process:
+            moments = {file: safetensors.torch.load(path.read_bytes())["moments"] for file, path in kept.items()}
+            write_latents(args.out, moments)
+            print(f"{len(drawings)} drawings, {new} of them encoded, {len(drawings) - new} known from before")
 
 
 if __name__ == "__main__":

@@ -7,16 +7,16 @@ both captions of each drawing, whose the first is, their lengths in tokens, and 
 """
 
 import argparse
-import csv
 import re
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tattoo_lora.data.captions import read_captions, read_user_captions, write_caption
 from tattoo_lora.data.file_names import caption_from_name
+from tattoo_lora.data.tables import write_table
 from tattoo_lora.errors import UserError, one_line_errors
-from tattoo_lora.files import replace_file
 from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.times import recorded_time
 
@@ -26,6 +26,19 @@ NO_WORDS = re.compile(r"\b(?:an? )?ara(?:f|ph)\w*\b,?", re.IGNORECASE)  # 'araff
 # Thai to Burmese, Khmer, Chinese and Japanese: a whole sentence is one word to whoever splits at blanks.
 NO_BLANKS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 NO_LAST_WORD = {"a", "an", "the", "of", "with", "and", "in", "on"}  # what a shortened caption must not end in
+
+
+@dataclass(frozen=True)
+class CaptionRow:
+    """One row of captions.csv."""
+
+    file: str  # the name in images/
+    origin: str  # user, name or blip
+    caption: str
+    tokens: int
+    enriched: str
+    enriched_tokens: int
+    changes: str
 
 
 def tidy(caption: str) -> str:
@@ -146,20 +159,16 @@ def main() -> None:
             raise UserError(f"params.yaml: enrich.suffix: {count_tokens(suffix)} tokens, allowed: at most {max_tokens}")
         out = args.processed / "captions_blip_plus"
         out.mkdir(parents=True, exist_ok=True)
-        with (
-            replace_file(args.processed / "captions.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8") as table,
-        ):
-            writer = csv.writer(table, lineterminator="\n")
-            writer.writerow(["file", "origin", "caption", "tokens", "enriched", "enriched_tokens", "changes"])
-            for stem, caption in captions.items():
-                enriched = enrich_caption(caption, suffix, count_tokens, max_tokens)
-                write_caption(out, stem, enriched)
-                from_name = use_names and caption == caption_from_name(stem)
-                origin = "user" if f"{stem}.png" in users else "name" if from_name else "blip"
-                lengths = count_tokens(caption), count_tokens(enriched)
-                done = "; ".join(changes(caption, enriched, suffix))
-                writer.writerow([f"{stem}.png", origin, caption, lengths[0], enriched, lengths[1], done])
+        rows = []
+        for stem, caption in captions.items():
+            enriched = enrich_caption(caption, suffix, count_tokens, max_tokens)
+            write_caption(out, stem, enriched)
+            from_name = use_names and caption == caption_from_name(stem)
+            origin = "user" if f"{stem}.png" in users else "name" if from_name else "blip"
+            lengths = count_tokens(caption), count_tokens(enriched)
+            done = "; ".join(changes(caption, enriched, suffix))
+            rows.append(CaptionRow(f"{stem}.png", origin, caption, lengths[0], enriched, lengths[1], done))
+        write_table(args.processed / "captions.csv", CaptionRow, rows)
         print(f"{len(captions)} captions with ', {suffix}'")
 
 

@@ -10,10 +10,10 @@ from conftest import ROOT
 from PIL import Image
 
 from app.stencil import Options, write_stencil
-from stages.evaluate.__main__ import write_rows
 from tattoo_lora.data.captions import write_caption, write_user_captions
 from tattoo_lora.data.drawings import Drawing, write_drawings
 from tattoo_lora.data.manifest import ManifestRow, write_manifest
+from tattoo_lora.data.tables import write_rows
 from tattoo_lora.diffusion.latents import write_latents
 from tattoo_lora.files import replace_file
 

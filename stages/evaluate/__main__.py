@@ -13,13 +13,13 @@ Reads the latents, drawings.csv, the images, a folder of captions and the adapte
 """
 
 import argparse
-import csv
 import json
 import math
 from pathlib import Path
 
 from tattoo_lora.data.captions import read_captions, with_trigger
 from tattoo_lora.data.drawings import read_drawings
+from tattoo_lora.data.tables import write_rows
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.files import replace_file
 from tattoo_lora.params import load_params, load_profile
@@ -39,13 +39,6 @@ from tattoo_lora.diffusion.models import load_clip, load_noise_scheduler, pick_d
 from tattoo_lora.diffusion.prompts import encode_prompts
 from tattoo_lora.diffusion.sampling import load_pipeline, sample_images
 from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """Tables as CSV: a dataclass is a row, its fields are the columns."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
@@ -13,14 +13,22 @@ Row = TypeVar("Row")
 
 
 def write_table(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Write the rows in their order, floats with six digits behind the point."""
+    """Write the rows in their order."""
     names = [field.name for field in fields(row_type)]
+    _write(path, names, ([getattr(row, name) for name in names] for row in rows))
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """As write_table, of one row or more whose columns no dataclass lists."""
+    _write(path, [*rows[0]], (row.values() for row in rows))
+
+
+def _write(path: Path, names: list[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Floats have six digits behind the point."""
     with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(names)
-        for row in rows:
-            values = [getattr(row, name) for name in names]
-            writer.writerow([f"{value:.6f}" if isinstance(value, float) else value for value in values])
+        writer.writerows([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
 
 
 def read_table(path: Path, row_type: type[Row]) -> list[Row]:
