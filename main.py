@@ -17,7 +17,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 ROOT = Path(__file__).resolve().parent
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -126,7 +126,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", help="a folder under data/raw/")
     source.add_argument("--images", type=Path, help="a folder of drawings to copy into data/raw/ and use")
-    allowed = get_type_hints(CaptionBlipParams, include_extras=True)["captions_from"].__metadata__[0].words
+    allowed = get_args(get_type_hints(CaptionBlipParams)["captions_from"])
     parser.add_argument("--captions-from", choices=allowed, help="whose captions: sets caption_blip.captions_from")
     commands = parser.add_subparsers(dest="command", metavar="[release]", help="hand an adapter on")
     release_command = commands.add_parser(

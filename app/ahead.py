@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from tattoo_lora.data.split import fewest_held_out
 from tattoo_lora.diffusion.hub import is_folder_path, refuse_missing
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import Params, Profile
+from tattoo_lora.params import Model, Params, Profile
 from tattoo_lora.times import read_times
 
 # What from_pretrained reads of a model, and no more: the whole of SD 1.5's repository has ten times as much.
@@ -27,27 +27,23 @@ SIZES = {
 }
 
 
-def hub_models(profile: Profile) -> list[tuple[str, str | None, set[str]]]:
-    """The id, revision and weights of each model that is none of a local folder."""
-    models = [
-        (profile.base_model, profile.base_revision, BASE),
-        (profile.caption_model, profile.caption_revision, OTHERS),
-        (profile.clip_model, profile.clip_revision, OTHERS),
-    ]
-    return [of for of in models if not is_folder_path(of[0])]
+def hub_models(profile: Profile) -> list[tuple[Model, set[str]]]:
+    """Each model that is none of a local folder, and its weights."""
+    models = [(profile.base, BASE), (profile.captioner, OTHERS), (profile.clip, OTHERS)]
+    return [(model, weights) for model, weights in models if not is_folder_path(model.id)]
 
 
-def download_command(model: str, revision: str | None, weights: set[str]) -> str:
+def download_command(model: Model, weights: set[str]) -> str:
     """The `hf download` of what is read of the model."""
-    at = f" --revision {revision}" if revision else ""
+    at = f" --revision {model.revision}" if model.revision else ""
     included = [f"--include '{pattern}'" for pattern in ("*.json", "*.txt", *sorted(weights))]
-    return f"hf download {model}{at} {' '.join(included)}"
+    return f"hf download {model.id}{at} {' '.join(included)}"
 
 
-def is_cached(model: str, revision: str | None, weights: set[str]) -> bool:
+def is_cached(model: Model, weights: set[str]) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    return all(isinstance(try_to_load_from_cache(model, file, revision=revision), str) for file in weights)
+    return all(isinstance(try_to_load_from_cache(model.id, file, revision=model.revision), str) for file in weights)
 
 
 def hub_answers() -> bool:
@@ -66,7 +62,7 @@ def hub_answers() -> bool:
 
 def check_models(profile: Profile, root: Path) -> None:
     """UserError for a model that is not here and cannot be fetched, before any stage runs; says what is fetched."""
-    for model in (profile.base_model, profile.caption_model, profile.clip_model):
+    for model in (profile.base, profile.captioner, profile.clip):
         refuse_missing(model, root)
     models = hub_models(profile)
     if models:
@@ -80,7 +76,7 @@ def check_models(profile: Profile, root: Path) -> None:
     missing = [of for of in models if not is_cached(*of)]
     if not missing:
         return
-    listed = ", ".join(f"{model} ({SIZES.get(model, 'size unknown')})" for model, _, _ in missing)
+    listed = ", ".join(f"{model.id} ({SIZES.get(model.id, 'size unknown')})" for model, _ in missing)
     print(f"Models that are not here yet: {listed}.")
     if hub_answers():
         print("They are fetched when a stage needs them.")
@@ -95,22 +91,23 @@ def check_models(profile: Profile, root: Path) -> None:
 def plan(params: Params, profile: Profile, drawings: int) -> str:
     """What is about to happen: drawings, held out, epochs, minutes; and that the miniature is a demonstration."""
     held_out = max(round(drawings * params.preprocess.val_share), fewest_held_out(drawings))
-    batch = profile.batch_size * profile.gradient_accumulation_steps
-    epochs = math.ceil(profile.steps * batch / max(drawings - held_out, 1))
+    train = profile.train
+    batch = train.batch_size * train.gradient_accumulation_steps
+    epochs = math.ceil(train.steps * batch / max(drawings - held_out, 1))
     times = read_times()
     whole = "report" in times  # the last stage: before it has run, these are the times of a part
     took = f"the last runs of the stages took {sum(times.values()) / 60:.0f} minutes in all" if whole else ""
     first = (
         "two to six minutes on two cores, longer with large scans"
-        if is_folder_path(profile.base_model)
+        if is_folder_path(profile.base.id)
         else ("how long it takes is not known here yet: the first training's progress bar says it")
     )
     lines = [
         f"{params.dataset}: {drawings} files that may be drawings, about {held_out} of them held out.",
-        f"{len(params.variants)} adapters, each {profile.steps} steps of {batch}: about {epochs} times through the "
+        f"{len(params.variants)} adapters, each {train.steps} steps of {batch}: about {epochs} times through the "
         f"drawings. Time: {took or first}.",
     ]
-    if is_folder_path(profile.base_model):
+    if is_folder_path(profile.base.id):
         lines.append("The miniature models are a demonstration; for tattoos: python main.py --profile sd15, on a GPU.")
     return "\n".join(lines)
 

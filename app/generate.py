@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from app.checks import check, writable
@@ -23,7 +23,7 @@ from tattoo_lora.data.split import file_sha256
 from tattoo_lora.data.texts import read_text
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
-from tattoo_lora.params import SAMPLER_STEPS, SEEDS, Profile, Range, load_params, load_profile
+from tattoo_lora.params import SAMPLER_STEPS, SEEDS, Model, Profile, Range, load_params, load_profile
 
 CHUNK = "tattoo-lora"  # the PNG text chunk that holds the settings as JSON
 OUT = Path("runs/samples/adhoc")
@@ -117,12 +117,12 @@ def draw(settings: list[Settings], profile: Profile) -> Iterator:
     from tattoo_lora.diffusion.models import pick_device, place
     from tattoo_lora.diffusion.prompts import encode_prompts
 
-    pipeline = load_base(settings[0], profile)
+    pipeline = load_base(settings[0])
     use_adapter(pipeline, settings[0])
     texts = list(dict.fromkeys(text for of in settings for text in (of.negative_prompt, of.prompt)))
     embeds = dict(zip(texts, encode_prompts(pipeline.tokenizer, pipeline.text_encoder, texts).split(1), strict=True))
     pipeline.text_encoder = None  # its memory is free for the UNet
-    place(pipeline, pick_device(), profile.low_memory)
+    place(pipeline, pick_device(), profile.sampling.low_memory)
     for of in settings:
         yield draw_one(pipeline, of, embeds[of.prompt], embeds[of.negative_prompt])
 
@@ -145,8 +145,8 @@ class Studio:
         base = (of.base_model, of.base_revision, of.dtype)
         if base != self.base:
             self.pipeline = self.base = self.adapter = None  # one model at a time in memory
-            self.pipeline = load_base(of, profile)
-            place(self.pipeline, pick_device(), profile.low_memory)
+            self.pipeline = load_base(of)
+            place(self.pipeline, pick_device(), profile.sampling.low_memory)
             self.base = base
         adapter = (of.lora, of.lora_sha256, of.strength)
         if adapter != self.adapter:
@@ -161,11 +161,11 @@ class Studio:
         return draw_one(self.pipeline, of, embeds[of.prompt], embeds[of.negative_prompt])
 
 
-def load_base(of: Settings, profile: Profile):
+def load_base(of: Settings):
     """The pipeline of the base model that the settings name, on the CPU."""
     from tattoo_lora.diffusion.sampling import load_pipeline
 
-    return load_pipeline(replace(profile, base_model=of.base_model, base_revision=of.base_revision, dtype=of.dtype))
+    return load_pipeline(Model(of.base_model, of.base_revision), of.dtype)
 
 
 def use_adapter(pipeline, of: Settings) -> None:
@@ -222,13 +222,13 @@ def settings_for(
     width, height = args.size or (profile.resolution, profile.resolution)
     shared = {
         "negative_prompt": args.negative,
-        "steps": profile.sampler_steps if args.steps is None else args.steps,
-        "guidance_scale": profile.guidance_scale if args.guidance is None else args.guidance,
+        "steps": profile.sampling.sampler_steps if args.steps is None else args.steps,
+        "guidance_scale": profile.sampling.guidance_scale if args.guidance is None else args.guidance,
         "width": width,
         "height": height,
-        "base_model": profile.base_model,
-        "base_revision": profile.base_revision,
-        "dtype": profile.dtype,
+        "base_model": profile.base.id,
+        "base_revision": profile.base.revision,
+        "dtype": profile.inference.dtype,
         "lora": None if lora is None else str(lora),
         "lora_sha256": None if lora is None else adapter_sha256(lora),
         "strength": 1.0 if lora is None else args.strength,

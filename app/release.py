@@ -25,7 +25,7 @@ from app.checks import check_repository, git, inside, writable
 from tattoo_lora.data.captions import with_trigger
 from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.data.split import file_sha256
-from tattoo_lora.diffusion.hub import is_folder_path
+from tattoo_lora.diffusion.hub import id_at_revision, is_folder_path
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile, load_params, load_profile
 
@@ -120,7 +120,7 @@ def front_matter(
     ]
     data = ModelCardData(
         model_name=title,
-        base_model=None if is_folder_path(profile.base_model) else profile.base_model,
+        base_model=None if is_folder_path(profile.base.id) else profile.base.id,
         library_name="diffusers",
         license=license,
         pipeline_tag="text-to-image",
@@ -133,21 +133,22 @@ def front_matter(
 
 def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str, location: str) -> str:
     """How to draw with it in diffusers, and where kohya's file is there in ComfyUI and A1111."""
-    revision = f', revision="{profile.base_revision}"' if profile.base_revision else ""
+    revision = f', revision="{profile.base.revision}"' if profile.base.revision else ""
     text = (
         f"diffusers:\n\n```python\nimport torch\nfrom diffusers import StableDiffusionPipeline\n\n"
         f"on_gpu = torch.cuda.is_available()\npipeline = StableDiffusionPipeline.from_pretrained(\n"
-        f'    "{profile.base_model}"{revision}, torch_dtype=torch.float16 if on_gpu else torch.float32\n)\n'
+        f'    "{profile.base.id}"{revision}, torch_dtype=torch.float16 if on_gpu else torch.float32\n)\n'
         f'pipeline.load_lora_weights("{location}", weight_name="{weights.name}")\n'
         f'pipeline.to("cuda" if on_gpu else "cpu")\n'
         f'picture = pipeline(\n    "{prompt}",\n'
-        f"    num_inference_steps={profile.sampler_steps},\n    guidance_scale={profile.guidance_scale:g},\n"
+        f"    num_inference_steps={profile.sampling.sampler_steps},\n"
+        f"    guidance_scale={profile.sampling.guidance_scale:g},\n"
         f"    height={profile.resolution},\n    width={profile.resolution},\n).images[0]\n"
         'picture.save("picture.png")\n```\n'
     )
-    if is_folder_path(profile.base_model):
+    if is_folder_path(profile.base.id):
         text += (
-            f"\n`{profile.base_model}` is a folder of the project that made this adapter; ComfyUI and A1111 want the "
+            f"\n`{profile.base.id}` is a folder of the project that made this adapter; ComfyUI and A1111 want the "
             "same model as one checkpoint file.\n"
         )
     if kohya is None:
@@ -206,7 +207,7 @@ def model_card(
     motif = examples[0][0].partition(", ")[0]
     prompt = with_trigger(trigger, f"{motif}, {ending}" if ending else examples[0][0])
     title = f"tattoo-lora {variant}"
-    base = f"{profile.base_model}@{profile.base_revision}" if profile.base_revision else profile.base_model
+    base = id_at_revision(profile.base)
     tables = (root / "plots/comparison.md").read_text(encoding="utf-8").strip()
     settings = yaml.safe_dump(
         {"train": asdict(params.train), f"variants.{variant}": asdict(params.variant(variant))}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.timing import interleaved, report
 from tattoo_lora.errors import one_line_errors
-from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.params import Model, load_params, load_profile
 
 
 def bench_train(args: argparse.Namespace) -> None:
@@ -25,13 +25,18 @@ def bench_train(args: argparse.Namespace) -> None:
     from bench.peer import peer_steps, targets_of
 
     params, profile = load_params().train, load_profile(args.profile)
-    base = (profile.base_model, profile.base_revision) if args.base is None else (args.base, None)
-    models = train.load(*base, profile.dtype)
+    base = profile.base if args.base is None else Model(args.base, None)
+    models = train.load(base, profile.inference.dtype)
     profile = dataclasses.replace(
-        profile, resolution=args.resolution or profile.resolution, batch_size=args.batch or profile.batch_size,
-        gradient_accumulation_steps=args.accumulation,
-        target_modules=targets_of(args.peer) if args.peer else profile.target_modules,
-    )  # fmt: skip
+        profile,
+        resolution=args.resolution or profile.resolution,
+        train=dataclasses.replace(
+            profile.train,
+            batch_size=args.batch or profile.train.batch_size,
+            gradient_accumulation_steps=args.accumulation,
+            target_modules=targets_of(args.peer) if args.peer else profile.train.target_modules,
+        ),
+    )
     checkpointed = dataclasses.replace(params, gradient_checkpointing=True)
     cases = {
         "ours": lambda: train.ours(models, params, profile, args.steps, args.drawings),
@@ -46,9 +51,9 @@ def bench_train(args: argparse.Namespace) -> None:
         )
     if args.peer:
         dtype = train.MIXED_PRECISION[models.unet.dtype]
-        cases[args.peer.name] = lambda: peer_steps(args.peer, *base, profile, params.rank, dtype, args.steps)
-    title = f"train, {profile.resolution} px, batch {profile.batch_size} x {args.accumulation}"
-    title += f", adapters on {', '.join(profile.target_modules)}"
+        cases[args.peer.name] = lambda: peer_steps(args.peer, base, profile, params.rank, dtype, args.steps)
+    title = f"train, {profile.resolution} px, batch {profile.train.batch_size} x {args.accumulation}"
+    title += f", adapters on {', '.join(profile.train.target_modules)}"
     report(title, "pictures", "reference", interleaved(cases, args.repeats), args.json)
 
 

@@ -50,20 +50,20 @@ def prepare(folder: Path, models: Path, resolution: int, steps: int, drawings: i
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     profile = yaml.safe_load((ROOT / "profiles/sd15.yaml").read_text(encoding="utf-8"))
     profile |= {
-        "base_model": str(models / BASE),
-        "caption_model": str(models / BLIP),
-        "clip_model": str(models / CLIP),
-        "base_revision": None,
-        "caption_revision": None,
-        "clip_revision": None,
+        **{
+            key: {"id": str(models / name), "revision": None}
+            for key, name in (("base", BASE), ("captioner", BLIP), ("clip", CLIP))
+        },
         "resolution": resolution,
+    }
+    profile["train"] |= {
         "steps": steps,
         "warmup_steps": 0,
         "eval_every": steps,
-        "sampler_steps": 2,
         "gradient_accumulation_steps": 1,
-        "inference_batch_size": 1,
     }
+    profile["inference"]["batch_size"] = 1
+    profile["sampling"]["sampler_steps"] = 2
     (folder / "profiles").mkdir()
     (folder / "profiles/full_size.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
     raw = folder / "data/raw/flash"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.inference import pictures
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import Profile
+from tattoo_lora.params import Model, Profile
 
 PICTURES = 16
 TARGETS = re.compile(r"target_modules\s*=\s*(\[[^]]*\])")
@@ -41,7 +41,7 @@ def write_image_folder(folder: Path, profile: Profile) -> None:
 
 
 def peer_steps(
-    script: Path, base_model: str, revision: str | None, profile: Profile, rank: int, mixed_precision: str, steps: int
+    script: Path, base: Model, profile: Profile, rank: int, mixed_precision: str, steps: int
 ) -> tuple[int, float]:
     """Pictures of `steps` steps and their seconds: a long run's less a short one's, so that the start does not count.
 
@@ -52,12 +52,12 @@ def peer_steps(
 
         def run(max_train_steps: int) -> float:
             options = {
-                "pretrained_model_name_or_path": base_model,
+                "pretrained_model_name_or_path": base.id,
                 "train_data_dir": Path(scratch) / "pictures",
                 "caption_column": "text",
                 "resolution": profile.resolution,
-                "train_batch_size": profile.batch_size,
-                "gradient_accumulation_steps": profile.gradient_accumulation_steps,
+                "train_batch_size": profile.train.batch_size,
+                "gradient_accumulation_steps": profile.train.gradient_accumulation_steps,
                 "max_train_steps": max_train_steps,
                 "lr_scheduler": "constant",
                 "lr_warmup_steps": 0,
@@ -65,7 +65,7 @@ def peer_steps(
                 "rank": rank,
                 "seed": 0,
                 "output_dir": Path(scratch) / "out",
-            } | ({} if revision is None else {"revision": revision})
+            } | ({} if base.revision is None else {"revision": base.revision})
             command = [sys.executable, str(script)]
             for name, value in options.items():
                 command += [f"--{name}", str(value)]
@@ -77,5 +77,5 @@ def peer_steps(
             return time.perf_counter() - started
 
         short = run(WARM_UP)
-        counted = steps * profile.batch_size * profile.gradient_accumulation_steps
+        counted = steps * profile.train.batch_size * profile.train.gradient_accumulation_steps
         return counted, max(run(WARM_UP + steps) - short, 1e-9)

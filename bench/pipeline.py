@@ -92,7 +92,7 @@ def small_project(steps: int) -> Iterator[Path]:
         subprocess.run(["git", "clone", "-q", str(ROOT), str(project)], check=True)
         path = project / "profiles/embedded.yaml"
         profile = yaml.safe_load(path.read_text(encoding="utf-8"))
-        profile |= {"steps": steps, "eval_every": steps, "warmup_steps": 0}
+        profile["train"] |= {"steps": steps, "eval_every": steps, "warmup_steps": 0}
         path.write_text(yaml.safe_dump(profile, sort_keys=False), encoding="utf-8")
         (project / "dvc.lock").unlink()
         yield project

@@ -32,7 +32,7 @@ from tattoo_lora.diffusion.models import (
     pick_device,
     pick_dtype,
 )
-from tattoo_lora.params import Profile, TrainParams
+from tattoo_lora.params import Model, Profile, TrainParams, TrainProfile
 
 WARM_UP = 1  # steps of a run that are not counted
 PICTURES = 16  # as many different ones as the plain loop goes through
@@ -46,15 +46,14 @@ class Models:
     noise_scheduler: DDPMScheduler
 
 
-def load(base_model: str, revision: str | None, dtype: str) -> Models:
+def load(base: Model, dtype: str) -> Models:
     """The parts of a base model, the UNet on this machine's device; what ours does without waits on the CPU."""
     device, weight_dtype = pick_device(), pick_dtype(dtype)
-    base = (base_model, revision)
     return Models(
-        load_unet(*base, weight_dtype).to(device),
-        load_vae(*base),
-        load_text_encoder(*base),
-        load_noise_scheduler(*base),
+        load_unet(base, weight_dtype).to(device),
+        load_vae(base),
+        load_text_encoder(base),
+        load_noise_scheduler(base),
     )
 
 
@@ -74,7 +73,7 @@ def ours(models: Models, params: TrainParams, profile: Profile, steps: int, draw
     embeds = torch.randn(PICTURES, config.max_position_embeddings, config.hidden_size, generator=generator)
     data = TrainingSet(views, torch.arange(drawings) % PICTURES, models.vae.config.scaling_factor)
     warm_up = max(1, steps // 2)
-    profile = dataclasses.replace(profile, steps=warm_up + steps, eval_every=warm_up, warmup_steps=0)
+    train_profile = dataclasses.replace(profile.train, steps=warm_up + steps, eval_every=warm_up, warmup_steps=0)
     stamps: dict[int, float] = {}
 
     def stamp(step: int) -> tuple[float, float]:
@@ -85,14 +84,13 @@ def ours(models: Models, params: TrainParams, profile: Profile, steps: int, draw
     denoiser = Denoiser(models.unet.to(memory_format=torch.channels_last), embeds).to(models.unet.device)
     on_cpu = models.unet.device.type == "cpu"
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
-    effective = profile.batch_size * profile.gradient_accumulation_steps
+    effective = train_profile.batch_size * train_profile.gradient_accumulation_steps
     batches = Batches(data, params, 0.1, effective, models.noise_scheduler.config.num_train_timesteps)
     outputs = Outputs(stamp, lambda *_: None, None, Checkpoints("bench", []))
-    train(denoiser, models.noise_scheduler, batches, params, profile, accelerator, outputs)
+    train(denoiser, models.noise_scheduler, batches, params, train_profile, accelerator, outputs)
     models.unet.unload_lora()
     models.unet.disable_gradient_checkpointing()
-    pictures = steps * profile.batch_size * profile.gradient_accumulation_steps
-    return pictures, stamps[warm_up + steps] - stamps[warm_up]
+    return steps * effective, stamps[warm_up + steps] - stamps[warm_up]
 
 
 # The peer script's names for --mixed_precision.
@@ -100,7 +98,7 @@ MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "
 
 
 def adapted(
-    models: Models, params: TrainParams, profile: Profile
+    models: Models, params: TrainParams, profile: TrainProfile
 ) -> tuple[list[torch.nn.Parameter], torch.optim.AdamW]:
     """The UNet with an adapter such as ours, and torch's AdamW as it is by default."""
     config = LoraConfig(
@@ -120,7 +118,11 @@ def autocast(models: Models) -> torch.autocast:
 
 def plain(models: Models, params: TrainParams, profile: Profile, steps: int) -> tuple[int, float]:
     """`steps` counted steps that encode every picture and caption again, as the example script's do."""
-    resolution, batch, accumulation = profile.resolution, profile.batch_size, profile.gradient_accumulation_steps
+    resolution, batch, accumulation = (
+        profile.resolution,
+        profile.train.batch_size,
+        profile.train.gradient_accumulation_steps,
+    )
     device, dtype = models.unet.device, models.unet.dtype
     generator = torch.Generator().manual_seed(0)
     config = models.text_encoder.config
@@ -129,7 +131,7 @@ def plain(models: Models, params: TrainParams, profile: Profile, steps: int) -> 
     models.unet.to(memory_format=torch.contiguous_format)
     models.vae.to(device, dtype)
     models.text_encoder.to(device, dtype)
-    lora_params, optimizer = adapted(models, params, profile)
+    lora_params, optimizer = adapted(models, params, profile.train)
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             synchronize()
@@ -163,7 +165,7 @@ def plain(models: Models, params: TrainParams, profile: Profile, steps: int) -> 
 
 def least(models: Models, params: TrainParams, profile: Profile, steps: int) -> tuple[int, float]:
     """`steps` counted batches of UNet forward, backward and AdamW on fixed tensors, in our memory layout."""
-    batch = profile.batch_size
+    batch = profile.train.batch_size
     device, dtype = models.unet.device, models.unet.dtype
     generator = torch.Generator().manual_seed(0)
     config = models.text_encoder.config
@@ -176,7 +178,7 @@ def least(models: Models, params: TrainParams, profile: Profile, steps: int) -> 
     encoder_hidden_states = fixed(batch, config.max_position_embeddings, config.hidden_size).to(dtype)
     timesteps = torch.full((batch,), 500, device=device)
     models.unet.to(memory_format=torch.channels_last)
-    _, optimizer = adapted(models, params, profile)
+    _, optimizer = adapted(models, params, profile.train)
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             synchronize()

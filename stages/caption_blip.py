@@ -55,7 +55,8 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors(), recorded_time():
         all_params = load_params()
-        params, profile = all_params.caption_blip, load_profile(all_params.profile)
+        profile = load_profile(all_params.profile)
+        params, inference = all_params.caption_blip, profile.inference
         drawings = read_drawings(args.processed / "drawings.csv")
         captions = read_user_captions(args.processed / "captions_user.csv")
         users = len(captions)
@@ -68,13 +69,13 @@ def main() -> None:
                     f"{nameless[0]}: its name does not say what is drawn ({len(nameless)} in all); rename it, put a "
                     ".txt beside it, or set captions_from: names-then-blip"
                 )
-        use_threads(profile.threads)
-        batch_size, device, dtype = profile.inference_batch_size, pick_device(), pick_dtype(profile.dtype)
-        captioner = model_key(profile.caption_model, profile.caption_revision)
+        use_threads(inference.threads)
+        batch_size, device, dtype = inference.batch_size, pick_device(), pick_dtype(inference.dtype)
+        captioner = model_key(profile.captioner)
         depends_on = (captioner, params.max_new_tokens, params.num_beams, batch_size, device.type, dtype)
 
         def load() -> Compute:
-            model, processor = load_captioner(profile.caption_model, profile.caption_revision)
+            model, processor = load_captioner(profile.captioner)
             model.to(device, dtype)
 
             def compute(batch: Sequence[Drawing], images: list[Image.Image]) -> Iterator[bytes]:

@@ -53,16 +53,17 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors(), recorded_time():
         all_params = load_params()
-        params, profile = all_params.encode, load_profile(all_params.profile)
+        profile = load_profile(all_params.profile)
+        params = all_params.encode
         drawings = read_drawings(args.processed / "drawings.csv")
-        images_folder, device, batch_size = args.processed / "images", pick_device(), profile.inference_batch_size
-        use_threads(profile.threads)
-        model = model_key(profile.base_model, profile.base_revision)
+        images_folder, device, batch_size = args.processed / "images", pick_device(), profile.inference.batch_size
+        use_threads(profile.inference.threads)
+        model = model_key(profile.base)
         depends_on = (model, params.flip, batch_size, device.type)
 
         def load() -> Compute:
             # float32 whatever the profile says: SD 1.5's VAE overflows in float16.
-            vae = load_vae(profile.base_model, profile.base_revision).to(device)
+            vae = load_vae(profile.base).to(device)
 
             def compute(batch: Sequence[Drawing], images: list[Image.Image]) -> Iterator[bytes]:
                 pixel_values = to_pixel_values(images)

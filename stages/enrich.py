@@ -147,7 +147,7 @@ def main() -> None:
 
         from tattoo_lora.diffusion.tokenizer import load_tokenizer  # transformers takes its time; arguments come first
 
-        tokenizer = load_tokenizer(profile.base_model, profile.base_revision)
+        tokenizer = load_tokenizer(profile.base)
 
         def count_tokens(text: str) -> int:
             return len(tokenizer(text).input_ids)

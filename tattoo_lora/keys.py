@@ -13,6 +13,7 @@ from typing import Any
 
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.memo import Memo
+from tattoo_lora.params import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
@@ -57,11 +58,11 @@ def code_hash(source: Path) -> str:
     return content_key(code, [metadata.version(package) for package in PACKAGES])
 
 
-def model_key(model: str, revision: str | None) -> str:
+def model_key(model: Model) -> str:
     """What tells a model from another: a hub id and its commit; a local folder's contents, not its path."""
-    files = sorted(path for path in Path(model).rglob("*") if path.is_file())
-    contents = [(path.relative_to(model).as_posix(), _contents(path)) for path in files]
-    return content_key(revision, contents or model)
+    files = sorted(path for path in Path(model.id).rglob("*") if path.is_file())
+    contents = [(path.relative_to(model.id).as_posix(), _contents(path)) for path in files]
+    return content_key(model.revision, contents or model.id)
 
 
 def _contents(path: Path) -> str:

@@ -5,10 +5,11 @@ stop the first one, not an hour of training later.
 """
 
 import math
+import re
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -34,19 +35,6 @@ class Range:
 
 
 @dataclass(frozen=True)
-class OneOf:
-    """Allowed words."""
-
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "one of " + ", ".join(self.words)
-
-    def __contains__(self, value: str) -> bool:
-        return value in self.words
-
-
-@dataclass(frozen=True)
 class Different:
     """Lists without repeats, of numbers in a range or of texts: what stands twice would count twice."""
 
@@ -59,6 +47,7 @@ class Different:
         return len(set(values)) == len(values) and (self.each is None or all(value in self.each for value in values))
 
 
+TAKEN = ("base", "findings", "held_out", "report")  # by files of metrics/ and folders of runs/evaluation/
 SEEDS = Range(0, 2**32 - 1)  # torch's CPU generator takes 32 bits of a seed and drops the others without a word
 SAMPLER_STEPS = Range(1, 998)  # from 999 of 1000 timesteps on, DPM-Solver++ divides by zero
 Count = Annotated[int, Range(1)]
@@ -67,15 +56,15 @@ Share = Annotated[float, Range(0, 1)]
 
 @dataclass(frozen=True)
 class PreprocessParams:
-    fit: Annotated[str, OneOf(("pad", "crop"))]
+    fit: Literal["pad", "crop"]
     trim: bool
     margin: Annotated[float, Range(0, 1)]
     invert: bool
-    flatten: Annotated[str, OneOf(("auto", "true", "false"))]
+    flatten: Literal["auto", "true", "false"]
     threshold: Annotated[int, Range(1, 254)] | None
     min_size: Count
     max_upscale: Annotated[float, Range(1)]
-    duplicates: Annotated[str, OneOf(("drop", "keep"))]
+    duplicates: Literal["drop", "keep"]
     duplicate_distance: Annotated[int, Range(0, 128)]
     max_rejected: Share
     require_license: bool
@@ -85,7 +74,7 @@ class PreprocessParams:
 
 @dataclass(frozen=True)
 class CaptionBlipParams:
-    captions_from: Annotated[str, OneOf(("blip", "names", "names-then-blip"))]
+    captions_from: Literal["blip", "names", "names-then-blip"]
     max_new_tokens: Annotated[int, Range(1, 200)]
     num_beams: Annotated[int, Range(1, 32)]
 
@@ -108,8 +97,8 @@ class TrainParams:
     lora_dropout: Annotated[float, Range(0, 0.95)]
     use_dora: bool
     text_encoder_lr: Annotated[float, Range(1e-8, 1)] | None
-    optimizer: Annotated[str, OneOf(("adamw", "adamw_8bit", "prodigy"))]
-    schedule: Annotated[str, OneOf(("cosine", "linear", "constant"))]
+    optimizer: Literal["adamw", "adamw_8bit", "prodigy"]
+    schedule: Literal["cosine", "linear", "constant"]
     weight_decay: Share
     min_snr_gamma: Annotated[float, Range(0.1, 100)] | None
     stratified_timesteps: bool
@@ -117,7 +106,7 @@ class TrainParams:
     ema_decay: Annotated[float, Range(0, 0.99999)] | None
     micro_batch_size: Count | None
     gradient_checkpointing: bool
-    compile: Annotated[str, OneOf(("auto", "off", "default", "graphs"))]
+    compile: Literal["auto", "off", "default", "graphs"]
     deterministic: bool
     max_grad_norm: Annotated[float, Range(1e-6)] | None
     checkpoint_every: Count
@@ -152,19 +141,22 @@ class VariantParams:
 
 
 @dataclass(frozen=True)
-class Profile:
-    """What differs between model sets: profiles/<profile>.yaml."""
+class Model:
+    """A folder in the hub's layout, without a revision, or a hub id at a commit."""
 
-    base_model: str
-    base_revision: str | None
-    caption_model: str
-    caption_revision: str | None
-    clip_model: str
-    clip_revision: str | None
-    resolution: Annotated[int, Range(16, 4096, multiple_of=8)]  # a latent is 8 px wide
-    dtype: Annotated[str, OneOf(("auto", "float32", "bfloat16", "float16"))]
-    low_memory: bool
+    id: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class InferenceProfile:
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
     threads: Count | None
+    batch_size: Count
+
+
+@dataclass(frozen=True)
+class TrainProfile:
     target_modules: list[str]
     steps: Count
     batch_size: Count
@@ -172,9 +164,26 @@ class Profile:
     learning_rate: Annotated[float, Range(1e-8, 1)]
     warmup_steps: Annotated[int, Range(0)]
     eval_every: Count
-    inference_batch_size: Count
+
+
+@dataclass(frozen=True)
+class SamplingProfile:
     sampler_steps: Annotated[int, SAMPLER_STEPS]
     guidance_scale: Annotated[float, Range(0, 100)]
+    low_memory: bool
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What differs between model sets: profiles/<profile>.yaml."""
+
+    base: Model
+    captioner: Model
+    clip: Model
+    resolution: Annotated[int, Range(16, 4096, multiple_of=8)]  # a latent is 8 px wide
+    inference: InferenceProfile
+    train: TrainProfile
+    sampling: SamplingProfile
 
 
 @dataclass(frozen=True)
@@ -202,7 +211,15 @@ class Params:
 
 def load_params(root: Path = Path()) -> Params:
     """The values of params.yaml under `root`; UserError with file, key, found and allowed for anything amiss."""
-    return _read(root / "params.yaml", Params)
+    path = root / "params.yaml"
+    params = _read(path, Params)
+    for name in params.variants:
+        if not re.fullmatch(r"[^\W_][\w-]*", name) or name.lower() in TAKEN:
+            raise UserError(
+                f"{path}: variants: found {name!r}, allowed: a letter or digit, then letters, digits, _ and -; other "
+                f"results have the names {', '.join(TAKEN)}"
+            )
+    return params
 
 
 def load_profile(name: str, root: Path = Path()) -> Profile:
@@ -212,9 +229,10 @@ def load_profile(name: str, root: Path = Path()) -> Profile:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"params.yaml: profile: there is no {path}; profiles here: {known}")
     profile = _read(path, Profile)
-    if profile.warmup_steps >= profile.steps:
+    train = profile.train
+    if train.warmup_steps >= train.steps:
         raise UserError(
-            f"{path}: warmup_steps: found {profile.warmup_steps}, allowed: less than steps ({profile.steps}); "
+            f"{path}: train.warmup_steps: found {train.warmup_steps}, allowed: less than steps ({train.steps}); "
             "a training that ends in its warm-up learns next to nothing"
         )
     return profile
@@ -261,11 +279,12 @@ def _value(path: Path, key: str, raw: Any, hint: Any, also: str = "") -> Any:
         plain = next(option for option in get_args(hint) if option is not NoneType)
         return _value(path, key, raw, plain, also=" or null")
     kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    if raw is False and kind is str and any("off" in rule for rule in rules):
-        raw = "off"  # what YAML 1.1 takes for false
-    if isinstance(raw, bool) and kind is str and any(str(raw).lower() in rule for rule in rules):
-        raw = str(raw).lower()  # a word among others here
-    if get_origin(kind) is list:
+    if get_origin(kind) is Literal:
+        # YAML 1.1 takes these words for true and false.
+        words = ("off", "false") if raw is False else ("on", "true") if raw is True else (raw,)
+        raw = next((word for word in get_args(kind) if word in words), raw)
+        fits = raw in get_args(kind)
+    elif get_origin(kind) is list:
         fits = isinstance(raw, list) and len(raw) > 0 and all(type(item) is get_args(kind)[0] for item in raw)
     elif kind is float:
         fits = isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw)
@@ -284,8 +303,8 @@ def _describe(hint: Any) -> str:
     kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list[str]: "some texts"}
     names[list[int]] = "some whole numbers"
-    if any(isinstance(rule, OneOf) for rule in rules):
-        return str(rules[0])
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
     return " ".join([names[kind], *map(str, rules)])
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -18,14 +19,14 @@ from filelock import FileLock
 from PIL import Image
 
 from stages.preprocess.raw_images import prepare
-from tattoo_lora.params import load_params
+from tattoo_lora.params import Profile, load_params
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWINGS = ("owl", "skull", "anchor", "wolf", "brain", "bug", "key", "crown", "rose", "snail", "fox", "bat")
-FAST = {"steps": 4, "eval_every": 2, "warmup_steps": 1, "sampler_steps": 2, "batch_size": 4, "threads": 1}
+FAST = {"steps": 4, "eval_every": 2, "warmup_steps": 1, "sampler_steps": 2, "train.batch_size": 4, "threads": 1}
 PROCESSED = "data/processed/flash"
 
 # Nothing may ask for a network; a test that needs one to fail fails here.
@@ -75,10 +76,19 @@ def preprocessed(path: Path) -> Image.Image:
     return Image.open(io.BytesIO(prepare(path, load_params(ROOT).preprocess, 64).png))
 
 
+def sampler(profile: Profile, steps: int) -> Any:
+    """How the profile's pictures are made, in so many steps."""
+    from tattoo_lora.diffusion.sampling import Sampler  # with torch
+
+    return Sampler(steps, profile.sampling.guidance_scale, profile.resolution, profile.inference.batch_size)
+
+
 def set_value(path: Path, key: str, value: object) -> None:
-    """Set `key: value` where the key stands first on its line, at any depth; the rest of the file stays."""
+    """Set `key: value` where the key, or `section.key`, stands first on its line; the rest of the file stays."""
     text = path.read_text(encoding="utf-8")
-    changed, count = re.subn(rf"(?m)^(\s*){key}:[^\n]*", lambda m: f"{m[1]}{key}: {value}", text, count=1)
+    section, _, name = key.rpartition(".")
+    inside = rf"^{section}:.*\n(?:[ #].*\n)*? +" if section else r"^\s*"
+    changed, count = re.subn(rf"(?m)({inside}){name}:[^\n]*", lambda m: f"{m[1]}{name}: {value}", text, count=1)
     assert count == 1, f"no {key} in {path}"
     path.write_text(changed, encoding="utf-8")
 
@@ -172,7 +182,7 @@ def processed(shared) -> Path:
         settings = {"val_share": 0.2, "val_drawings": 2, "val_timesteps": 2, "timesteps": 3, "seeds": "[7, 8]"}
         for key, value in settings.items():
             set_value(target / "params.yaml", key, value)
-        fast = FAST | {"steps": 1, "eval_every": 1, "warmup_steps": 0, "inference_batch_size": 8}
+        fast = FAST | {"steps": 1, "eval_every": 1, "warmup_steps": 0, "inference.batch_size": 8}
         for key, value in fast.items():
             set_value(target / "profiles/embedded.yaml", key, value)
         call(preprocess, target, "data/raw/flash", "--out", PROCESSED, "--sheet", "sheet.png", "--processes", 1)

@@ -45,8 +45,10 @@ time.sleep(0.3 + 0.1 * args.max_train_steps)
 def test_a_peers_steps_are_counted_without_its_start(tmp_path):
     script = tmp_path / "train_text_to_image_lora.py"
     script.write_text(PEER)
-    profile = dataclasses.replace(load_profile("embedded", ROOT), batch_size=2, gradient_accumulation_steps=3)
-    pictures, seconds = peer_steps(script, "models/embedded/base", None, profile, 8, "no", 5)
+    profile = load_profile("embedded", ROOT)
+    train = dataclasses.replace(profile.train, batch_size=2, gradient_accumulation_steps=3)
+    profile = dataclasses.replace(profile, train=train)
+    pictures, seconds = peer_steps(script, profile.base, profile, 8, "no", 5)
     assert pictures == 30
     assert seconds == pytest.approx(0.5, abs=0.3)
 
@@ -86,7 +88,7 @@ def test_a_peer_that_fails_is_named_with_its_last_line(tmp_path):
     script.write_text("raise SystemExit('no datasets here')")
     profile = load_profile("embedded", ROOT)
     with pytest.raises(UserError, match="peer.py stopped with exit code 1: no datasets here"):
-        peer_steps(script, "models/embedded/base", None, profile, 8, "no", 1)
+        peer_steps(script, profile.base, profile, 8, "no", 1)
 
 
 @pytest.mark.slow

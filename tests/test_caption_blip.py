@@ -16,7 +16,7 @@ def folder(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
-    set_value(tmp_path / "profiles/embedded.yaml", "caption_model", "models/embedded/none")
+    set_value(tmp_path / "profiles/embedded.yaml", "captioner.id", "models/embedded/none")
     (tmp_path / "processed/images").mkdir(parents=True)
     return tmp_path
 

@@ -80,7 +80,7 @@ CHANGES = {
     "evaluate.prompts": (lambda p: append_prompt(p, "evaluate"), EVALUATE | {"report"}),
     "train.prompts": (lambda p: append_prompt(p, "train"), TRAIN | {"report"}),
     "a caption model": (
-        lambda p: set_value(p / "profiles/embedded.yaml", "caption_model", "models/embedded/blip2"),
+        lambda p: set_value(p / "profiles/embedded.yaml", "captioner.id", "models/embedded/blip2"),
         {"caption_blip", "report"},  # which names it
     ),
     "a lost adapter": (lambda p: (p / "runs/lora/blip/best.safetensors").unlink(), {"train@blip", "evaluate@blip"}),
@@ -194,13 +194,13 @@ def test_plots_show_overlays_the_variants_and_holds_the_pictures(copy):
 
 def test_a_stage_that_fails_leaves_git_tracked_results_and_says_one_line(copy):
     metrics = (copy / "metrics/blip.json").read_bytes()
-    set_value(copy / "profiles/embedded.yaml", "caption_model", "models/embedded/nowhere")
+    set_value(copy / "profiles/embedded.yaml", "captioner.id", "models/embedded/nowhere")
     failed = run("dvc", "repro", cwd=copy, check=False)
     assert failed.returncode != 0
     assert "error: models/embedded/nowhere: no such model folder; see the model ids" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert (copy / "metrics/blip.json").read_bytes() == metrics
-    set_value(copy / "profiles/embedded.yaml", "caption_model", "models/embedded/blip")
+    set_value(copy / "profiles/embedded.yaml", "captioner.id", "models/embedded/blip")
     assert ran(run("dvc", "repro", cwd=copy)) == set()
 
 

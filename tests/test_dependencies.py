@@ -53,30 +53,112 @@ def test_what_a_file_imports_is_found_wherever_it_does_and_what_that_imports_too
     assert {"captions.py", "raw_images.py", "texts.py"} <= names and "train.py" not in names
 
 
+LOADERS = {"Params": "load_params", "Profile": "load_profile"}  # what alone gives a value of that type
+
+
+def keys_read(paths, kind):
+    """The keys ("train.rank", "variants.*.trigger") that modules read of params.yaml (`Params`) or of a `Profile`.
+
+    Nothing is guessed from variable names. A whole file's values come from its loader or arrive in a parameter of that
+    type; every use of either is followed. It may take an attribute, which is a key, or hand the whole to a function of
+    these modules in a parameter of that type. Any other use would lose the trace, and fails.
+    """
+    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    functions = {
+        node.name: node for module in modules for node in ast.walk(module) if isinstance(node, ast.FunctionDef)
+    }
+    keys = set()
+    for module in modules:
+        parents = {child: node for node in ast.walk(module) for child in ast.iter_child_nodes(node)}
+        loaded = [node for node in ast.walk(module) if isinstance(node, ast.Call) and is_name(node.func, LOADERS[kind])]
+        assigned = [call for call in loaded if isinstance(parents[call], ast.Assign)]
+        wholes = [call for call in loaded if call not in assigned]
+        for function in [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]:
+            names = {name for name, annotation in parameters(function) if is_name(annotation, kind)}
+            for call in set(ast.walk(function)) & set(assigned):
+                assigned.remove(call)
+                [target] = parents[call].targets
+                names.add(target.id)
+            wholes += [
+                node for node in ast.walk(function)
+                if isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load)
+            ]  # fmt: skip
+        assert assigned == [], "a module's own variable can be read from anywhere"
+        for node in wholes:
+            parent = parents[node]
+            if isinstance(parent, ast.Attribute):
+                keys.add(dotted(node, parents))
+            elif isinstance(parent, ast.Call):
+                function = functions.get(getattr(parent.func, "id", None))
+                assert function, f"line {node.lineno}: what does {ast.unparse(parent.func)} read of it?"
+                _, annotation = parameters(function)[parent.args.index(node)]
+                assert is_name(annotation, kind), f"line {node.lineno}: not handed on as {kind}"
+            else:
+                assert isinstance(parent, ast.Expr), f"line {node.lineno}: what is read in {ast.unparse(parent)}?"
+    return keys
+
+
+def is_name(node, name):
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def parameters(function):
+    return [(argument.arg, argument.annotation) for argument in function.args.args]
+
+
+def dotted(node, parents):
+    """The key that the attributes of the whole make: all_params.variant(name).trigger is variants.*.trigger."""
+    keys = []
+    while isinstance(parents[node], ast.Attribute) or keys == ["variant"]:
+        node = parents[node]
+        keys = ["variants", "*"] if isinstance(node, ast.Call) else [*keys, node.attr]
+    return ".".join(keys)
+
+
+def lies_in(key, section):
+    return key == section or key.startswith(f"{section}.")
+
+
+@pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_profile_keys_that_a_stage_reads_are_declared_and_no_other(stage):
-    used = set()
-    for source in sources(stage):
-        used |= set(re.findall(r"\bprofile\.([a-z_]+)", (ROOT / source).read_text(encoding="utf-8")))
+def test_the_keys_that_a_stage_reads_are_declared_and_no_others(stage, kind):
+    own = [ROOT / source for source in sources(stage) if source.startswith("stages/")]
+    read = keys_read(own, kind) - {"dataset", "profile"}  # in the stage's command or in the profile's name
     declared = set()
-    for params in definition(stage).get("params", []):
-        if isinstance(params, dict):
-            declared |= set(*params.values())
-    assert declared == used - {"profile"}
+    for params in definition(stage)["params"]:
+        of_profile = isinstance(params, dict)
+        if of_profile == (kind == "Profile"):
+            declared |= set(*params.values()) if of_profile else {re.sub(r"^variants\.[^.]+", "variants.*", params)}
+    assert [key for key in read if not any(lies_in(key, section) for section in declared)] == []
+    assert [section for section in declared if not any(lies_in(key, section) for key in read)] == []
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_params_sections_that_a_stage_reads_are_declared_and_no_other(stage):
-    text = main_file(stage).read_text(encoding="utf-8")
-    used = set(
-        re.findall(
-            r"\b(?:all_params|load_params\(\))\.(preprocess|caption_blip|enrich|encode|train|evaluate|report|variants?)\b",
-            text,
-        )
-    )
-    used = {"variants" if name == "variant" else name for name in used}
-    declared = {params.split(".")[0] for params in definition(stage).get("params", []) if isinstance(params, str)}
-    assert declared == used
+@pytest.mark.parametrize("path", sorted((ROOT / "tattoo_lora").glob("*/*.py")), ids=lambda path: path.stem)
+def test_what_stages_share_takes_sections_and_never_the_whole_of_params_or_a_profile(path):
+    assert not re.findall(r"\b(?:Params|Profile|load_params|load_profile)\b", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        ("return p.inference.threads", {"inference.threads"}),
+        ("return other(p), p.base", {"base", "train"}),
+        ("return {**vars(p)}", AssertionError),
+        ("q = p", AssertionError),
+        ("return untyped(p)", AssertionError),
+        ("return load_profile('x').clip", {"clip"}),
+        ("s = load_profile('x'); return s.resolution", {"resolution"}),
+    ],
+)
+def test_every_use_of_a_whole_profile_is_followed_and_an_untraceable_one_fails(tmp_path, line, read):
+    others = "def other(x: Profile):\n    return x.train\ndef untyped(x):\n    pass\n"
+    text = f"def f(p: Profile):\n    {line}\n{others}"
+    (tmp_path / "stage.py").write_text(text)
+    if isinstance(read, set):
+        assert keys_read([tmp_path / "stage.py"], "Profile") == read | {"train"}
+    else:
+        with pytest.raises(read):
+            keys_read([tmp_path / "stage.py"], "Profile")
 
 
 @pytest.mark.parametrize("stage", STAGES)

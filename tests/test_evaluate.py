@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import PROCESSED, ROOT, call, copy_project, set_value
+from conftest import PROCESSED, ROOT, call, copy_project, sampler, set_value
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
@@ -26,10 +26,10 @@ from tattoo_lora.diffusion.models import load_clip, load_noise_scheduler
 from tattoo_lora.diffusion.prompts import encode_prompts
 from tattoo_lora.diffusion.sampling import clip_scores, embed_images, embed_texts, load_pipeline, sample_images
 from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
-from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.params import Model, load_params, load_profile
 
 FLASH = Path(PROCESSED)
-BASE = ROOT / "models/embedded/base"
+BASE = Model(str(ROOT / "models/embedded/base"), None)
 
 
 def evaluated(project, *options):
@@ -59,7 +59,7 @@ def base(project):
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return load_pipeline(dataclasses.replace(load_profile("embedded", ROOT), base_model=str(BASE)))
+    return load_pipeline(BASE, "auto")
 
 
 def encode(pipeline, texts):
@@ -72,7 +72,7 @@ def losses_by_hand(project, pipeline, texts_of):
     stored = load_file(project / FLASH / "latents.safetensors")
     latents = scaled_means([stored[drawing.file] for drawing in drawings], pipeline.vae.config.scaling_factor)
     embeds = encode(pipeline, [texts_of(drawing.stem) for drawing in drawings])
-    noise_scheduler = load_noise_scheduler(str(BASE), None)
+    noise_scheduler = load_noise_scheduler(BASE)
     return drawings, validation_losses(pipeline.unet, noise_scheduler, latents, embeds, timestep_grid(3, 1000), 8)
 
 
@@ -98,12 +98,12 @@ def test_each_prompt_is_drawn_with_each_seed_and_scored_against_itself(project, 
     settings = [(prompt, seed) for prompt in params.prompts for seed in (7, 8)]
     assert list(zip(pictures["prompt"], pictures["seed"], strict=True)) == settings
     prompts, seeds = [list(column) for column in zip(*settings, strict=True)]
-    drawn = sample_images(pipeline, encode(pipeline, prompts), encode(pipeline, [""]), seeds, 2, profile)
+    drawn = sample_images(pipeline, encode(pipeline, prompts), encode(pipeline, [""]), seeds, sampler(profile, 2))
     for file, (prompt, seed), expected in zip(pictures["file"], settings, drawn, strict=True):
         assert file == f"prompt{params.prompts.index(prompt):02d}_seed{seed}.png"
         written = Image.open(project / "out" / file)
         assert np.abs(np.asarray(written, int) - np.asarray(expected, int)).max() <= 2
-    clip, processor = load_clip(str(ROOT / "models/embedded/clip"), None)
+    clip, processor = load_clip(Model(str(ROOT / "models/embedded/clip"), None))
     scores = clip_scores(embed_images(clip, processor, drawn), embed_texts(clip, processor, prompts))
     assert pictures["clip_score"].tolist() == pytest.approx(scores, abs=0.3)
     assert metrics["clip_score"] == pytest.approx(np.mean(scores), abs=0.1)
@@ -132,7 +132,7 @@ def test_near_in_one_of_the_two_measures_is_a_copy(project):
     """A drawing held against itself correlates at 1; one of both thresholds is out of reach."""
     drawings = read_drawings(project / FLASH / "drawings.csv")[:2]
     image = Image.open(project / FLASH / "images" / drawings[1].file)
-    clip, processor = load_clip(str(ROOT / "models/embedded/clip"), None)
+    clip, processor = load_clip(Model(str(ROOT / "models/embedded/clip"), None))
     for thresholds, copies in (((0.99, 1.01), 1), ((1.01, 0.99), 1), ((1.01, 1.01), 0)):
         params = dataclasses.replace(
             load_params(project).evaluate, copy_correlation=thresholds[0], copy_cosine=thresholds[1]
@@ -144,7 +144,7 @@ def test_near_in_one_of_the_two_measures_is_a_copy(project):
 
 
 def test_the_adapter_that_is_named_is_measured(project, base, pipeline, tmp_path):
-    live = load_pipeline(dataclasses.replace(load_profile("embedded", ROOT), base_model=str(BASE)))
+    live = load_pipeline(BASE, "auto")
     config = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_v"])
     with torch.no_grad():
         for parameter in add_lora(live.unet, config, seed=0):

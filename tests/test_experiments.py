@@ -57,7 +57,7 @@ def test_a_sweep_through_the_queue_is_compared_and_cleaned_up(copy):
 def test_two_experiments_of_the_same_trainings_succeed_side_by_side_with_models_outside_of_the_project(copy, tmp_path):
     shutil.copytree(copy / "models/embedded", tmp_path / "models")
     text = (copy / "profiles/embedded.yaml").read_text(encoding="utf-8")
-    outside = text.replace("model: models/embedded/", f"model: {tmp_path / 'models'}/")
+    outside = text.replace("id: models/embedded/", f"id: {tmp_path / 'models'}/")
     (copy / "profiles/embedded.yaml").write_text(outside, encoding="utf-8")
     for key, value in {"steps": 12, "eval_every": 6}.items():
         set_value(copy / "profiles/embedded.yaml", key, value)

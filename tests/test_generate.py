@@ -9,7 +9,7 @@ import operator
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, call, copy_project, run
+from conftest import ROOT, call, copy_project, run, sampler
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
@@ -19,7 +19,7 @@ from app.generate import Settings, Studio, file_name
 from tattoo_lora.diffusion.prompts import encode_prompts
 from tattoo_lora.diffusion.sampling import load_pipeline, sample_images
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import load_profile
+from tattoo_lora.params import Model, load_profile
 
 
 @pytest.fixture
@@ -106,13 +106,13 @@ def test_each_setting_of_the_command_counts(processed, tmp_path):
         pictures[kind] = [Image.open(project / entry["files"][0]).tobytes() for entry in made]
         assert [entry["settings"]["seed"] for entry in made] == [5, 6]
     assert len({picture for of_kind in pictures.values() for picture in of_kind}) == 8
-    profile = dataclasses.replace(load_profile("embedded", ROOT), base_model=str(ROOT / "models/embedded/base"))
-    pipeline = load_pipeline(profile)
+    profile = load_profile("embedded", ROOT)
+    pipeline = load_pipeline(Model(str(ROOT / profile.base.id), None), profile.inference.dtype)
     embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["an owl", "a skull", ""]).split(1)
 
-    def drawn(negative, scale=profile.guidance_scale):
-        settings = dataclasses.replace(profile, guidance_scale=scale)
-        return sample_images(pipeline, embeds[0], negative, [6], 2, settings)[0]
+    def drawn(negative, scale=profile.sampling.guidance_scale):
+        guided = dataclasses.replace(sampler(profile, 2), guidance_scale=scale)
+        return sample_images(pipeline, embeds[0], negative, [6], guided)[0]
 
     for kind, expected in (
         ("plain", drawn(embeds[2])),
@@ -182,7 +182,7 @@ def test_compare_checks_what_generate_does_and_its_seeds():
 @pytest.mark.parametrize("part", ["unet.conv_out", "vae.decoder.conv_out"])
 def test_a_picture_of_one_colour_is_an_error(part):
     profile, studio = load_profile("embedded", ROOT), Studio()
-    base = str(ROOT / profile.base_model)
+    base = str(ROOT / profile.base.id)
     settings = Settings("an owl", "", 7, 1, 4.0, 64, 64, base, None, "float32", None, None, 1.0)
     studio.draw(settings, profile)
     operator.attrgetter(part)(studio.pipeline).weight.data.fill_(torch.nan)
@@ -192,7 +192,7 @@ def test_a_picture_of_one_colour_is_an_error(part):
 
 def test_a_blank_picture_is_an_error():
     profile, studio = load_profile("embedded", ROOT), Studio()
-    base = str(ROOT / profile.base_model)
+    base = str(ROOT / profile.base.id)
     settings = Settings("an owl", "", 7, 1, 4.0, 64, 64, base, None, "float32", None, None, 1.0)
     studio.draw(settings, profile)
     studio.pipeline.vae.decoder.conv_out.weight.data.zero_()
@@ -224,7 +224,7 @@ def test_after_a_file_that_is_no_adapter_for_the_model_the_next_picture_is_drawn
     profile, studio = load_profile("embedded", ROOT), Studio()
 
     def settings(path):
-        base = str(ROOT / profile.base_model)
+        base = str(ROOT / profile.base.id)
         return Settings("an owl", "", 7, 2, 4.0, 64, 64, base, None, "float32", str(path), "", 1.0)
 
     save_file(load_file(good) | {"a.b": torch.zeros(2)}, tmp_path / "other.safetensors")

@@ -29,7 +29,7 @@ TRAININGS = {
         "gradient_checkpointing": "true",
         "micro_batch_size": 2,
         "gradient_accumulation_steps": 2,
-        "batch_size": 2,
+        "train.batch_size": 2,
     },
 }
 
@@ -50,7 +50,8 @@ def train(project, **settings):
     files = [project / "params.yaml", project / "profiles/embedded.yaml"]
     before = [path.read_text() for path in files]
     for key, value in settings.items():
-        set_value(next(path for path in files if re.search(rf"(?m)^ *{key}:", path.read_text())), key, value)
+        name = key.rpartition(".")[2]
+        set_value(next(path for path in files if re.search(rf"(?m)^ *{name}:", path.read_text())), key, value)
     call(
         stages.train.__main__, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
         "--drawings", f"{PROCESSED}/drawings.csv", "--captions", f"{PROCESSED}/captions_blip",
@@ -110,8 +111,9 @@ def reference(project, lora):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_a_picture_is_drawn(dtype, low_memory):
-    profile = dataclasses.replace(load_profile("embedded", ROOT), low_memory=low_memory)
-    base = str(ROOT / profile.base_model)
+    profile = load_profile("embedded", ROOT)
+    profile = dataclasses.replace(profile, sampling=dataclasses.replace(profile.sampling, low_memory=low_memory))
+    base = str(ROOT / profile.base.id)
     settings = Settings("an owl", "", 7, 4, 4.0, 64, 64, base, None, dtype, None, None, 1.0)
     image = Studio().draw(settings, profile)
     assert any(low < high for low, high in image.getextrema())

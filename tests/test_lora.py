@@ -33,9 +33,9 @@ from tattoo_lora.diffusion.lora import (
 from tattoo_lora.diffusion.prompts import encode_prompts
 from tattoo_lora.diffusion.sampling import load_pipeline
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.params import Model, load_params, load_profile
 
-BASE = (str(ROOT / "models/embedded/base"), None)
+BASE = Model(str(ROOT / "models/embedded/base"), None)
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 EVERYTHING = [*ATTENTION, "conv1", "conv2", "conv_shortcut", "conv", "proj_in", "proj_out", "time_emb_proj"]
 EVERYTHING += ["ff.net.0.proj", "ff.net.2"]
@@ -126,7 +126,7 @@ def randomise(lora_params):
 
 
 def make_pipeline():
-    return load_pipeline(dataclasses.replace(load_profile("embedded", ROOT), base_model=BASE[0], dtype="float32"))
+    return load_pipeline(BASE, "float32")
 
 
 MINIATURE = functools.cache(make_pipeline)  # for what loads nothing into it
@@ -409,7 +409,9 @@ def test_the_header_counts_words_and_knows_the_drawings_whatever_their_order():
 
 def test_the_header_says_what_the_adapter_learned_from_and_how():
     params = dataclasses.replace(load_params(ROOT).train, rank=4, alpha=2.0, seed=9)
-    profile = dataclasses.replace(load_profile("embedded", ROOT), target_modules=["to_q"], base_revision="abc")
+    whole = load_profile("embedded", ROOT)
+    train = dataclasses.replace(whole.train, target_modules=["to_q"])
+    profile = dataclasses.replace(whole, train=train, base=Model(whole.base.id, "abc"))
     drawings = [Drawing("a.png", "a" * 64, "train"), Drawing("b.png", "b" * 64, "val")]
     header = lora_header("mine", "inked", ["inked, an owl", "a key"], drawings, params, profile, "v_prediction")
     assert (header["ss_network_dim"], header["ss_network_alpha"], header["ss_seed"]) == ("4", "2.0", "9")
@@ -417,7 +419,8 @@ def test_the_header_says_what_the_adapter_learned_from_and_how():
     assert (header["ss_num_train_images"], header["ss_dataset_hash"]) == ("1", dataset_hash(drawings))
     assert (header["modelspec.trigger_phrase"], header["modelspec.prediction_type"]) == ("inked", "v")
     assert header["ss_sd_model_name"] == "models/embedded/base@abc" and header["ss_network_args"] == "{}"
-    convolutions = dataclasses.replace(profile, target_modules=["to_q", "conv1"])
+    train = dataclasses.replace(train, target_modules=["to_q", "conv1"])
+    convolutions = dataclasses.replace(profile, train=train)
     header = lora_header("mine", "", ["an owl", "a key"], drawings, params, convolutions, "epsilon")
     assert json.loads(header["ss_network_args"]) == {"conv_dim": "4"}
 

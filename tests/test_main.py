@@ -74,7 +74,7 @@ def test_what_is_not_there_is_named_and_nothing_is_changed(copy, arguments, mess
 
 
 def test_a_missing_model_folder_stops_before_any_stage(copy):
-    set_value(copy / "profiles/embedded.yaml", "clip_model", "models/embedded/none")
+    set_value(copy / "profiles/embedded.yaml", "clip.id", "models/embedded/none")
     result = press(copy)
     assert result.returncode == 1
     assert "error: models/embedded/none: no such model folder" in result.stderr
@@ -157,7 +157,7 @@ def test_offline_full_size_names_the_models_and_commands_before_any_stage(copy, 
 
 
 def test_a_checkpoint_file_is_not_called_a_missing_folder(copy):
-    set_value(copy / "profiles/embedded.yaml", "base_model", "models/mine.safetensors")
+    set_value(copy / "profiles/embedded.yaml", "base.id", "models/mine.safetensors")
     assert "error: models/mine.safetensors: no such checkpoint file" in press(copy).stderr
 
 

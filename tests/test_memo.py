@@ -8,6 +8,7 @@ from conftest import ROOT, room_for
 import tattoo_lora.keys
 from tattoo_lora.keys import code_files, content_key, model_key, result_key
 from tattoo_lora.memo import Memo
+from tattoo_lora.params import Model
 
 
 @pytest.fixture
@@ -46,15 +47,15 @@ def test_a_model_is_known_by_its_contents_and_not_by_its_path_or_time(tmp_path, 
         (tmp_path / name / "unet").mkdir(parents=True)
         (tmp_path / name / "unet/model.safetensors").write_bytes(b"weights")
     monkeypatch.chdir(tmp_path)
-    key = model_key("a", None)
+    key = model_key(Model("a", None))
     os.utime("b/unet/model.safetensors", (1, 1))
-    assert model_key("b", None) == model_key(str(tmp_path / "a"), None) == key
+    assert model_key(Model("b", None)) == model_key(Model(str(tmp_path / "a"), None)) == key
     (tmp_path / "b/unet/model.safetensors").write_bytes(b"wEights")
-    assert model_key("b", None) != key
+    assert model_key(Model("b", None)) != key
     (tmp_path / "b/more").touch()
     (tmp_path / "b/unet/model.safetensors").write_bytes(b"weights")
-    assert model_key("b", None) != key  # there is one file more
-    assert model_key("owner/name", "1") != model_key("owner/name", "2")
+    assert model_key(Model("b", None)) != key  # there is one file more
+    assert model_key(Model("owner/name", "1")) != model_key(Model("owner/name", "2"))
 
 
 @pytest.fixture

@@ -22,23 +22,24 @@ from tattoo_lora.diffusion.models import (
 )
 from tattoo_lora.diffusion.tokenizer import load_tokenizer
 from tattoo_lora.errors import UserError
+from tattoo_lora.params import Model
 
 EMBEDDED = ROOT / "models/embedded"
 LOADERS = {
-    "vae": lambda model: load_vae(model, None),
-    "unet": lambda model: load_unet(model, None, torch.float32),
-    "text_encoder": lambda model: load_text_encoder(model, None),
-    "noise_scheduler": lambda model: load_noise_scheduler(model, None),
-    "tokenizer": lambda model: load_tokenizer(model, None),
-    "captioner": lambda model: load_captioner(model, None),
-    "clip": lambda model: load_clip(model, None),
+    "vae": load_vae,
+    "unet": lambda model: load_unet(model, torch.float32),
+    "text_encoder": load_text_encoder,
+    "noise_scheduler": load_noise_scheduler,
+    "tokenizer": load_tokenizer,
+    "captioner": load_captioner,
+    "clip": load_clip,
 }
 
 
 @pytest.mark.parametrize("part", LOADERS)
 def test_a_model_folder_that_is_not_there_is_named(part, tmp_path):
     with pytest.raises(UserError, match="nowhere: no such model folder; see the model ids in profiles"):
-        LOADERS[part](str(tmp_path / "nowhere"))
+        LOADERS[part](Model(str(tmp_path / "nowhere"), None))
 
 
 @pytest.mark.parametrize(
@@ -59,14 +60,14 @@ def test_a_checkpoint_file_is_not_called_a_missing_folder(name, content, message
     if content is not None:
         Path(model).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(f"{model}: {message}")) as error:
-        load_tokenizer(model, None)
+        load_tokenizer(Model(model, None))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("part", LOADERS)
 def test_a_folder_that_holds_no_model_is_named(part, tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: not a whole model folder") as error:
-        LOADERS[part](str(tmp_path))
+        LOADERS[part](Model(str(tmp_path), None))
     assert "\n" not in str(error.value)
 
 
@@ -74,26 +75,26 @@ def test_weights_in_a_pickle_are_refused(tmp_path):
     model = shutil.copytree(EMBEDDED / "clip", tmp_path / "clip")
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     with pytest.raises(UserError, match="not a whole model folder"):
-        load_clip(str(model), None)
+        load_clip(Model(str(model), None))
 
 
 def test_a_broken_weights_file_is_one_clear_line(tmp_path):
     model = shutil.copytree(EMBEDDED / "clip", tmp_path / "clip")
     (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(UserError, match="not a whole model folder"):
-        load_clip(str(model), None)
+        load_clip(Model(str(model), None))
 
 
 def test_what_is_loaded_is_frozen_and_in_evaluation_mode():
-    for model in (load_vae(str(EMBEDDED / "base"), None), load_clip(str(EMBEDDED / "clip"), None)[0]):
+    for model in (load_vae(Model(str(EMBEDDED / "base"), None)), load_clip(Model(str(EMBEDDED / "clip"), None))[0]):
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_images_are_processed_with_pil_whatever_else_is_installed():
-    assert isinstance(load_clip(str(EMBEDDED / "clip"), None)[1].image_processor, CLIPImageProcessorPil)
-    assert isinstance(load_captioner(str(EMBEDDED / "blip"), None)[1].image_processor, BlipImageProcessorPil)
+    assert isinstance(load_clip(Model(str(EMBEDDED / "clip"), None))[1].image_processor, CLIPImageProcessorPil)
+    assert isinstance(load_captioner(Model(str(EMBEDDED / "blip"), None))[1].image_processor, BlipImageProcessorPil)
 
 
 def test_the_embedded_models_are_safetensors_of_at_most_48_mb_and_name_no_other_machine():
@@ -136,7 +137,8 @@ def test_models_are_on_the_device_only_while_they_are_used():
 
 def test_a_hub_model_that_is_not_cached_says_where_it_was_looked_for(tmp_path):
     code = "from tattoo_lora.errors import one_line_errors\nfrom tattoo_lora.diffusion.models import load_clip\n"
-    code += "with one_line_errors():\n    load_clip('openai/clip-vit-base-patch32', 'c237dc4')\n"
+    code += "from tattoo_lora.params import Model\n"
+    code += "with one_line_errors():\n    load_clip(Model('openai/clip-vit-base-patch32', 'c237dc4'))\n"
     result = run("env", f"HF_HOME={tmp_path}", "python", "-c", code, cwd=ROOT, check=False)
     assert result.returncode == 1
     [error] = result.stderr.strip().splitlines()  # no package says a word of its own
@@ -147,7 +149,7 @@ def test_a_hub_model_that_is_not_cached_says_where_it_was_looked_for(tmp_path):
 def test_what_only_one_optimizer_needs_is_not_imported_by_all_stages():
     code = "import tattoo_lora.diffusion.models, tattoo_lora.diffusion.lora, sys"
     code += "; print([name for name in sys.modules if name.startswith('bitsandbytes.')])"
-    code += "; from stages.train.__main__ import make_optimizer; import torch; p = torch.nn.Parameter(torch.ones(2))"
+    code += "; from stages.train.denoiser import make_optimizer; import torch; p = torch.nn.Parameter(torch.ones(2))"
     code += "; print(type(make_optimizer([{'params': [p], 'lr': 0.1}], 'adamw_8bit', 0.0)).__module__)"
     imported, module = run("python", "-c", code, cwd=ROOT).stdout.split()
     assert imported == "[]"

@@ -77,12 +77,12 @@ def captioned(project):
 
 
 ENCODING = {
-    "revision": lambda project: set_value(project / "profiles/embedded.yaml", "base_revision", "other"),
+    "revision": lambda project: set_value(project / "profiles/embedded.yaml", "base.revision", "other"),
     "model files": lambda project: change_last_byte(
         project / "models/embedded/base/vae/diffusion_pytorch_model.safetensors"
     ),
     "flip": lambda project: set_value(project / "params.yaml", "flip", "false"),
-    "batch size": lambda project: set_value(project / "profiles/embedded.yaml", "inference_batch_size", 5),
+    "batch size": lambda project: set_value(project / "profiles/embedded.yaml", "inference.batch_size", 5),
 }
 
 
@@ -96,11 +96,11 @@ def test_whatever_the_latents_depend_on_encodes_all_anew(copy, change):
 
 
 CAPTIONING = {
-    "revision": lambda project: set_value(project / "profiles/embedded.yaml", "caption_revision", "other"),
+    "revision": lambda project: set_value(project / "profiles/embedded.yaml", "captioner.revision", "other"),
     "model files": lambda project: change_last_byte(project / "models/embedded/blip/model.safetensors"),
     "length": lambda project: set_value(project / "params.yaml", "max_new_tokens", 3),
     "beams": lambda project: set_value(project / "params.yaml", "num_beams", 2),
-    "batch size": lambda project: set_value(project / "profiles/embedded.yaml", "inference_batch_size", 5),
+    "batch size": lambda project: set_value(project / "profiles/embedded.yaml", "inference.batch_size", 5),
 }
 
 
@@ -162,7 +162,7 @@ def test_an_empty_caption_names_its_drawing_and_what_to_change(copy, capsys):
 def test_what_is_new_is_done_and_ends_as_a_clean_run_does(tmp_path):
     flash = ROOT / "data/raw/flash"
     project = project_with(tmp_path / "project", [flash / f"{name}.png" for name in DRAWINGS])
-    set_value(project / "profiles/embedded.yaml", "inference_batch_size", 4)
+    set_value(project / "profiles/embedded.yaml", "inference.batch_size", 4)
     set_value(project / "params.yaml", "val_share", 0.3)
     assert counts(project) == (12, 12, 12)
     raw = project / "data/raw/flash"

@@ -19,7 +19,7 @@ def folder(tmp_path):
 def test_the_shipped_files_are_valid():
     assert load_params(ROOT).train.rank == 8
     for profile in (ROOT / "profiles").glob("*.yaml"):
-        assert load_profile(profile.stem, ROOT).steps >= 1
+        assert load_profile(profile.stem, ROOT).train.steps >= 1
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,12 @@ def test_a_wrong_value_is_named_with_file_key_found_and_allowed(folder, key, val
     ("key", "value", "message"),
     [
         ("resolution", "100", "resolution: found 100, allowed: a whole number 16 to 4096, a multiple of 8"),
-        ("warmup_steps", "240", "warmup_steps: found 240, allowed: less than steps (240); a training that ends in its"),
-        ("dtype", "half", "dtype: found 'half', allowed: one of auto, float32, bfloat16, float16"),
+        (
+            "warmup_steps",
+            "240",
+            "train.warmup_steps: found 240, allowed: less than steps (240); a training that ends in its",
+        ),
+        ("dtype", "half", "inference.dtype: found 'half', allowed: one of auto, float32, bfloat16, float16"),
     ],
 )
 def test_a_wrong_value_of_a_profile_is_named_too(folder, key, value, message):
@@ -106,6 +110,37 @@ def test_a_profile_without_targets_is_refused(folder):
     set_value(folder / "profiles/embedded.yaml", "target_modules", "[]")
     with pytest.raises(UserError, match=r"target_modules: found \[\], allowed: some texts"):
         load_profile("embedded", folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["base", "Base", "held_out", "findings", "report", "a/b", "..", ".a", "_a", "-a", "a b", "a@b", "a.b", "''"]
+)
+def test_a_variant_that_would_collide_with_other_results_or_fits_no_path_is_refused(folder, name):
+    set_value(folder / "params.yaml", "blip", f"\n  {name}:")
+    text = (folder / "params.yaml").read_text().replace("  blip: \n", "")
+    (folder / "params.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        load_params(folder)
+    found = name.strip("'")
+    assert f"params.yaml: variants: found '{found}', allowed: a letter or digit, then letters, digits, _ and -;" in str(
+        error.value
+    )
+    assert "other results have the names base, findings, held_out, report" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mine", "blip-2", "2024", "Flash_ü"])
+def test_a_variant_of_letters_and_digits_is_allowed(folder, name):
+    set_value(folder / "params.yaml", "variants", f"\n  {name}: {{trigger: '', caption_dropout: 0.1}}")
+    assert name in load_params(folder).variants
+
+
+def test_a_key_of_an_earlier_layout_of_profiles_is_refused_and_the_sections_are_listed(folder):
+    path = folder / "profiles/embedded.yaml"
+    path.write_text("base_model: models/mine\nbase_revision: null\nsteps: 9\n")
+    with pytest.raises(UserError) as error:
+        load_profile("embedded", folder)
+    sections = "base, captioner, clip, inference, resolution, sampling, train"
+    assert str(error.value) == f"{path}: base_model: unknown key; allowed: {sections}"
 
 
 def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(folder):

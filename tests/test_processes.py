@@ -39,7 +39,7 @@ def test_two_processes_follow_the_loss_curve_of_one_with_the_same_global_batch(c
     set_value(copy / "profiles/embedded.yaml", "steps", 6)
     set_value(copy / "profiles/embedded.yaml", "gradient_accumulation_steps", 2)
     one, _ = train(copy, "one")
-    set_value(copy / "profiles/embedded.yaml", "batch_size", 2)
+    set_value(copy / "profiles/embedded.yaml", "train.batch_size", 2)
     two, result = train(copy, "two", LAUNCH)
     assert [row["step"] for row in one] == [row["step"] for row in two]
     for column in ("train_loss", "val_loss"):

@@ -217,7 +217,12 @@ REV = "0123456789" * 4
 
 
 def experiment(name, state=None):
-    data = {"params": {"params.yaml": {"data": {"train": {"rank": 4}}}, "profiles/tiny.yaml": {"data": {"steps": 9}}}}
+    data = {
+        "params": {
+            "params.yaml": {"data": {"train": {"rank": 4}}},
+            "profiles/tiny.yaml": {"data": {"train": {"steps": 9}}},
+        }
+    }
     data["metrics"] = {"metrics/blip.json": {"data": {"val_loss": 0.1}}, "metrics/odd.json": {"error": {}}}
     return {"name": name, "executor": state and {"state": state}, "revs": [{"rev": REV, "name": name, "data": data}]}
 
@@ -229,7 +234,7 @@ def test_experiments_are_told_apart_by_their_state(tmp_path):
         {"rev": REV, "name": "main", "data": None, "experiments": [*tried, experiment("good")]},
     ]
     found = runs_of(shown, {"running": tmp_path})
-    assert list(found[1].params.items()) == [("train.rank", 4), ("tiny: steps", 9)]
+    assert list(found[1].params.items()) == [("train.rank", 4), ("tiny: train.steps", 9)]
     measured = {of.name: bool(of.metrics) for of in found}
     assert measured == {
         "main": False, "good": True, "success": True, "failed": False, "queued": False, "running": False,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, preprocessed
+from conftest import ROOT, preprocessed, sampler
 from peft import LoraConfig
 from PIL import Image, ImageChops, ImageOps
 from torchmetrics.multimodal.clip_score import CLIPScore
@@ -29,19 +29,19 @@ from tattoo_lora.diffusion.sampling import clip_scores, embed_images, embed_text
 from tattoo_lora.diffusion.tokenizer import load_tokenizer
 from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.params import Model, load_params, load_profile
 
-BASE = (str(ROOT / "models/embedded/base"), None)
-PROFILE = dataclasses.replace(load_profile("embedded", ROOT), sampler_steps=2)
+BASE = Model(str(ROOT / "models/embedded/base"), None)
+SAMPLER = sampler(load_profile("embedded", ROOT), 2)
 
 
 def make_pipeline():
-    return load_pipeline(dataclasses.replace(PROFILE, base_model=BASE[0], dtype="float32"))
+    return load_pipeline(BASE, "float32")
 
 
 @pytest.fixture(scope="module")
 def embeds():
-    return encode_prompts(load_tokenizer(*BASE), load_text_encoder(*BASE), ["", "an owl", "a skull", "a key"])
+    return encode_prompts(load_tokenizer(BASE), load_text_encoder(BASE), ["", "an owl", "a skull", "a key"])
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,8 @@ def drawings():
 
 def test_the_same_seed_draws_the_same_picture_whatever_the_batch(embeds):
     pipeline = make_pipeline()
-    whole = sample_images(pipeline, embeds[1:], embeds[:1], [3, 4, 5], 2, PROFILE)
-    single = sample_images(
-        pipeline, embeds[1:], embeds[:1], [3, 4, 5], 2, dataclasses.replace(PROFILE, inference_batch_size=1)
-    )
+    whole = sample_images(pipeline, embeds[1:], embeds[:1], [3, 4, 5], SAMPLER)
+    single = sample_images(pipeline, embeds[1:], embeds[:1], [3, 4, 5], dataclasses.replace(SAMPLER, batch_size=1))
     for one, other in zip(whole, single, strict=True):
         assert one.size == (64, 64)
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2  # a batch may round otherwise
@@ -66,13 +64,13 @@ def test_little_memory_draws_the_same_pictures(embeds):
         pipeline = make_pipeline()
         place(pipeline, torch.device("cpu"), low_memory)
         assert pipeline.vae.use_slicing == low_memory
-        pictures += sample_images(pipeline, embeds[1:2], embeds[:1], [3], 2, PROFILE)
+        pictures += sample_images(pipeline, embeds[1:2], embeds[:1], [3], SAMPLER)
     assert np.abs(np.asarray(pictures[0], int) - np.asarray(pictures[1], int)).max() <= 1
 
 
 def test_another_seed_draws_another_picture(embeds):
     pipeline = make_pipeline()
-    one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], [seed], 2, PROFILE)[0] for seed in (3, 4))
+    one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], [seed], SAMPLER)[0] for seed in (3, 4))
     assert one.tobytes() != other.tobytes()
 
 
@@ -80,8 +78,8 @@ def test_the_guidance_scale_counts_and_at_one_the_empty_prompt_does_not(embeds):
     pipeline = make_pipeline()
 
     def drawn(scale, negative=embeds[:1]):
-        profile = dataclasses.replace(PROFILE, guidance_scale=scale)
-        return sample_images(pipeline, embeds[1:2], negative, [3], 2, profile)[0].tobytes()
+        guided = dataclasses.replace(SAMPLER, guidance_scale=scale)
+        return sample_images(pipeline, embeds[1:2], negative, [3], guided)[0].tobytes()
 
     assert drawn(1.0) == drawn(1.0, embeds[2:3]) != drawn(6.0)
     assert drawn(6.0) != drawn(6.0, embeds[2:3])
@@ -89,10 +87,13 @@ def test_the_guidance_scale_counts_and_at_one_the_empty_prompt_does_not(embeds):
 
 def test_more_steps_draw_otherwise_and_the_size_is_the_profiles(embeds):
     pipeline = make_pipeline()
-    one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], [3], steps, PROFILE)[0] for steps in (2, 3))
+    one, other = (
+        sample_images(pipeline, embeds[1:2], embeds[:1], [3], dataclasses.replace(SAMPLER, steps=steps))[0]
+        for steps in (2, 3)
+    )
     assert one.tobytes() != other.tobytes()
-    larger = dataclasses.replace(PROFILE, resolution=96)
-    assert sample_images(pipeline, embeds[1:2], embeds[:1], [3], 2, larger)[0].size == (96, 96)
+    larger = dataclasses.replace(SAMPLER, resolution=96)
+    assert sample_images(pipeline, embeds[1:2], embeds[:1], [3], larger)[0].size == (96, 96)
 
 
 def test_a_saved_adapter_draws_what_the_live_one_drew(embeds, tmp_path):
@@ -105,7 +106,7 @@ def test_a_saved_adapter_draws_what_the_live_one_drew(embeds, tmp_path):
     loaded, plain = make_pipeline(), make_pipeline()
     load_lora(loaded, tmp_path / "best.safetensors")
     pictures = [
-        np.asarray(sample_images(pipeline, embeds[1:2], embeds[:1], [3], 2, PROFILE)[0], int)
+        np.asarray(sample_images(pipeline, embeds[1:2], embeds[:1], [3], SAMPLER)[0], int)
         for pipeline in (live, loaded, plain)
     ]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
@@ -118,7 +119,7 @@ def test_a_missing_adapter_is_named(tmp_path):
 
 
 def test_of_many_texts_each_has_its_own_embedding():
-    tokenizer, text_encoder = load_tokenizer(*BASE), load_text_encoder(*BASE)
+    tokenizer, text_encoder = load_tokenizer(BASE), load_text_encoder(BASE)
     texts = [f"{i} owls" for i in range(70)]  # more than are encoded at once
     hidden = encode_prompts(tokenizer, text_encoder, texts)
     assert hidden.shape == (70, 32, 128) and hidden.dtype == torch.float32
@@ -127,13 +128,13 @@ def test_of_many_texts_each_has_its_own_embedding():
 
 
 def test_captions_that_are_too_long_are_said_to_be_cut(capsys):
-    hidden = encode_prompts(load_tokenizer(*BASE), load_text_encoder(*BASE), ["an owl", "owl " * 80])
+    hidden = encode_prompts(load_tokenizer(BASE), load_text_encoder(BASE), ["an owl", "owl " * 80])
     assert hidden.shape == (2, 32, 128)
     assert "1 text(s) cut after 32 tokens, the first: owl owl" in capsys.readouterr().err
 
 
 def test_the_right_caption_scores_higher_than_a_wrong_one(drawings):
-    clip, processor = load_clip(str(ROOT / "models/embedded/clip"), None)
+    clip, processor = load_clip(Model(str(ROOT / "models/embedded/clip"), None))
     captions = [f"a line drawing of {what}" for what in ("an owl", "a skull", "a key")]
     image_embeds, text_embeds = embed_images(clip, processor, drawings), embed_texts(clip, processor, captions)
     right, wrong = clip_scores(image_embeds, text_embeds), clip_scores(image_embeds, text_embeds.roll(1, dims=0))
@@ -157,7 +158,7 @@ class PooledClip(torch.nn.Module):
 
 def test_clip_scores_are_those_of_torchmetrics(drawings):
     folder = str(ROOT / "models/embedded/clip")
-    clip, processor = load_clip(folder, None)
+    clip, processor = load_clip(Model(folder, None))
     captions = ["a line drawing of an owl", "a skull", "a key"]
     ours = clip_scores(embed_images(clip, processor, drawings), embed_texts(clip, processor, captions))
     pixels = [torch.from_numpy(np.array(drawing)).permute(2, 0, 1) for drawing in drawings]
@@ -169,7 +170,7 @@ def test_clip_scores_are_those_of_torchmetrics(drawings):
 
 
 def test_captions_name_what_is_drawn_and_do_not_depend_on_the_batch(drawings):
-    model, processor = load_captioner(str(ROOT / "models/embedded/blip"), None)
+    model, processor = load_captioner(Model(str(ROOT / "models/embedded/blip"), None))
     params = load_params(ROOT).caption_blip
     captions = caption_images(model, processor, drawings, params)
     assert captions == [caption_images(model, processor, [drawing], params)[0] for drawing in drawings]
@@ -180,7 +181,7 @@ def test_captions_name_what_is_drawn_and_do_not_depend_on_the_batch(drawings):
 
 
 def test_beams_find_other_captions_where_the_first_word_misleads():
-    model, processor = load_captioner(str(ROOT / "models/embedded/blip"), None)
+    model, processor = load_captioner(Model(str(ROOT / "models/embedded/blip"), None))
     params = load_params(ROOT).caption_blip
     names = (("brain", "bug"), ("key", "crown"))  # one over the other: neither is seen clearly
     images = [
@@ -193,7 +194,7 @@ def test_beams_find_other_captions_where_the_first_word_misleads():
 
 
 def test_the_vae_gives_back_what_it_encoded(drawings):
-    vae = load_vae(*BASE)
+    vae = load_vae(BASE)
     x = to_pixel_values(drawings)
     with torch.inference_mode():
         restored = vae.decode(encode_moments(vae, x).chunk(2, dim=1)[0]).sample
@@ -214,7 +215,7 @@ def test_latents_are_found_by_file_name_not_by_position(tmp_path):
 
 
 def test_the_second_view_is_the_mirror_image(finished):
-    vae = load_vae(*BASE)
+    vae = load_vae(BASE)
     moments = read_latents(finished / "data/processed/flash/latents.safetensors", ["key.png"])[0]
     image = Image.open(finished / "data/processed/flash/images/key.png")
     mirrored = encode_moments(vae, to_pixel_values([ImageOps.mirror(image)]))[0]
@@ -227,10 +228,10 @@ def test_val_loss_is_steady_where_random_timesteps_are_not():
     paths = sorted((ROOT / "data/raw/flash").glob("*.png"))
     held_out = [path for path in paths if is_held_out(file_sha256(path), 0.12)]
     drawings = [preprocessed(path) for path in held_out]
-    vae, unet, noise_scheduler = load_vae(*BASE), load_unet(*BASE, torch.float32), load_noise_scheduler(*BASE)
+    vae, unet, noise_scheduler = load_vae(BASE), load_unet(BASE, torch.float32), load_noise_scheduler(BASE)
     moments = encode_moments(vae, to_pixel_values(drawings))
     latents = moments.chunk(2, dim=1)[0] * vae.config.scaling_factor
-    hidden = encode_prompts(load_tokenizer(*BASE), load_text_encoder(*BASE), ["a drawing"]).expand(len(latents), -1, -1)
+    hidden = encode_prompts(load_tokenizer(BASE), load_text_encoder(BASE), ["a drawing"]).expand(len(latents), -1, -1)
 
     def spread(estimates):
         return np.std(estimates, ddof=1) / np.mean(estimates)

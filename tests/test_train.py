@@ -4,6 +4,7 @@ import io
 import math
 import sys
 import types
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import torch._inductor.config
 import torch.nn.functional as F
 from accelerate import Accelerator
-from conftest import PROCESSED, ROOT, call, copy_project, set_value
+from conftest import PROCESSED, ROOT, call, copy_project, sampler, set_value
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 from PIL import Image
@@ -23,9 +24,9 @@ import stages.train.__main__
 from stages.train.__main__ import be_deterministic
 from stages.train.batches import Batches, TrainingSet, shuffled
 from stages.train.checkpoint import Checkpoints
-from stages.train.denoiser import Denoiser, make_optimizer
+from stages.train.denoiser import OPTIMIZERS, SCHEDULES, Denoiser, make_optimizer
 from stages.train.loop import train
-from stages.train.memory import largest_fitting, pick_compile
+from stages.train.memory import COMPILE_MODES, largest_fitting, pick_compile
 from stages.train.run import Log, Outputs
 from tattoo_lora.data.captions import read_captions
 from tattoo_lora.data.drawings import read_drawings
@@ -37,10 +38,10 @@ from tattoo_lora.diffusion.prompts import encode_prompts
 from tattoo_lora.diffusion.sampling import load_pipeline, sample_images
 from tattoo_lora.diffusion.validation import band, timestep_grid, validation_losses
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import load_params, load_profile
+from tattoo_lora.params import InferenceProfile, Model, TrainParams, load_params, load_profile
 
 PARAMS = load_params(ROOT).train
-PROFILE = dataclasses.replace(load_profile("embedded", ROOT), steps=6, batch_size=2, eval_every=2, warmup_steps=0)
+PROFILE = dataclasses.replace(load_profile("embedded", ROOT).train, steps=6, batch_size=2, eval_every=2, warmup_steps=0)
 
 
 def make_unet():
@@ -507,6 +508,15 @@ def test_timesteps_are_spread_evenly_and_fall_into_three_bands():
     assert [band(t, 1000) for t in (0, 333, 334, 666, 667, 999)] == ["low", "low", "mid", "mid", "high", "high"]
 
 
+def test_params_allow_just_what_the_tables_of_training_serve():
+    allowed = typing.get_type_hints(TrainParams)
+    assert set(typing.get_args(allowed["optimizer"])) == set(OPTIMIZERS)
+    assert set(typing.get_args(allowed["schedule"])) == set(SCHEDULES)
+    assert set(typing.get_args(allowed["compile"])) == {"auto", "off", *COMPILE_MODES}
+    dtypes = typing.get_args(typing.get_type_hints(InferenceProfile)["dtype"])
+    assert all(isinstance(getattr(torch, name), torch.dtype) for name in dtypes if name != "auto")
+
+
 def fit_with(folder, data, profile=PROFILE, text_encoder=None, scheduler=None, **knobs):
     return fit(
         make_unet(), data, folder, dataclasses.replace(PARAMS, **knobs), profile,
@@ -747,10 +757,10 @@ def trained(processed, tmp_path_factory):
 def by_hand(trained):
     """What the command should have worked with: drawings by split, embeddings of each one's caption, the base."""
     project, _ = trained
-    profile = dataclasses.replace(load_profile("embedded", project), base_model=str(ROOT / "models/embedded/base"))
+    profile, base = load_profile("embedded", project), Model(str(ROOT / "models/embedded/base"), None)
     drawings = read_drawings(project / FLASH / "drawings.csv")
     captions = read_captions(project / FLASH / "captions_blip", [drawing.stem for drawing in drawings])
-    stored, pipeline = load_file(project / FLASH / "latents.safetensors"), load_pipeline(profile)
+    stored, pipeline = load_file(project / FLASH / "latents.safetensors"), load_pipeline(base, profile.inference.dtype)
 
     def of_split(split):
         chosen = [drawing for drawing in drawings if drawing.split == split]
@@ -760,7 +770,7 @@ def by_hand(trained):
 
     return types.SimpleNamespace(
         params=load_params(project), profile=profile, pipeline=pipeline,
-        noise_scheduler=load_noise_scheduler(profile.base_model, None),
+        noise_scheduler=load_noise_scheduler(base),
         scaling_factor=pipeline.vae.config.scaling_factor, train=of_split("train"), val=of_split("val"),
     )  # fmt: skip
 
@@ -780,7 +790,7 @@ def test_the_command_trains_on_the_other_drawings_with_their_captions(trained, b
     """The first step's loss, which no step has changed yet: the same drawings, captions, noise and timesteps."""
     moments, embeds = by_hand.train
     data = TrainingSet(moments, torch.arange(1, len(embeds)), by_hand.scaling_factor)
-    size = by_hand.profile.batch_size
+    size = by_hand.profile.train.batch_size
     batch = Batches(data, by_hand.params.train, 0.3, size, 1000).draw(0, size)
     noisy_latents = by_hand.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
     with torch.inference_mode():
@@ -793,7 +803,7 @@ def test_the_command_draws_each_prompt_with_a_seed_of_its_own(trained, by_hand):
     params, pipeline = by_hand.params.train, by_hand.pipeline
     embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["", *params.prompts])
     seeds = [params.seed + i for i in range(len(params.prompts))]
-    drawn = sample_images(pipeline, embeds[1:], embeds[:1], seeds, params.sampler_steps, by_hand.profile)
+    drawn = sample_images(pipeline, embeds[1:], embeds[:1], seeds, sampler(by_hand.profile, params.sampler_steps))
     for i, expected in enumerate(drawn):
         written = Image.open(trained[0] / f"samples/eval_step0000/prompt{i:02d}.png")
         assert np.abs(np.asarray(written, int) - np.asarray(expected, int)).max() <= 2

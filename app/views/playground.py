@@ -35,8 +35,8 @@ def ask(params: Params, profile: Profile) -> tuple[list[str], dict, bool]:
         left, middle, right = st.columns(3)
         strength = left.slider("LoRA strength", 0.0, 1.5, 1.0, 0.05)
         seed = left.number_input("Seed", 0, 2**31 - 1, 7)
-        steps = middle.slider("Steps", 1, 100, min(profile.sampler_steps, 100))
-        guidance = middle.slider("Guidance", 0.0, 20.0, min(profile.guidance_scale, 20.0), 0.5)
+        steps = middle.slider("Steps", 1, 100, min(profile.sampling.sampler_steps, 100))
+        guidance = middle.slider("Guidance", 0.0, 20.0, min(profile.sampling.guidance_scale, 20.0), 0.5)
         width = right.select_slider("Width, px", sizes, value=side)
         height = right.select_slider("Height, px", sizes, value=side)
         pressed = st.form_submit_button("Draw", type="primary", icon=":material/brush:")
@@ -50,9 +50,9 @@ def ask(params: Params, profile: Profile) -> tuple[list[str], dict, bool]:
         "guidance_scale": guidance,
         "width": width,
         "height": height,
-        "base_model": profile.base_model,
-        "base_revision": profile.base_revision,
-        "dtype": profile.dtype,
+        "base_model": profile.base.id,
+        "base_revision": profile.base.revision,
+        "dtype": profile.inference.dtype,
     }
     return columns, shared | {"strength": strength}, pressed
 

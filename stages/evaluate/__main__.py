@@ -37,7 +37,7 @@ from tattoo_lora.diffusion.latents import read_latents, scaled_means
 from tattoo_lora.diffusion.lora import load_lora
 from tattoo_lora.diffusion.models import load_clip, load_noise_scheduler, pick_device, place, use_threads
 from tattoo_lora.diffusion.prompts import encode_prompts
-from tattoo_lora.diffusion.sampling import load_pipeline, sample_images
+from tattoo_lora.diffusion.sampling import Sampler, load_pipeline, sample_images
 from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
 
 
@@ -58,7 +58,8 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     all_params = load_params()
-    params, profile = all_params.evaluate, load_profile(all_params.profile)
+    profile = load_profile(all_params.profile)
+    params = all_params.evaluate
     drawings = read_drawings(args.drawings)
     held_out = [drawing for drawing in drawings if drawing.split == "val"]
     moments = read_latents(args.latents, [drawing.file for drawing in held_out])
@@ -66,10 +67,11 @@ def run(args: argparse.Namespace) -> None:
     trigger = all_params.variant(args.variant).trigger
     captions = [with_trigger(trigger, by_stem[drawing.stem]) for drawing in held_out]
 
-    use_threads(profile.threads)
-    device, pipeline = pick_device(), load_pipeline(profile)
+    inference, sampling = profile.inference, profile.sampling
+    use_threads(inference.threads)
+    device, pipeline = pick_device(), load_pipeline(profile.base, inference.dtype)
     tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder.to(device)
-    noise_scheduler = load_noise_scheduler(profile.base_model, profile.base_revision)
+    noise_scheduler = load_noise_scheduler(profile.base)
     if args.lora is not None:
         load_lora(pipeline, args.lora)
     empty_embed, common_embed, *rest = encode_prompts(
@@ -77,9 +79,9 @@ def run(args: argparse.Namespace) -> None:
     ).split(1)
     prompt_embeds = encode_prompts(tokenizer, text_encoder, params.prompts)
     pipeline.text_encoder = None  # its memory is free for the UNet
-    place(pipeline, device, profile.low_memory)
+    place(pipeline, device, sampling.low_memory)
 
-    latents, batch_size = scaled_means(moments, pipeline.vae.config.scaling_factor), profile.inference_batch_size
+    latents, batch_size = scaled_means(moments, pipeline.vae.config.scaling_factor), inference.batch_size
     num_train_timesteps = noise_scheduler.config.num_train_timesteps
     timesteps = timestep_grid(params.timesteps, num_train_timesteps)
     own_embeds = torch.cat(rest)
@@ -89,8 +91,9 @@ def run(args: argparse.Namespace) -> None:
     )
     settings = [(i, seed) for i in range(len(params.prompts)) for seed in params.seeds]
     rows, seeds = [i for i, _ in settings], [seed for _, seed in settings]
-    images = sample_images(pipeline, prompt_embeds[rows], empty_embed, seeds, profile.sampler_steps, profile)
-    clip, processor = load_clip(profile.clip_model, profile.clip_revision)
+    sampler = Sampler(sampling.sampler_steps, sampling.guidance_scale, profile.resolution, batch_size)
+    images = sample_images(pipeline, prompt_embeds[rows], empty_embed, seeds, sampler)
+    clip, processor = load_clip(profile.clip)
     clip.to(device)
     learned_from = [drawing for drawing in drawings if drawing.split == "train"]
     learned = embed_drawings(clip, processor, args.images, learned_from, batch_size)

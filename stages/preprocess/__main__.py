@@ -239,7 +239,8 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors(), recorded_time():
         all_params = load_params()
-        params, profile = all_params.preprocess, load_profile(all_params.profile)
+        profile = load_profile(all_params.profile)
+        params = all_params.preprocess
         if not args.raw.is_dir():
             raise UserError(f"{args.raw}: no such folder; `dataset` in params.yaml names a folder under data/raw")
         rows, outcomes = preprocess(args.raw, args.out, args.sheet, params, profile.resolution, args.processes)

@@ -55,7 +55,7 @@ from tattoo_lora.data.split import file_sha256
 from tattoo_lora.diffusion.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.files import replace_file
-from tattoo_lora.params import Params, Profile, load_params, load_profile
+from tattoo_lora.params import Model, Params, Profile, load_params, load_profile
 from tattoo_lora.times import recorded_time
 
 LINE_ART = {"ink": 3, "saturation": 3, "grey": 3, "stroke": 1, "spread": 2, "pieces": 1, "specks": 1}
@@ -185,18 +185,19 @@ def data_facts(dataset: str, processed: Path, rows: Sequence[ManifestRow], capti
 def how_made(all_params: Params, profile: Profile) -> str:
     """Models, the settings that matter most, versions."""
 
-    def model(name: str, revision: str | None) -> str:
-        return plain(name) + (f" at {plain(revision)}" if revision else "")
+    def name(model: Model) -> str:
+        return plain(model.id) + (f" at {plain(model.revision)}" if model.revision else "")
 
-    batch = profile.batch_size * profile.gradient_accumulation_steps
+    train, sampling = profile.train, profile.sampling
+    batch = train.batch_size * train.gradient_accumulation_steps
     facts = {
         "profile": f"{plain(all_params.profile)}, {profile.resolution} px",
-        "base model": model(profile.base_model, profile.base_revision),
-        "captions by": model(profile.caption_model, profile.caption_revision),
-        "scores by": model(profile.clip_model, profile.clip_revision),
-        "training": f"{profile.steps} steps of {batch}, learning rate {profile.learning_rate:g}, rank "
+        "base model": name(profile.base),
+        "captions by": name(profile.captioner),
+        "scores by": name(profile.clip),
+        "training": f"{train.steps} steps of {batch}, learning rate {train.learning_rate:g}, rank "
         f"{all_params.train.rank}, alpha {all_params.train.alpha:g}, seed {all_params.train.seed}",
-        "pictures": f"{profile.sampler_steps} steps, guidance {profile.guidance_scale:g}",
+        "pictures": f"{sampling.sampler_steps} steps, guidance {sampling.guidance_scale:g}",
         # Without what differs by machine and not by requirements.txt: +cpu or +cu130, and Python's own.
         "versions": ", ".join(f"{name} {version(name).partition('+')[0]}" for name in PACKAGES),
     }
@@ -300,7 +301,8 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     all_params = load_params()
-    profile, prompts, seeds = load_profile(all_params.profile), all_params.evaluate.prompts, all_params.evaluate.seeds
+    profile = load_profile(all_params.profile)
+    prompts, seeds = all_params.evaluate.prompts, all_params.evaluate.seeds
     smallest = all_params.report.smallest_difference
     variants = list(all_params.variants)
     evaluations = {name: read_evaluation(args.evaluations / name) for name in (BASE, *variants)}

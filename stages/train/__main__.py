@@ -55,6 +55,7 @@ from tattoo_lora.diffusion.models import (
     use_threads,
 )
 from tattoo_lora.diffusion.prompts import encode_prompts, tokenize
+from tattoo_lora.diffusion.sampling import Sampler
 from tattoo_lora.diffusion.tokenizer import load_tokenizer
 
 
@@ -104,21 +105,22 @@ def split_indices(drawings: list[Drawing], split: str) -> Tensor:
 def run(args: argparse.Namespace) -> None:
     """Read, load, train, write."""
     all_params = load_params()
-    params, profile = all_params.train, load_profile(all_params.profile)
+    profile = load_profile(all_params.profile)
+    params = all_params.train
     variant = all_params.variant(args.variant)
     if params.deterministic:
         be_deterministic()
     drawings = read_drawings(args.drawings)
     moments = read_latents(args.latents, [drawing.file for drawing in drawings])
     captions = read_captions_of(args.captions, drawings, variant)
-    use_threads(profile.threads)
+    use_threads(profile.inference.threads)
     accelerator = make_accelerator()
 
-    base = (profile.base_model, profile.base_revision)
-    tokenizer, text_encoder = load_tokenizer(*base), load_text_encoder(*base).to(accelerator.device)
-    unet, vae = load_unet(*base, pick_dtype(profile.dtype)), load_vae(*base)
-    noise_scheduler = load_noise_scheduler(*base)
-    clip, processor = load_clip(profile.clip_model, profile.clip_revision)
+    base = profile.base
+    tokenizer, text_encoder = load_tokenizer(base), load_text_encoder(base).to(accelerator.device)
+    unet, vae = load_unet(base, pick_dtype(profile.inference.dtype)), load_vae(base)
+    noise_scheduler = load_noise_scheduler(base)
+    clip, processor = load_clip(profile.clip)
     texts = ["", *sorted(set(captions))]
     rows = {text: i for i, text in enumerate(texts)}
     caption_rows = torch.tensor([rows[caption] for caption in captions])
@@ -136,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
         TrainingSet([moments[i] for i in train_rows], caption_rows[train_rows], scaling_factor),
         params,
         variant.caption_dropout,
-        profile.batch_size * profile.gradient_accumulation_steps * accelerator.num_processes,
+        profile.train.batch_size * profile.train.gradient_accumulation_steps * accelerator.num_processes,
         noise_scheduler.config.num_train_timesteps,
     )
 
@@ -152,7 +154,9 @@ def run(args: argparse.Namespace) -> None:
         scaled_means([moments[i] for i in val_rows], scaling_factor),
         embed_texts_now,
         params,
-        profile,
+        Sampler(
+            params.sampler_steps, profile.sampling.guidance_scale, profile.resolution, profile.inference.batch_size
+        ),
         args.samples,
     )
     prediction_type = noise_scheduler.config.prediction_type
@@ -166,7 +170,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoints = Checkpoints(key, [args.lora, args.log_csv, args.samples])
     accelerator.print(f"ready to train after {time.monotonic() - STARTED:.1f} s")
     begun = time.monotonic()
-    settings = (denoiser, noise_scheduler, batches, params, profile, accelerator)
+    settings = (denoiser, noise_scheduler, batches, params, profile.train, accelerator)
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         train(*settings, Outputs(evaluator.measure, save, None, checkpoints))
@@ -186,10 +190,10 @@ def run(args: argparse.Namespace) -> None:
 
 def snapshot_key(args: argparse.Namespace, all_params: Params, profile: Profile, captions: list[str]) -> str:
     """Of all that the training depends on: another one does not go on from its snapshots."""
-    base = model_key(profile.base_model, profile.base_revision)
-    clip = model_key(profile.clip_model, profile.clip_revision)
+    models = model_key(profile.base), model_key(profile.clip)
+    settings = (profile.train, profile.inference, profile.sampling.guidance_scale, profile.resolution)
     variant = all_params.variant(args.variant)
-    values = (all_params.train, profile, args.variant, variant, captions, base, clip)
+    values = (all_params.train, settings, args.variant, variant, captions, models)
     return result_key(__file__, *values, files=[args.latents, args.drawings])
 
 

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 from tattoo_lora.diffusion.lora import TEXT_ENCODER_MODULES, add_lora
 from tattoo_lora.diffusion.objective import predict
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import Profile, TrainParams
+from tattoo_lora.params import TrainParams, TrainProfile
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # diffusers' names
 OPTIMIZERS = {  # module, class and its options; all but the first are packages of their own
@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
             return predict(self.unet, noisy_latents, timesteps, encoder_hidden_states)
 
 
-def add_adapters(denoiser: Denoiser, params: TrainParams, profile: Profile) -> list[dict]:
+def add_adapters(denoiser: Denoiser, params: TrainParams, profile: TrainProfile) -> list[dict]:
     """Fresh adapters on the UNet and, with a text_encoder_lr, on the text encoder; the optimizer's groups."""
     shared = {
         "r": params.rank,
@@ -80,7 +80,7 @@ def make_optimizer(groups: list[dict], name: str, weight_decay: float) -> torch.
         raise UserError(f"params.yaml: train.optimizer: {name} needs {package}: `pip install {package}`") from None
 
 
-def make_lr_scheduler(optimizer: torch.optim.Optimizer, schedule: str, profile: Profile) -> LRScheduler:
+def make_lr_scheduler(optimizer: torch.optim.Optimizer, schedule: str, profile: TrainProfile) -> LRScheduler:
     """A linear warm-up, then the schedule."""
     return get_scheduler(
         SCHEDULES[schedule], optimizer, num_warmup_steps=profile.warmup_steps, num_training_steps=profile.steps

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
 from tattoo_lora.diffusion.models import on_device
-from tattoo_lora.diffusion.sampling import clip_scores, embed_images, embed_texts, sample_images
+from tattoo_lora.diffusion.sampling import Sampler, clip_scores, embed_images, embed_texts, sample_images
 from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
 from tattoo_lora.files import replace_file
-from tattoo_lora.params import Profile, TrainParams
+from tattoo_lora.params import TrainParams
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Evaluator:
     val_latents: Tensor
     embed_texts_now: Callable[[], tuple[Tensor, Tensor, Tensor]]
     params: TrainParams
-    profile: Profile
+    sampler: Sampler
     samples: Path
     seconds: float = 0.0  # spent so far
 
@@ -43,13 +43,13 @@ class Evaluator:
         val_embeds, prompt_embeds, empty_embed = self.embed_texts_now()
         timesteps = timestep_grid(params.val_timesteps, self.noise_scheduler.config.num_train_timesteps)
         losses = validation_losses(
-            unet, self.noise_scheduler, self.val_latents, val_embeds, timesteps, self.profile.inference_batch_size
+            unet, self.noise_scheduler, self.val_latents, val_embeds, timesteps, self.sampler.batch_size
         )
         if not losses.isfinite().all():
             return math.nan, math.nan
         seeds = [params.seed + i for i in range(len(params.prompts))]
         with on_device(unet.device, self.pipeline.vae, self.clip):
-            images = sample_images(self.pipeline, prompt_embeds, empty_embed, seeds, params.sampler_steps, self.profile)
+            images = sample_images(self.pipeline, prompt_embeds, empty_embed, seeds, self.sampler)
             text_embeds = embed_texts(self.clip, self.processor, params.prompts)
             scores = clip_scores(embed_images(self.clip, self.processor, images), text_embeds)
         folder = self.samples / f"eval_step{step:04d}"

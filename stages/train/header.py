@@ -10,6 +10,7 @@ import re
 from collections import Counter
 
 from tattoo_lora.data.drawings import Drawing
+from tattoo_lora.diffusion.hub import id_at_revision
 from tattoo_lora.params import Profile, TrainParams
 
 MOST_WORDS = 100
@@ -40,10 +41,9 @@ def lora_header(
     `prediction_type` is the noise scheduler's, epsilon or v_prediction; the specification calls the latter v.
     """
     trained_on = [caption for caption, drawing in zip(captions, drawings, strict=True) if drawing.split == "train"]
-    model = f"{profile.base_model}@{profile.base_revision}" if profile.base_revision else profile.base_model
-    size = f"{profile.resolution}x{profile.resolution}"
+    train, size = profile.train, f"{profile.resolution}x{profile.resolution}"
     frequency = word_frequency(trained_on)
-    convolutional = any(target.startswith(("conv", "proj_")) for target in profile.target_modules)
+    convolutional = any(target.startswith(("conv", "proj_")) for target in train.target_modules)
     return {
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "diffusers",
@@ -54,10 +54,10 @@ def lora_header(
         "modelspec.title": f"tattoo-lora {variant}",
         "modelspec.trigger_phrase": trigger,
         "ss_base_model_version": "sd_v1",
-        "ss_batch_size_per_device": str(profile.batch_size),
+        "ss_batch_size_per_device": str(train.batch_size),
         "ss_dataset_hash": dataset_hash(drawings),
-        "ss_gradient_accumulation_steps": str(profile.gradient_accumulation_steps),
-        "ss_learning_rate": str(profile.learning_rate),
+        "ss_gradient_accumulation_steps": str(train.gradient_accumulation_steps),
+        "ss_learning_rate": str(train.learning_rate),
         "ss_network_alpha": str(params.alpha),
         "ss_network_args": json.dumps({"conv_dim": str(params.rank)} if convolutional else {}),
         "ss_network_dim": str(params.rank),
@@ -66,7 +66,7 @@ def lora_header(
         "ss_optimizer": params.optimizer,
         "ss_output_name": f"tattoo-lora-{variant}",
         "ss_resolution": f"({profile.resolution}, {profile.resolution})",
-        "ss_sd_model_name": model,
+        "ss_sd_model_name": id_at_revision(profile.base),
         "ss_seed": str(params.seed),
         "ss_tag_frequency": json.dumps({variant: frequency}, ensure_ascii=False),
         "ss_v2": "False",

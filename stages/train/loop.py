@@ -16,7 +16,7 @@ from stages.train.run import Outputs, Run
 from stages.train.state import TrainState
 from tattoo_lora.diffusion.objective import denoising_losses, min_snr_weights
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import Profile, TrainParams
+from tattoo_lora.params import TrainParams, TrainProfile
 from tattoo_lora.progress import tqdm
 
 LOG_EVERY = 10  # steps a row: the loss stays on the device until a row is due
@@ -39,7 +39,7 @@ def train(
     noise_scheduler: DDPMScheduler,
     batches: Batches,
     params: TrainParams,
-    profile: Profile,
+    profile: TrainProfile,
     accelerator: Accelerator,
     outputs: Outputs,
 ) -> None:

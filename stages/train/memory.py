@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stages.train.batches import Batch, Batches, seeded_dropout
 from stages.train.denoiser import Denoiser
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import Profile, TrainParams
+from tattoo_lora.params import TrainParams, TrainProfile
 from tattoo_lora.progress import tqdm
 
 COMPILE_MODES = {"default": "default", "graphs": "reduce-overhead"}  # torch.compile's names
@@ -32,7 +32,7 @@ class MicroBatches:
         compute_loss: Callable[[nn.Module, Batch], Tensor],
         accelerator: Accelerator,
         scaler: torch.amp.GradScaler,
-        profile: Profile,
+        profile: TrainProfile,
     ) -> None:
         self.denoiser, self.batches, self.compute_loss = denoiser, batches, compute_loss
         self.accelerator, self.scaler = accelerator, scaler
@@ -127,9 +127,10 @@ class MicroBatches:
             tqdm.write(f"out of memory at step {step}: going on with gradient checkpointing, about a third slower")
             unet.enable_gradient_checkpointing()
         else:
+            resolution = 8 * self.batches.data.moments[0].shape[-1]  # a latent is 8 px wide
             raise UserError(
                 f"out of memory at step {step} with one sample at once and gradient checkpointing; lower the "
-                f"profile's resolution ({self.profile.resolution}) or train.rank ({self.params.rank})"
+                f"profile's resolution ({resolution}) or train.rank ({self.params.rank})"
             ) from error
 
 
@@ -144,7 +145,7 @@ def pick_compile(choice: str, device: torch.device) -> str:
 
 
 def pick_micro_batch_size(
-    params: TrainParams, profile: Profile, accelerator: Accelerator, make_gradients: Callable[[int], object]
+    params: TrainParams, profile: TrainProfile, accelerator: Accelerator, make_gradients: Callable[[int], object]
 ) -> int:
     """Samples at once: params' number, else the profile's batch, or as many as nine tenths of CUDA's free memory hold.
 

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from tattoo_lora.diffusion.hub import finding
+from tattoo_lora.params import Model
 
 torch.backends.cuda.matmul.allow_tf32 = True  # for what is float32 on a card that has it; convolutions do it anyway
 logging.disable_progress_bar()  # loading takes a moment; the stages show the progress of their own work
@@ -79,30 +80,30 @@ def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def _load(cls: type, model: str, revision: str | None, **options):
-    with finding(model, revision):
-        loaded = cls.from_pretrained(model, revision=revision, use_safetensors=True, **options)
+def _load(cls: type, model: Model, **options):
+    with finding(model):
+        loaded = cls.from_pretrained(model.id, revision=model.revision, use_safetensors=True, **options)
     return loaded.eval().requires_grad_(False)
 
 
-def load_vae(base_model: str, revision: str | None) -> AutoencoderKL:
-    return _load(AutoencoderKL, base_model, revision, subfolder="vae", dtype=torch.float32)
+def load_vae(base: Model) -> AutoencoderKL:
+    return _load(AutoencoderKL, base, subfolder="vae", dtype=torch.float32)
 
 
-def load_unet(base_model: str, revision: str | None, dtype: torch.dtype) -> UNet2DConditionModel:
+def load_unet(base: Model, dtype: torch.dtype) -> UNet2DConditionModel:
     """In channels_last, which is the faster layout for convolutions on CPUs and GPUs alike."""
-    unet = _load(UNet2DConditionModel, base_model, revision, subfolder="unet", dtype=dtype)
+    unet = _load(UNet2DConditionModel, base, subfolder="unet", dtype=dtype)
     return unet.to(memory_format=torch.channels_last)
 
 
-def load_text_encoder(base_model: str, revision: str | None) -> CLIPTextModel:
-    return _load(CLIPTextModel, base_model, revision, subfolder="text_encoder", dtype=torch.float32)
+def load_text_encoder(base: Model) -> CLIPTextModel:
+    return _load(CLIPTextModel, base, subfolder="text_encoder", dtype=torch.float32)
 
 
-def load_noise_scheduler(base_model: str, revision: str | None) -> DDPMScheduler:
+def load_noise_scheduler(base: Model) -> DDPMScheduler:
     """The base model's own noise schedule, for training."""
-    with finding(base_model, revision):
-        return DDPMScheduler.from_pretrained(base_model, subfolder="scheduler", revision=revision)
+    with finding(base):
+        return DDPMScheduler.from_pretrained(base.id, subfolder="scheduler", revision=base.revision)
 
 
 def assemble_pipeline(
@@ -138,21 +139,18 @@ def place(pipeline: StableDiffusionPipeline, device: torch.device, low_memory: b
         pipeline.enable_model_cpu_offload(device=device)
 
 
-def load_captioner(model: str, revision: str | None) -> tuple[BlipForConditionalGeneration, BlipProcessor]:
+def load_captioner(model: Model) -> tuple[BlipForConditionalGeneration, BlipProcessor]:
     """BLIP and its processor, with the PIL image processor: captions must not depend on torchvision being there."""
-    captioner = _load(BlipForConditionalGeneration, model, revision, dtype=torch.float32)
-    with finding(model, revision):
-        processor = BlipProcessor.from_pretrained(
-            model, revision=revision, image_processor=BlipImageProcessorPil.from_pretrained(model, revision=revision)
-        )
-    return captioner, processor
+    return _load_with_processor(model, BlipForConditionalGeneration, BlipProcessor, BlipImageProcessorPil)
 
 
-def load_clip(model: str, revision: str | None) -> tuple[CLIPModel, CLIPProcessor]:
+def load_clip(model: Model) -> tuple[CLIPModel, CLIPProcessor]:
     """CLIP and its processor, with the PIL image processor for the same reason."""
-    clip = _load(CLIPModel, model, revision, dtype=torch.float32)
-    with finding(model, revision):
-        processor = CLIPProcessor.from_pretrained(
-            model, revision=revision, image_processor=CLIPImageProcessorPil.from_pretrained(model, revision=revision)
-        )
-    return clip, processor
+    return _load_with_processor(model, CLIPModel, CLIPProcessor, CLIPImageProcessorPil)
+
+
+def _load_with_processor(model: Model, cls: type, processor_cls: type, image_processor_cls: type) -> tuple:
+    loaded = _load(cls, model, dtype=torch.float32)
+    with finding(model):
+        image_processor = image_processor_cls.from_pretrained(model.id, revision=model.revision)
+        return loaded, processor_cls.from_pretrained(model.id, revision=model.revision, image_processor=image_processor)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -20,18 +21,27 @@ from tattoo_lora.diffusion.models import (
 )
 from tattoo_lora.diffusion.tokenizer import load_tokenizer
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import Profile
+from tattoo_lora.params import Model
 
 
-def load_pipeline(profile: Profile) -> StableDiffusionPipeline:
-    """The profile's base model, all parts on the CPU, the UNet in the dtype it is used in."""
-    base = (profile.base_model, profile.base_revision)
+@dataclass(frozen=True)
+class Sampler:
+    """How pictures are made: DPM-Solver++'s steps, the guidance, their side in px, how many at once."""
+
+    steps: int
+    guidance_scale: float
+    resolution: int
+    batch_size: int
+
+
+def load_pipeline(base: Model, dtype: str) -> StableDiffusionPipeline:
+    """The base model, all parts on the CPU, the UNet in the dtype it is used in, as a profile names it."""
     return assemble_pipeline(
-        load_vae(*base),
-        load_text_encoder(*base),
-        load_tokenizer(*base),
-        load_unet(*base, pick_dtype(profile.dtype)),
-        load_noise_scheduler(*base),
+        load_vae(base),
+        load_text_encoder(base),
+        load_tokenizer(base),
+        load_unet(base, pick_dtype(dtype)),
+        load_noise_scheduler(base),
     )
 
 
@@ -41,25 +51,24 @@ def sample_images(
     prompt_embeds: Tensor,
     negative_prompt_embeds: Tensor,
     seeds: list[int],
-    steps: int,
-    profile: Profile,
+    sampler: Sampler,
 ) -> list[Image.Image]:
-    """One picture, in so many steps, for each of prompt_embeds (B, T, D).
+    """One picture for each of prompt_embeds (B, T, D).
 
     negative_prompt_embeds (1, T, D) is the empty prompt's. Picture i starts from noise seeded with seeds[i] whatever
     the batch, so that the same prompt and seed give the same start for every variant.
     """
     images = []
-    for start in range(0, len(prompt_embeds), profile.inference_batch_size):
-        embeds = prompt_embeds[start : start + profile.inference_batch_size]
+    for start in range(0, len(prompt_embeds), sampler.batch_size):
+        embeds = prompt_embeds[start : start + sampler.batch_size]
         images += draw_batch(
             pipeline,
             embeds,
             negative_prompt_embeds.expand_as(embeds),
             seeds[start : start + len(embeds)],
-            steps,
-            profile.guidance_scale,
-            (profile.resolution, profile.resolution),
+            sampler.steps,
+            sampler.guidance_scale,
+            (sampler.resolution, sampler.resolution),
         )
     return images
 

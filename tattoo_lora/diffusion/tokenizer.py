@@ -3,12 +3,13 @@
 from transformers import CLIPTokenizer
 
 from tattoo_lora.diffusion.hub import finding
+from tattoo_lora.params import Model
 
 
-def load_tokenizer(base_model: str, revision: str | None) -> CLIPTokenizer:
-    """The tokenizer in `base_model`'s subfolder; UserError where the model is missing."""
-    with finding(base_model, revision):
-        tokenizer = CLIPTokenizer.from_pretrained(base_model, subfolder="tokenizer", revision=revision)
+def load_tokenizer(base: Model) -> CLIPTokenizer:
+    """The tokenizer in the base model's subfolder; UserError where the model is missing."""
+    with finding(base):
+        tokenizer = CLIPTokenizer.from_pretrained(base.id, subfolder="tokenizer", revision=base.revision)
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a missing folder
             raise OSError("no vocabulary in its tokenizer folder")
     return tokenizer
