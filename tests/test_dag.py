@@ -77,6 +77,10 @@ CHANGES = {
     "a comment in stages/train": (lambda p: append(p / "stages/train/__main__.py", "# a comment\n"), TRAIN),
     "the other profile's file": (lambda p: set_value(p / "profiles/sd15.yaml", "steps", 9), set()),
     "this profile's steps": (lambda p: set_value(p / "profiles/embedded.yaml", "steps", 6), TRAIN | {"report"}),
+    "the sampler's steps": (
+        lambda p: set_value(p / "profiles/embedded.yaml", "sampler_steps", 3),
+        EVALUATE | {"report"},  # trainings draw in steps of their own
+    ),
     "evaluate.prompts": (lambda p: append_prompt(p, "evaluate"), EVALUATE | {"report"}),
     "train.prompts": (lambda p: append_prompt(p, "train"), TRAIN | {"report"}),
     "a caption model": (
