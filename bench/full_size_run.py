@@ -49,19 +49,10 @@ def prepare(folder: Path, models: Path, resolution: int, steps: int, drawings: i
     params["evaluate"]["seeds"] = params["evaluate"]["seeds"][:1]
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     profile = yaml.safe_load((ROOT / "profiles/sd15.yaml").read_text(encoding="utf-8"))
-    profile |= {
-        **{
-            key: {"id": str(models / name), "revision": None}
-            for key, name in (("base", BASE), ("captioner", BLIP), ("clip", CLIP))
-        },
-        "resolution": resolution,
-    }
-    profile["train"] |= {
-        "steps": steps,
-        "warmup_steps": 0,
-        "eval_every": steps,
-        "gradient_accumulation_steps": 1,
-    }
+    for key, name in (("base", BASE), ("captioner", BLIP), ("clip", CLIP)):
+        profile[key] = {"id": str(models / name), "revision": None}
+    profile["resolution"] = resolution
+    profile["train"] |= {"steps": steps, "warmup_steps": 0, "eval_every": steps, "gradient_accumulation_steps": 1}
     profile["inference"]["batch_size"] = 1
     profile["sampling"]["sampler_steps"] = 2
     (folder / "profiles").mkdir()
