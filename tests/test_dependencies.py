@@ -2,12 +2,14 @@
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
 
 from tattoo_lora.keys import code_files, imported_files
+from tattoo_lora.params import TAKEN
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
@@ -172,3 +174,9 @@ def test_every_stage_shows_an_example_of_itself_in_its_help(stage):
     module = main_file(stage).relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__main__").replace("/", ".")
     assert f"    python -m {module} " in ast.get_docstring(ast.parse(source))
     assert "ArgumentParser(description=__doc__" in source
+
+
+def test_no_variant_may_have_the_name_of_another_file_among_the_metrics():
+    written = [out for stage in STAGES for out in [*definition(stage)["outs"], *definition(stage).get("metrics", [])]]
+    paths = [Path(out if isinstance(out, str) else next(iter(out))) for out in written]
+    assert {path.stem for path in paths if path.parent.name == "metrics"} - {"${key}"} == set(TAKEN)
