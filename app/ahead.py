@@ -114,6 +114,8 @@ def plan(params: Params, profile: Profile, drawings: int) -> str:
 
 def results(findings: Path) -> str:
     """The headline and the scores, aligned, best ones marked; of metrics/findings.json."""
+    from stages.report.findings import SCORES  # pandas takes a second
+
     found = json.loads(findings.read_text(encoding="utf-8"))
     scores = list(found["better"])
     best = {
@@ -124,7 +126,7 @@ def results(findings: Path) -> str:
     }
 
     def cell(value: float | None, score: str) -> str:
-        shown = "-" if value is None else f"{value:.4f}" if abs(value) < 1 else f"{value:.1f}"
+        shown = "-" if value is None else SCORES[score].show(value) if score in SCORES else f"{value:g}"
         return shown + ("*" if value is not None and value == best[score] else " ")
 
     rows = [["", *(f"{score} " for score in scores)]]

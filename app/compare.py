@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from app.checks import writable
-from app.generate import OUT, add_picture_options, draw, read_prompts, save, settings_for
+from app.generate import OUT, adapter_path, add_picture_options, draw, read_prompts, save, settings_for
 from app.runs import open_files
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
@@ -27,7 +27,7 @@ def adapter_of(column: str, variants: list[str], folder: Path) -> Path | None:
     if column == "base":
         return None
     if column in variants:
-        return Path(f"runs/lora/{column}/best.safetensors")
+        return adapter_path(column)
     if column.endswith(".safetensors"):
         return Path(column).expanduser()
     experiment, _, variant = column.partition(":")
@@ -43,7 +43,7 @@ def fetch(experiment: str, variant: str, folder: Path) -> Path:
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
 
-    source, target = f"runs/lora/{variant}/best.safetensors", folder / f"{slug(experiment)}_{variant}.safetensors"
+    source, target = adapter_path(variant).as_posix(), folder / f"{slug(experiment)}_{variant}.safetensors"
     try:
         files, prefix = open_files(experiment)
         with files.open(prefix + source, "rb") as adapter:

@@ -89,6 +89,11 @@ def checked(settings: Settings) -> Settings:
     return settings
 
 
+def adapter_path(variant: str) -> Path:
+    """Where train writes a variant's best adapter."""
+    return Path(f"runs/lora/{variant}/best.safetensors")
+
+
 def adapter_sha256(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such adapter; run `dvc repro train`, or give --lora a .safetensors file")
@@ -109,56 +114,49 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def draw(settings: list[Settings], profile: Profile) -> Iterator:
-    """A PIL image for each of the settings, which share model and adapter.
-
-    One at a time, so that a picture does not depend on the others: the same settings give the same bytes.
-    """
-    from tattoo_lora.diffusion.models import pick_device, place
-    from tattoo_lora.diffusion.prompts import encode_prompts
-
-    pipeline = load_base(settings[0])
-    use_adapter(pipeline, settings[0])
-    texts = list(dict.fromkeys(text for of in settings for text in (of.negative_prompt, of.prompt)))
-    embeds = dict(zip(texts, encode_prompts(pipeline.tokenizer, pipeline.text_encoder, texts).split(1), strict=True))
-    pipeline.text_encoder = None  # its memory is free for the UNet
-    place(pipeline, pick_device(), profile.sampling.low_memory)
-    for of in settings:
-        yield draw_one(pipeline, of, embeds[of.prompt], embeds[of.negative_prompt])
-
-
 class Studio:
-    """The base model kept loaded between pictures, which are the same to the byte as those of `draw`.
+    """The base model, kept loaded between pictures.
 
-    For one thread at a time: whoever shares it holds `lock` while drawing.
+    One picture at a time, so that it does not depend on the others: the same settings give the same bytes. For one
+    thread at a time: whoever shares it holds `lock` while drawing.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.pipeline, self.base, self.adapter = None, None, None
+        self.texts, self.embeds = None, None
 
-    def draw(self, of: Settings, profile: Profile):
+    def draw(self, settings: Settings, profile: Profile):
         """A PIL image. Loads the model when it is another one than last time, and the adapter likewise."""
         from tattoo_lora.diffusion.models import pick_device, place
         from tattoo_lora.diffusion.prompts import encode_prompts
 
-        base = (of.base_model, of.base_revision, of.dtype)
+        base = (settings.base_model, settings.base_revision, settings.dtype)
         if base != self.base:
             self.pipeline = self.base = self.adapter = None  # one model at a time in memory
-            self.pipeline = load_base(of)
+            self.pipeline = load_base(settings)
             place(self.pipeline, pick_device(), profile.sampling.low_memory)
             self.base = base
-        adapter = (of.lora, of.lora_sha256, of.strength)
+        adapter = (settings.lora, settings.lora_sha256, settings.strength)
         if adapter != self.adapter:
-            self.adapter = None  # what is half-loaded, should loading fail, is not used
+            self.adapter = self.texts = None  # what is half-loaded, should loading fail, is not used
             self.pipeline.unload_lora_weights()
-            use_adapter(self.pipeline, of)
+            use_adapter(self.pipeline, settings)
             self.adapter = adapter
-        texts = list(dict.fromkeys([of.negative_prompt, of.prompt]))
-        embeds = dict(
-            zip(texts, encode_prompts(self.pipeline.tokenizer, self.pipeline.text_encoder, texts).split(1), strict=True)
-        )
-        return draw_one(self.pipeline, of, embeds[of.prompt], embeds[of.negative_prompt])
+        texts = [settings.prompt, settings.negative_prompt]
+        if texts != self.texts:
+            self.texts = None
+            tokenizer, text_encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+            self.embeds = encode_prompts(tokenizer, text_encoder, texts).split(1)
+            self.texts = texts
+        return draw_one(self.pipeline, settings, *self.embeds)
+
+
+def draw(settings: list[Settings], profile: Profile) -> Iterator:
+    """A PIL image for each of the settings."""
+    studio = Studio()
+    for one in settings:
+        yield studio.draw(one, profile)
 
 
 def load_base(of: Settings):
@@ -247,7 +245,7 @@ def settings_from(args: argparse.Namespace, profile: Profile) -> list[Settings]:
     prompts = read_prompts(args.prompts) if args.prompts else args.prompt
     if not prompts:
         raise UserError('no prompt; try `python -m app.generate "an owl"`, or --prompts FILE')
-    lora = Path(f"runs/lora/{args.variant}/best.safetensors") if args.variant else args.lora
+    lora = adapter_path(args.variant) if args.variant else args.lora
     return settings_for(args, profile, lora, prompts, range(args.seed, args.seed + args.n))
 
 

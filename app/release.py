@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from app.checks import check_repository, git, inside, writable
+from app.generate import adapter_path
 from tattoo_lora.data.captions import with_trigger
 from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.data.split import file_sha256
@@ -310,7 +311,7 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
     params.variant(variant)
     earlier = earlier_files(out)
     check_results(root)
-    adapter = root / f"runs/lora/{variant}/best.safetensors"
+    adapter = root / adapter_path(variant)
     manifest = read_manifest(root / f"data/processed/{params.dataset}/manifest.csv")
     drawings = [row for row in manifest if row.status == "kept"]
     license = license or hub_license(drawings)

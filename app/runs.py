@@ -27,6 +27,7 @@ from tattoo_lora.errors import UserError
 
 CURVES = ("val_loss", "clip_score", "train_loss")
 BASE = "base"
+FINDINGS = {"headline", "better", "scores", "differences", "line_art", "copies"}  # what the pages show of them
 WORKSPACE = "workspace"
 ONE_READER = threading.Lock()  # the file systems of DVC are not made for several threads
 
@@ -261,25 +262,13 @@ def metrics_of(run: Run) -> dict[str, dict[str, float]]:
     return found
 
 
-def tables_of(markdown: str) -> list[tuple[str, pd.DataFrame]]:
-    """The tables of a Markdown text as plain strings, each with the text that stands before it.
-
-    A column called `is` gets the name of the one before it too: `val_loss is`.
-    """
-    found, before, lines = [], [], []
-    for line in [*markdown.splitlines(), ""]:
-        if line.startswith("|"):
-            lines.append([cell.strip() for cell in line.strip().strip("|").split("|")])
-            continue
-        if len(lines) > 2:
-            head = [f"{lines[0][i - 1]} is" if name == "is" else name for i, name in enumerate(lines[0])]
-            rows = [row for row in lines[2:] if len(row) == len(head)]
-            found.append((" ".join(before), pd.DataFrame(rows, columns=head)))
-            before = []
-        lines = []
-        if line.strip():
-            before.append(line.strip())
-    return found
+def findings_of(run: Run) -> dict:
+    """What the report found, as metrics/findings.json has it; empty where there is none whole, or one of old."""
+    try:
+        found = dict(json.loads(run.read("metrics/findings.json") or b"{}"))
+    except (ValueError, TypeError):
+        return {}
+    return found if found.keys() >= FINDINGS else {}
 
 
 def samples_of(run: Run) -> dict[str, dict[int, list[str]]]:

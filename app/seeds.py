@@ -56,7 +56,7 @@ def tables(by_seed: dict[int, Metrics]) -> str:
     }
     for name, of_variant in values.items():
         cells = [
-            f"{of_variant[score].mean():.{of.digits}f} ± {of_variant[score].std(ddof=1):.{of.digits}f}"
+            f"{of.show(of_variant[score].mean())} ± {of.show(of_variant[score].std(ddof=1))}"
             for score, of in SCORES.items()
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -7,6 +7,8 @@ nothing but time.
 import os
 from pathlib import Path
 
+from tattoo_lora.files import replace_file
+
 ROOT = Path(os.environ.get("DVC_ROOT", "."))
 
 
@@ -31,6 +33,5 @@ class Memo:
         """Keep the content."""
         path = self.path(key, suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with replace_file(path) as partial:
+            partial.write_bytes(content)

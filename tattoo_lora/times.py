@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tattoo_lora.files import replace_file
+
 # The project's own folder, for experiments in a temporary one too.
 FOLDER = Path(os.environ.get("DVC_ROOT", "."), ".scratch/times")
 
@@ -25,9 +27,9 @@ def recorded_time() -> Iterator[None]:
         return
     now = time.time()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    partial = FOLDER / f"{stage}.{os.getpid()}"
-    partial.write_text(json.dumps({"seconds": now - psutil.Process().create_time(), "ended": now}), encoding="utf-8")
-    os.replace(partial, FOLDER / f"{stage}.json")
+    times = {"seconds": now - psutil.Process().create_time(), "ended": now}
+    with replace_file(FOLDER / f"{stage}.json") as partial:
+        partial.write_text(json.dumps(times), encoding="utf-8")
 
 
 def read_times() -> dict[str, float]:

@@ -19,6 +19,7 @@ from app.runs import (
     curves_of,
     drawings_of,
     evaluated_of,
+    findings_of,
     inside,
     metrics_of,
     other_datasets,
@@ -31,7 +32,6 @@ from app.runs import (
     show_experiments,
     smoothed,
     states,
-    tables_of,
     variants_of,
     workspace,
 )
@@ -118,16 +118,11 @@ def test_metrics_that_are_half_written_are_left_out(tmp_path):
     assert metrics_of(Run("here", folder=tmp_path)) == {"blip": {"val_loss": 0.1}}
 
 
-def test_tables_are_read_from_the_comparison():
-    text = (
-        "| variant | a ↓ |\n|---|---:|\n| base | **1** |\n\nReal?\nor not.\n\n| difference | a | is |\n|---|---|---|\n"
-    )
-    text += "| x - y | +1 [0, 2] | better |\n| cut | "
-    (before, scores), (about, differences) = tables_of(text)
-    assert before == "" and list(scores["a ↓"]) == ["**1**"]
-    assert about == "Real? or not." and list(differences.columns) == ["difference", "a", "a is"]
-    assert len(differences) == 1
-    assert tables_of("no table\n| half |") == []
+@pytest.mark.parametrize("content", ["", "3", '{"headline": "Win', '{"headline": "Winner: blip"}'])
+def test_findings_that_are_not_there_or_half_written_are_none(tmp_path, content):
+    assert findings_of(Run("here", folder=tmp_path)) == {}
+    write(tmp_path / "metrics/findings.json", content)
+    assert findings_of(Run("here", folder=tmp_path)) == {}
 
 
 @pytest.mark.parametrize("raw", [None, b"", b"\xff\xfe\n\n", b'a,b\n"1,2\n'])

@@ -14,8 +14,9 @@ from app.shown import (
     show_figure,
     show_table,
 )
+from stages.report.findings import SCORES
 
-METRICS = ("val_loss", "val_loss_common", "clip_score", "copies")
+METRICS = (*SCORES, "copies")
 WAIT = 3  # seconds for DVC to list the experiments; for many it takes longer, and the page is left free meanwhile
 
 

@@ -5,12 +5,10 @@ import streamlit as st
 
 from app.runs import CURVES, WORKSPACE, curves_of, smoothed
 from app.shown import LIVE, curve_chart, known_runs, nothing_yet, say_other_dataset
+from stages.report.findings import SCORES
 
-TITLES = {
-    "val_loss": "val_loss, lower is better",
-    "clip_score": "clip_score, higher is better",
-    "train_loss": "train_loss, on a scale of its own",
-}
+TITLES = {curve: f"{curve}, {SCORES[curve].direction} is better" for curve in CURVES if curve in SCORES}
+TITLES["train_loss"] = "train_loss, on a scale of its own"
 
 
 @st.fragment(run_every=LIVE)

@@ -3,8 +3,9 @@
 import pandas as pd
 import streamlit as st
 
-from app.runs import Run, metrics_of, parse_log, tables_of, workspace
+from app.runs import Run, findings_of, metrics_of, parse_log, workspace
 from app.shown import LIVE, as_markdown, nothing_yet, say_other_dataset, show_figure, show_table, stage_states
+from stages.report.findings import OPPOSITE, SCORES, TOO_FEW
 
 BADGES = {  # colour and icon of a state
     "up to date": ("green", ":material/check:"),
@@ -55,63 +56,98 @@ def progress_of(stage: str) -> str:
 @st.fragment(run_every=LIVE * 5)
 def show_results() -> None:
     run = workspace()
-    text = (run.read("plots/comparison.md") or b"").decode("utf-8", errors="replace")
-    tables = tables_of(text)
-    if not tables:
+    findings = findings_of(run)
+    if not findings:
         if metrics_of(run):
-            st.markdown("plots/comparison.md is not there; `dvc repro report` writes it.")
+            st.markdown("metrics/findings.json is not there; `dvc repro report` writes it.")
         else:
             nothing_yet("Nothing has been compared yet.")
         return
     st.subheader("Which is best")
     say_other_dataset(run, "report")
-    headline = (run.read("metrics/report.md") or b"").decode("utf-8", errors="replace").partition("\n")[0]
-    if headline.startswith("# "):
-        st.text(headline.removeprefix("# "))
-    scores = tables[0][1]
-    differences = next((table for _, table in tables if "difference" in table.columns), None)
-    show_winners(scores, differences)
-    show_table(scores)
-    if differences is not None:
-        st.text("Differences with their intervals: is the first of a pair better, worse, or is there no difference?")
-        show_table(differences)
-    for before, table in tables[1:]:
-        if table is not differences:
-            with st.expander("Is it line art?"):
-                st.text(before)
-                show_table(table)
-                show_figure(run, "plots/line_art.png", "Line-art measures against those of the held-out drawings.")
+    st.text(findings["headline"])
+    show_winners(findings)
+    show_table(scores_table(findings))
+    st.text("Differences with their intervals: is the first of a pair better, worse, or is there no difference?")
+    show_table(differences_table(findings["differences"]))
+    with st.expander("Is it line art?"):
+        show_table(line_art_table(findings, metrics_of(run)))
+        show_figure(run, "plots/line_art.png", "Line-art measures against those of the held-out drawings.")
     show_pictures(run)
 
 
-def show_winners(scores: pd.DataFrame, differences: pd.DataFrame | None) -> None:
+def titled(findings: dict) -> dict[str, str]:
+    """The scores of a report with an arrow to their better side."""
+    return {score: f"{score} {'↓' if side == 'lower' else '↑'}" for score, side in findings["better"].items()}
+
+
+def shown(score: str, value: float | None) -> str:
+    """A report of an earlier version may have a score that is none any more."""
+    return "" if value is None else SCORES[score].show(value) if score in SCORES else f"{value:g}"
+
+
+def scores_table(findings: dict) -> pd.DataFrame:
+    titles = titled(findings)
+    return pd.DataFrame(
+        {"variant": name} | {titles[score]: shown(score, values[score]) for score in titles}
+        for name, values in findings["scores"].items()
+    )
+
+
+def differences_table(differences: list[dict]) -> pd.DataFrame:
+    """A row for each pair; of each score the difference and the verdict."""
+    rows: dict[str, dict[str, str]] = {}
+    for found in differences:
+        row = rows.setdefault(f"{found['one']} - {found['other']}", {})
+        digits = SCORES[found["score"]].digits if found["score"] in SCORES else 4
+        form = "+.1%" if found["is_ratio"] else f"+.{digits}f"
+        ends = [found["low"], found["high"]]
+        interval = "" if None in ends else f" [{', '.join(format(end, form) for end in ends)}]"
+        row[found["score"]] = format(found["mean"], form) + interval
+        row[f"{found['score']} is"] = found["verdict"]
+    return pd.DataFrame({"difference": pair} | row for pair, row in rows.items())
+
+
+def line_art_table(findings: dict, metrics: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """The measures of each evaluation's pictures and of the held-out drawings, and the share of near copies."""
+    measures = list(metrics.get("held_out", {}))
+    rows = [{"": "held-out drawings", "line art": "", **_measured(metrics.get("held_out", {}), measures), "copies": ""}]
+    for name, is_line_art in findings["line_art"].items():
+        row = {"": name, "line art": "yes" if is_line_art else "no", **_measured(metrics.get(name, {}), measures)}
+        rows.append(row | {"copies": f"{findings['copies'][name]:.0%}"})
+    return pd.DataFrame(rows)
+
+
+def _measured(values: dict[str, float], measures: list[str]) -> dict[str, str]:
+    return {name: "" if values.get(name) is None else f"{values[name]:.3g}" for name in measures}
+
+
+def show_winners(findings: dict) -> None:
     """A card for each score: the best, and what it is really better than."""
-    names = scores.columns[0]
-    for card, column in zip(st.columns(len(scores.columns) - 1), scores.columns[1:], strict=True):
-        best = scores[scores[column].str.startswith("**")]
-        if best.empty:
+    titles = titled(findings)
+    for card, (score, title) in zip(st.columns(len(titles)), titles.items(), strict=True):
+        values = {name: by_score[score] for name, by_score in findings["scores"].items() if by_score[score] is not None}
+        if not values:
             continue
-        name, value = best.iloc[0][names], best.iloc[0][column].strip("*")
+        best = min if findings["better"][score] == "lower" else max
+        name = best(values, key=values.get)
         with card.container(border=True, height="stretch"):
-            st.metric(as_markdown(column), as_markdown(name))
-            st.text(value)
-            if differences is not None:
-                st.text(standing(name, column.split()[0], differences))
+            st.metric(as_markdown(title), as_markdown(name))
+            st.text(shown(score, values[name]))
+            st.text(standing(name, score, findings["differences"]))
 
 
-def standing(name: str, score: str, differences: pd.DataFrame) -> str:
-    """'better than base; no difference from blip_plus', as the table of differences has it."""
+def standing(name: str, score: str, differences: list[dict]) -> str:
+    """'better than base; no real difference from blip_plus'."""
     verdicts: dict[str, list[str]] = {}
-    for _, row in differences.iterrows():
-        one, _, other = row["difference"].partition(" - ")
-        is_ = row.get(f"{score} is", "")
-        if name == one:
-            verdicts.setdefault(is_, []).append(other)
-        elif name == other:
-            verdicts.setdefault({"better": "worse", "worse": "better"}.get(is_, is_), []).append(one)
+    for found in differences:
+        if found["score"] == score and found["one"] == name:
+            verdicts.setdefault(found["verdict"], []).append(found["other"])
+        elif found["score"] == score and found["other"] == name:
+            verdicts.setdefault(OPPOSITE.get(found["verdict"], found["verdict"]), []).append(found["one"])
     words = {"better": "better than", "worse": "worse than", "no difference": "no real difference from"}
-    words["too few to tell"] = "too few to tell from"
-    return "; ".join(f"{words[is_]} {', '.join(others)}" for is_, others in verdicts.items() if is_ in words)
+    words[TOO_FEW] = f"{TOO_FEW} from"
+    return "; ".join(f"{words[verdict]} {', '.join(others)}" for verdict, others in verdicts.items())
 
 
 def show_pictures(run: Run) -> None:

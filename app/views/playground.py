@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.generate import OUT, Settings, Studio, adapter_sha256, save
+from app.generate import OUT, Settings, Studio, adapter_path, adapter_sha256, save
 from app.runs import BASE, Run, workspace
 from app.shown import current_params, show_error, show_picture
 from tattoo_lora.errors import UserError
@@ -17,10 +17,6 @@ LONGEST_PROMPT = 1000  # characters; the text encoder reads 77 tokens of it
 def studio() -> Studio:
     """One for all visitors: the model is loaded when the first of them draws, and never twice."""
     return Studio()
-
-
-def adapter_path(variant: str) -> Path:
-    return Path(f"runs/lora/{variant}/best.safetensors")
 
 
 def ask(params: Params, profile: Profile) -> tuple[list[str], dict, bool]:

@@ -78,10 +78,10 @@ def scores_table(evaluations: dict[str, Evaluation]) -> str:
     }
     rows = []
     for name, evaluation in evaluations.items():
-        cells = {column: f"{evaluation.metrics[column]:.{score.digits}f}" for column, score in SCORES.items()}
+        cells = {column: score.show(evaluation.metrics[column]) for column, score in SCORES.items()}
         bold = {column: evaluation.metrics[column] == best[column] for column in SCORES}
         rows.append([name, *(f"**{cell}**" if bold[column] else cell for column, cell in cells.items())])
-    head = [f"{column} {'↓' if score.better is min else '↑'}" for column, score in SCORES.items()]
+    head = [f"{column} {score.arrow}" for column, score in SCORES.items()]
     return table(["variant", *head], "l" + "r" * len(head), rows)
 
 
@@ -128,7 +128,7 @@ def findings_table(evaluations: dict[str, Evaluation], found: Findings, target: 
         evaluation = evaluations[name]
         copies = int(evaluation.pictures["copy"].sum())
         rows.append([*row, line_art_cell(evaluation.measured, target), f"{copies} of {len(evaluation.pictures)}"])
-    return table(["", *DECIDE, "line art", "near copies"], "llllr", rows)
+    return table(["", *DECIDE, "line art", "near copies"], "l" * (len(DECIDE) + 2) + "r", rows)
 
 
 def findings_json(evaluations: dict[str, Evaluation], found: Findings, held_out: Sequence[LineArt]) -> str:
@@ -144,7 +144,7 @@ def findings_json(evaluations: dict[str, Evaluation], found: Findings, held_out:
         "winner": winner(list(evaluations), found),
         "base": base,
         "variants": variants,
-        "better": {name: "lower" if score.better is min else "higher" for name, score in SCORES.items()},
+        "better": {name: score.direction for name, score in SCORES.items()},
         "scores": {
             name: {score: rounded(evaluation.metrics[score]) for score in SCORES}
             for name, evaluation in evaluations.items()
@@ -274,7 +274,7 @@ def read_steps(folder: Path) -> dict[int, Image.Image]:
 
 def losses_by_timestep(evaluations: dict[str, Evaluation]) -> dict[str, pd.DataFrame]:
     """For each evaluation the mean losses at each timestep."""
-    columns = ["val_loss", "val_loss_common"]
+    columns = [name for name, score in SCORES.items() if score.table == "drawings"]
     return {
         name: found.drawings.groupby("timestep")[columns].mean().reset_index() for name, found in evaluations.items()
     }

@@ -185,7 +185,7 @@ def difference_plot(found: Findings) -> plt.Figure:
         if score.is_ratio:
             axis.xaxis.set_major_formatter(PercentFormatter(1))
             axis.locator_params(axis="x", nbins=5)
-        axis.set_title(f"{column} ({'lower' if score.better is min else 'higher'} is better)", fontsize=10)
+        axis.set_title(f"{column} ({score.direction} is better)", fontsize=10)
         axis.grid(alpha=0.3, axis="x")
     axes[0].set_yticks(range(len(found)), [f"{one} - {other}" for one, other in found])
     axes[0].invert_yaxis()

@@ -29,6 +29,17 @@ class Score:
     is_ratio: bool
     does: str = ""  # "they … worse than the base" where the score decides who wins
 
+    @property
+    def direction(self) -> str:
+        return "lower" if self.better is min else "higher"
+
+    @property
+    def arrow(self) -> str:
+        return "↓" if self.better is min else "↑"
+
+    def show(self, value: float) -> str:
+        return f"{value:.{self.digits}f}"
+
     def show_difference(self, difference: Difference) -> str:
         """-8.5% [-10.2%, -6.8%] or +2.76 [+0.06, +7.13]; the mean alone where the interval is not known."""
 
@@ -187,7 +198,7 @@ def no_winner(evaluations: dict[str, Evaluation], found: Findings, against_base:
             return f"No verdict: fewer than {FEWEST} {SCORES[column].items} are too few to tell"
     fit = [name for name in variants if not any(against_base[name][column] == "worse" for column in DECIDE)]
     if not fit:
-        return f"No winner: each is worse than the {base} model in val_loss or clip_score"
+        return f"No winner: each is worse than the {base} model in {' or '.join(DECIDE)}"
     better = [name for name in fit if beats(name, base, found)]
     if not better:
         return f"No winner: none is better than the {base} model"
@@ -208,7 +219,7 @@ def all_below(evaluations: dict[str, Evaluation]) -> str:
 
 def against(column: str, evaluations: dict[str, Evaluation]) -> str:
     """40.10, 40.32 and 39.87 against 62.07."""
-    base, *others = (f"{evaluation.metrics[column]:.{SCORES[column].digits}f}" for evaluation in evaluations.values())
+    base, *others = (SCORES[column].show(evaluation.metrics[column]) for evaluation in evaluations.values())
     return f"{' and '.join(filter(None, [', '.join(others[:-1]), others[-1]]))} against {base}"
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import safetensors.torch
@@ -16,6 +15,7 @@ from transformers import CLIPTextModel
 from tattoo_lora.diffusion.adapter_files import read_adapter
 from tattoo_lora.diffusion.kohya import to_kohya
 from tattoo_lora.errors import UserError
+from tattoo_lora.files import replace_file
 
 TEXT_ENCODER_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
@@ -84,9 +84,8 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(raw[8 : 8 + length])}
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
-    os.replace(partial, path)
+    with replace_file(path) as partial:
+        partial.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
 
 
 def load_lora(pipeline: StableDiffusionPipeline, path: Path) -> None:
