@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from stages.train.header import dataset_hash, lora_header, word_frequency
+from stages.train.header import BaseKind, dataset_hash, lora_header, word_frequency
 from tattoo_lora.data.drawings import Drawing
 from tattoo_lora.diffusion.adapter_files import plain_name, read_adapter
 from tattoo_lora.diffusion.kohya import kohya_name, to_kohya
@@ -413,7 +413,9 @@ def test_the_header_says_what_the_adapter_learned_from_and_how():
     train = dataclasses.replace(whole.train, target_modules=["to_q"])
     profile = dataclasses.replace(whole, train=train, base=Model(whole.base.id, "abc"))
     drawings = [Drawing("a.png", "a" * 64, "train"), Drawing("b.png", "b" * 64, "val")]
-    header = lora_header("mine", "inked", ["inked, an owl", "a key"], drawings, params, profile, "v_prediction")
+    header = lora_header(
+        "mine", "inked", ["inked, an owl", "a key"], drawings, params, profile, BaseKind("v_prediction", 768)
+    )
     assert (header["ss_network_dim"], header["ss_network_alpha"], header["ss_seed"]) == ("4", "2.0", "9")
     assert json.loads(header["ss_tag_frequency"]) == {"mine": {"an": 1, "inked": 1, "owl": 1}}
     assert (header["ss_num_train_images"], header["ss_dataset_hash"]) == ("1", dataset_hash(drawings))
@@ -421,8 +423,23 @@ def test_the_header_says_what_the_adapter_learned_from_and_how():
     assert header["ss_sd_model_name"] == "models/embedded/base@abc" and header["ss_network_args"] == "{}"
     train = dataclasses.replace(train, target_modules=["to_q", "conv1"])
     convolutions = dataclasses.replace(profile, train=train)
-    header = lora_header("mine", "", ["an owl", "a key"], drawings, params, convolutions, "epsilon")
+    header = lora_header("mine", "", ["an owl", "a key"], drawings, params, convolutions, BaseKind("epsilon", 768))
     assert json.loads(header["ss_network_args"]) == {"conv_dim": "4"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (BaseKind("epsilon", 768), ("stable-diffusion-v1/lora", "epsilon", "sd_v1", "False")),
+        (BaseKind("v_prediction", 768), ("stable-diffusion-v1/lora", "v", "sd_v1_v", "False")),
+        (BaseKind("epsilon", 1024), ("stable-diffusion-v2-512/lora", "epsilon", "sd_v2", "True")),
+        (BaseKind("v_prediction", 1024), ("stable-diffusion-v2-768-v/lora", "v", "sd_v2_v", "True")),
+    ],
+)
+def test_the_header_says_which_stable_diffusion_the_base_is(kind, said):
+    header = lora_header("mine", "", [], [], load_params(ROOT).train, load_profile("embedded", ROOT), kind)
+    keys = ("modelspec.architecture", "modelspec.prediction_type", "ss_base_model_version", "ss_v2")
+    assert tuple(header[key] for key in keys) == said
 
 
 def test_a_file_is_the_same_bytes_each_time_and_readable(tmp_path):

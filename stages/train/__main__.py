@@ -38,7 +38,7 @@ from stages.train.batches import Batches, TrainingSet
 from stages.train.checkpoint import Checkpoints
 from stages.train.denoiser import Denoiser
 from stages.train.evaluator import Evaluator
-from stages.train.header import lora_header
+from stages.train.header import BaseKind, lora_header
 from stages.train.loop import train
 from stages.train.run import Log, Outputs
 from tattoo_lora.diffusion.latents import read_latents, scaled_means
@@ -159,8 +159,8 @@ def run(args: argparse.Namespace) -> None:
         ),
         args.samples,
     )
-    prediction_type = noise_scheduler.config.prediction_type
-    header = lora_header(args.variant, variant.trigger, captions, drawings, params, profile, prediction_type)
+    base = BaseKind(noise_scheduler.config.prediction_type, unet.config.cross_attention_dim)
+    header = lora_header(args.variant, variant.trigger, captions, drawings, params, profile, base)
 
     def save(name: str, step: int, val_loss: float | None) -> None:
         reached = {"ss_steps": str(step)} | ({} if val_loss is None else {"ss_val_loss": f"{val_loss:.6f}"})

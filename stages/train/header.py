@@ -8,12 +8,42 @@ import hashlib
 import json
 import re
 from collections import Counter
+from dataclasses import dataclass
 
 from tattoo_lora.data.drawings import Drawing
 from tattoo_lora.diffusion.hub import id_at_revision
 from tattoo_lora.params import Profile, TrainParams
 
 MOST_WORDS = 100
+V2_DIM = 1024  # of Stable Diffusion 2's text encoder; 768 is 1's
+
+
+@dataclass(frozen=True)
+class BaseKind:
+    """Which Stable Diffusion the base is, in kohya's words and the specification's.
+
+    `prediction_type` is the noise scheduler's, epsilon or v_prediction; `text_dim` the length of a token's embedding.
+    Kohya's ss_v2 says that the architecture is 2's, whatever is predicted; ss_base_model_version says both.
+    """
+
+    prediction_type: str
+    text_dim: int
+
+    @property
+    def is_v2(self) -> bool:
+        return self.text_dim == V2_DIM
+
+    @property
+    def predicts_v(self) -> bool:
+        return self.prediction_type == "v_prediction"
+
+    @property
+    def version(self) -> str:
+        return f"sd_v{2 if self.is_v2 else 1}{'_v' if self.predicts_v else ''}"
+
+    @property
+    def architecture(self) -> str:
+        return f"stable-diffusion-v{'1' if not self.is_v2 else '2-768-v' if self.predicts_v else '2-512'}"
 
 
 def dataset_hash(drawings: list[Drawing]) -> str:
@@ -34,26 +64,23 @@ def lora_header(
     drawings: list[Drawing],
     params: TrainParams,
     profile: Profile,
-    prediction_type: str,
+    base: BaseKind,
 ) -> dict[str, str]:
-    """The fields that are known before training, all texts; captions are the drawings' own, in their order.
-
-    `prediction_type` is the noise scheduler's, epsilon or v_prediction; the specification calls the latter v.
-    """
+    """The fields that are known before training, all texts; captions are the drawings' own, in their order."""
     trained_on = [caption for caption, drawing in zip(captions, drawings, strict=True) if drawing.split == "train"]
     train, size = profile.train, f"{profile.resolution}x{profile.resolution}"
     frequency = word_frequency(trained_on)
     convolutional = any(target.startswith(("conv", "proj_")) for target in train.target_modules)
     return {
-        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.architecture": f"{base.architecture}/lora",
         "modelspec.implementation": "diffusers",
-        "modelspec.prediction_type": prediction_type.removesuffix("_prediction"),
+        "modelspec.prediction_type": "v" if base.predicts_v else base.prediction_type,
         "modelspec.resolution": size,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.tags": ", ".join(list(frequency)[:10]),
         "modelspec.title": f"tattoo-lora {variant}",
         "modelspec.trigger_phrase": trigger,
-        "ss_base_model_version": "sd_v1",
+        "ss_base_model_version": base.version,
         "ss_batch_size_per_device": str(train.batch_size),
         "ss_dataset_hash": dataset_hash(drawings),
         "ss_gradient_accumulation_steps": str(train.gradient_accumulation_steps),
@@ -69,5 +96,5 @@ def lora_header(
         "ss_sd_model_name": id_at_revision(profile.base),
         "ss_seed": str(params.seed),
         "ss_tag_frequency": json.dumps({variant: frequency}, ensure_ascii=False),
-        "ss_v2": "False",
+        "ss_v2": str(base.is_v2),
     }
