@@ -34,10 +34,10 @@ OUT = Path("runs/release")
 # What the results depend on, and the results that are in Git: the card names a commit that holds them.
 IN_GIT = ("params.yaml", "profiles", "dvc.yaml", "dvc.lock", "stages", "tattoo_lora", "metrics", "plots")
 # Licences that the hub knows, https://huggingface.co/docs/hub/repositories-licenses, as drawings come with them.
-HUB_LICENSES = {
-    *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
-    *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "apache-2.0", "mit"),
-}
+HUB_LICENSES = set(
+    "cc0-1.0 cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 "
+    "cc-by-nc-nd-4.0 apache-2.0 mit".split()
+)
 UNKNOWN = "licence unknown"
 WRITTEN = "release.json"  # lists what a release wrote, with each file's SHA-256: nothing else is ever deleted
 MADE_BY = "files of this tattoo-lora release"

@@ -16,10 +16,7 @@ from tattoo_lora.memo import Memo
 from tattoo_lora.params import Model
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = (
-    *("accelerate", "diffusers", "ImageHash", "numpy", "peft", "pillow", "safetensors", "scikit-image", "scipy"),
-    *("torch", "transformers"),
-)
+PACKAGES = "accelerate diffusers ImageHash numpy peft pillow safetensors scikit-image scipy torch transformers".split()
 LARGE = 2**26  # bytes; the hashes of such files are kept too: a full-size model takes half a minute to read
 
 

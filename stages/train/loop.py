@@ -62,8 +62,14 @@ def train(
     start(run, micro_batches, accelerator, denoiser.unet.dtype)
 
     losses: list[Tensor] = []
-    progress = tqdm(range(state.step + 1, profile.steps + 1), initial=state.step, total=profile.steps, desc="train",
-                    unit="step", disable=not accelerator.is_main_process)  # fmt: skip
+    progress = tqdm(
+        range(state.step + 1, profile.steps + 1),
+        initial=state.step,
+        total=profile.steps,
+        desc="train",
+        unit="step",
+        disable=not accelerator.is_main_process,
+    )
     for step in progress:
         losses.append(micro_batches.backward(step))
         if params.max_grad_norm is not None:
@@ -93,8 +99,10 @@ def train(
         if params.save_every is not None and step % params.save_every == 0:
             run.save(f"step{step:04d}", step, None)
         if params.early_stop_evals is not None and state.evals_since_best >= params.early_stop_evals:
-            tqdm.write(f"early stop at step {step}: val_loss {state.best_loss:.4f} not bettered in "
-                       f"{state.evals_since_best} evaluations")  # fmt: skip
+            tqdm.write(
+                f"early stop at step {step}: val_loss {state.best_loss:.4f} not bettered in "
+                f"{state.evals_since_best} evaluations"
+            )
             break
         if not losses and step < profile.steps:  # a snapshot holds no pending loss
             run.save_snapshot(micro_batch_size=micro_batches.size)
