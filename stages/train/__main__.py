@@ -1,7 +1,7 @@
 """Train one LoRA adapter on the UNet, and on the text encoder if asked, everything else frozen.
 
-Reads the latents, drawings.csv and one folder of captions: a variant is nothing but another folder.
-Writes <lora>/best.safetensors (lowest val_loss) and final.safetensors, each for diffusers and, as
+It reads the latents, drawings.csv and one folder of captions: a variant is nothing but another folder.
+It writes <lora>/best.safetensors (lowest val_loss) and final.safetensors, each for diffusers and, as
 *.kohya.safetensors, for ComfyUI and A1111; a CSV log; and pictures of the fixed prompts under
 <samples>/eval_stepXXXX/ every `eval_every` steps. Under `accelerate launch` each process takes its
 share of every batch and the first one writes.
@@ -17,6 +17,7 @@ STARTED = time.monotonic()
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from tattoo_lora.data.captions import read_captions, with_trigger
@@ -60,7 +61,7 @@ from tattoo_lora.diffusion.tokenizer import load_tokenizer
 
 
 def be_deterministic() -> None:
-    """Only operations that give the same bits each time; before CUDA's first use."""
+    """Allow only operations that give the same bits each time; to be called before CUDA's first use."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -68,11 +69,11 @@ def be_deterministic() -> None:
 
 
 def make_accelerator() -> Accelerator:
-    """On the device that torch has; under `accelerate launch` one of several."""
+    """This process's part in the training, on the device that torch has; the only part without `accelerate launch`."""
     return Accelerator(
         cpu=pick_device().type == "cpu",
-        mixed_precision="no",  # the Denoiser and the scaler see to it, the same way on a CPU, which accelerate refuses
-        # The buffers are the same in all processes: sending them with every step would be for nothing.
+        mixed_precision="no",  # the Denoiser and the scaler do it, also on a CPU, where accelerate refuses float16
+        # All processes have the same buffers, so sending them with every step would be of no use.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
@@ -91,7 +92,7 @@ def main() -> None:
         run(args)
 
 
-def read_captions_of(folder: Path, drawings: list[Drawing], variant: VariantParams) -> list[str]:
+def read_triggered_captions(folder: Path, drawings: list[Drawing], variant: VariantParams) -> list[str]:
     """Each drawing's caption after the variant's trigger words."""
     captions = read_captions(folder, [drawing.stem for drawing in drawings])
     return [with_trigger(variant.trigger, captions[drawing.stem]) for drawing in drawings]
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
         be_deterministic()
     drawings = read_drawings(args.drawings)
     moments = read_latents(args.latents, [drawing.file for drawing in drawings])
-    captions = read_captions_of(args.captions, drawings, variant)
+    captions = read_triggered_captions(args.captions, drawings, variant)
     use_threads(profile.inference.threads)
     accelerator = make_accelerator()
 
@@ -170,26 +171,37 @@ def run(args: argparse.Namespace) -> None:
     checkpoints = Checkpoints(key, [args.lora, args.log_csv, args.samples])
     accelerator.print(f"ready to train after {time.monotonic() - STARTED:.1f} s")
     begun = time.monotonic()
-    settings = (denoiser, noise_scheduler, batches, params, profile.train, accelerator)
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        train(*settings, Outputs(evaluator.measure, save, None, checkpoints))
-        return
-    args.log_csv.parent.mkdir(parents=True, exist_ok=True)
-    if not checkpoints.restore_outputs():
-        args.log_csv.unlink(missing_ok=True)  # DVC may have linked it to its cache: never write into it
-    accelerator.wait_for_everyone()
-    with args.log_csv.open("a", newline="", encoding="utf-8") as file:
-        train(*settings, Outputs(evaluator.measure, save, Log(file), checkpoints))
+
+    def train_with(log: Log | None) -> None:
+        outputs = Outputs(evaluator.measure, save, log, checkpoints)
+        train(denoiser, noise_scheduler, batches, params, profile.train, accelerator, outputs)
+
+    train_and_log(train_with, args.log_csv, checkpoints, accelerator)
     spent, measuring = time.monotonic() - begun, evaluator.seconds
     accelerator.print(
         f"trained in {spent:.1f} s, {measuring:.1f} s of it ({measuring / spent:.0%}) measuring on the way"
     )
+
+
+def train_and_log(
+    train_with: Callable[[Log | None], None], log_csv: Path, checkpoints: Checkpoints, accelerator: Accelerator
+) -> None:
+    """Call `train_with(log)` in every process; the first one alone has a log, which goes on where a run was stopped."""
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        train_with(None)
+        return
+    log_csv.parent.mkdir(parents=True, exist_ok=True)
+    if not checkpoints.restore_outputs():
+        log_csv.unlink(missing_ok=True)  # DVC may have linked it to its cache: never write into it
+    accelerator.wait_for_everyone()
+    with log_csv.open("a", newline="", encoding="utf-8") as file:
+        train_with(Log(file))
     checkpoints.clear()
 
 
 def snapshot_key(args: argparse.Namespace, all_params: Params, profile: Profile, captions: list[str]) -> str:
-    """Of all that the training depends on: another one does not go on from its snapshots."""
+    """A hash of all that the training depends on: another training does not go on from its snapshots."""
     models = model_key(profile.base), model_key(profile.clip)
     settings = (profile.train, profile.inference, profile.sampling.guidance_scale, profile.resolution)
     variant = all_params.variant(args.variant)

@@ -1,4 +1,4 @@
-"""What each step of a training sees, as a function of the seed and the number of the sample alone."""
+"""What each step of a training sees. It depends on the seed and the number of the sample alone."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,9 +43,9 @@ class Batch:
 class Batches:
     """The endless stream of samples that `params.seed` defines.
 
-    What is drawn for a sample depends on (seed, its number) alone, but that the timesteps of each effective batch are
-    stratified, one from each of as many equal parts: the same for every variant, however the stream is split into
-    batches and processes.
+    A sample depends on the seed and its number alone, so it is the same for every variant, however the stream is split
+    into batches and processes. The timesteps of each effective batch are stratified: one comes from each of as many
+    equal parts of the noise schedule.
     """
 
     data: TrainingSet
@@ -85,13 +85,13 @@ def shuffled(seed: int, epoch: int, n: int) -> Tensor:
 
 
 def mix(*numbers: int) -> int:
-    """The numbers as the 32 bits that torch's CPU generator takes of a seed; shifted into more they would be lost."""
+    """One seed made of several numbers, 32 bits long: torch's CPU generator drops what a seed has beyond these."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextmanager
 def seeded_dropout(params: TrainParams, first: int) -> Iterator[None]:
-    """The LoRA dropout's draws, from torch's global generator, as a function of (seed, first sample) too."""
+    """Seed torch's global generator, from which the LoRA dropout draws, by the seed and the number of the first sample."""
     if params.lora_dropout == 0:
         yield
         return

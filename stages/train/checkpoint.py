@@ -1,4 +1,4 @@
-"""Where an interrupted run goes on: snapshots outside of DVC's outputs, which are removed before a rerun.
+"""Snapshots from which an interrupted training goes on. DVC removes outputs before a rerun, so they lie elsewhere.
 
 A snapshot holds nested dicts and lists of tensors and plain values, as optimizers and schedulers give them, in a
 safetensors file and a JSON file, and a copy of what the run had written so far. No pickles.
@@ -53,7 +53,7 @@ class Checkpoints:
                 shutil.rmtree(snapshot, ignore_errors=True)
 
     def restore_outputs(self) -> bool:
-        """Put the outputs back as they were in the newest snapshot; False where there is none.
+        """Put the outputs back as they were in the newest snapshot; False if there is none.
 
         Of several processes one does it.
         """
@@ -71,7 +71,7 @@ class Checkpoints:
         return bool(snapshots)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state; None where the run starts anew."""
+        """The newest state; None if there is no snapshot."""
         snapshots = self._snapshots()
         if not snapshots:
             return None
@@ -79,7 +79,7 @@ class Checkpoints:
         return _restore(json.loads((snapshots[-1] / "state.json").read_text(encoding="utf-8")), tensors)
 
     def clear(self) -> None:
-        """Forget the run: it is finished. What another process is writing for itself stays."""
+        """Remove the snapshots of a run that is finished. What another process is still writing stays."""
         for snapshot in self._snapshots():
             shutil.rmtree(snapshot, ignore_errors=True)
         for partial in self.folder.glob("partial*"):

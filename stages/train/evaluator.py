@@ -1,4 +1,4 @@
-"""What is measured on the way: val_loss, clip_score and a picture of each of the fixed prompts."""
+"""What is measured during a training: val_loss, clip_score and a picture of each of the fixed prompts."""
 
 import math
 import time
@@ -37,7 +37,7 @@ class Evaluator:
     seconds: float = 0.0  # spent so far
 
     def measure(self, step: int) -> tuple[float, float]:
-        """val_loss and clip_score; the pictures go to eval_stepXXXX/. Both are nan where a loss is no number."""
+        """val_loss and clip_score; the pictures go to eval_stepXXXX/. Both are nan if a loss is not finite."""
         started = time.monotonic()
         params, unet = self.params, self.pipeline.unet
         val_embeds, prompt_embeds, empty_embed = self.embed_texts_now()

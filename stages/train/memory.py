@@ -1,4 +1,4 @@
-"""How the gradients of a step fit the memory: micro-batches, less of them where memory runs out, a compiled model."""
+"""Making the gradients of a step fit the memory: micro-batches, what to do when memory runs out, a compiled model."""
 
 import math
 from collections.abc import Callable
@@ -58,7 +58,7 @@ class MicroBatches:
         try:
             self._try(self.size)
         except torch.OutOfMemoryError:
-            _empty_cache()  # the first step makes room
+            _empty_cache()  # the first step will make room
         except Exception as error:  # a compiler's own may be of any type
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self.accelerator.print(f"train.compile: {mode} fails here, going on without ({reason:.150})")
@@ -74,9 +74,9 @@ class MicroBatches:
         self.denoiser.zero_grad(set_to_none=False)
 
     def backward(self, step: int) -> Tensor:
-        """Gradients of the step's effective batch, 1 being the first step's; the mean loss of this process's share.
+        """Compute the gradients of step 1, 2, …; returns the mean loss of this process's share of the effective batch.
 
-        Where memory runs out the step is repeated in a way that takes less. UserError where there is none.
+        If memory runs out, the step is repeated in a way that takes less of it. UserError if there is none left.
         """
         while True:
             try:
@@ -105,7 +105,7 @@ class MicroBatches:
             return self.compute_loss(self.forward, batch)
 
     def _try(self, size: int) -> None:
-        """Take the gradients of `size` samples, and drop them."""
+        """Compute the gradients of `size` samples and drop them."""
         try:
             with self.accelerator.no_sync(self.model):
                 self.accelerator.backward(self._loss(0, size))
@@ -115,7 +115,7 @@ class MicroBatches:
     def _make_room(self, step: int, error: torch.OutOfMemoryError) -> None:
         unet = self.denoiser.unet
         if self.accelerator.num_processes > 1 and not (unet.is_gradient_checkpointing and self.size == 1):
-            # The other processes wait for this one's gradients: no way to repeat a step alone.
+            # The other processes wait for this one's gradients, so one alone cannot repeat a step.
             raise UserError(
                 f"out of memory at step {step}; set train.micro_batch_size (now {self.size}) lower or "
                 "train.gradient_checkpointing: true"
@@ -149,7 +149,7 @@ def pick_micro_batch_size(
 ) -> int:
     """Samples at once: params' number, else the profile's batch, or as many as nine tenths of CUDA's free memory hold.
 
-    On a CPU the memory does not count: another number gives other last bits, and a machine with more memory would give
+    On a CPU the memory is not looked at: another number gives other last bits, so a machine with more memory would give
     other bytes. `make_gradients(n)` is a trial with n samples. UserError for a number that does not divide the
     effective batch.
     """
@@ -176,12 +176,12 @@ def largest_fitting(batch_size: int, memory_of: Callable[[int], float], availabl
 
 
 def divisors(n: int) -> list[int]:
-    """In ascending order."""
+    """All divisors of n in ascending order."""
     return [i for i in range(1, n + 1) if n % i == 0]
 
 
 def cuda_memory(work: Callable[[], object]) -> float:
-    """The most bytes allocated while `work` was done; infinite where they did not suffice."""
+    """The most bytes that `work` allocated at once; infinite if the memory was too small for it."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:

@@ -1,4 +1,4 @@
-"""What a training leaves behind as it goes: a log, adapters, snapshots. Only the first process writes."""
+"""What a training writes as it goes: a log, adapters, snapshots. Only the first process writes."""
 
 import csv
 import math
@@ -18,7 +18,7 @@ from tattoo_lora.params import TrainParams
 
 
 class Log:
-    """The CSV of a run, begun or gone on with; each row is on the disk once written."""
+    """The CSV log of a training, a new one or one that is continued; each row is on the disk once it is written."""
 
     def __init__(self, file: TextIO) -> None:
         self.file, self.writer = file, csv.writer(file, lineterminator="\n")
@@ -45,7 +45,7 @@ class Outputs:
 
 
 class Run:
-    """What the first process does for all: it measures and saves the adapter, its moving average where there is one."""
+    """What the first process does for all: it measures and saves the adapter, or its moving average if there is one."""
 
     def __init__(
         self, outputs: Outputs, state: TrainState, denoiser: Denoiser, params: TrainParams, accelerator: Accelerator
@@ -76,7 +76,7 @@ class Run:
             self.outputs.log.row(step, train_loss, val_loss, clip_score)
 
     def load_snapshot(self) -> dict | None:
-        """What `save_snapshot` last wrote, the state restored from it; None where there is nothing."""
+        """Restore the state from what `save_snapshot` wrote last, and return that; None if there is nothing."""
         saved = self.outputs.checkpoints.load()
         if saved:
             self.state.load_state_dict(saved["state"])
@@ -84,7 +84,7 @@ class Run:
         return saved
 
     def save_snapshot(self, **others: int) -> None:
-        """Keep the state and some numbers, if it is of use and as many steps or minutes went by as params say."""
+        """Save the state and some numbers if it is time, by params' steps or minutes, and all weights are finite."""
         params, step = self.params, self.state.step
         limit = math.inf if params.checkpoint_minutes is None else 60 * params.checkpoint_minutes
         is_due = step - self.last_step >= params.checkpoint_every or time.monotonic() - self.last_time >= limit
@@ -93,7 +93,7 @@ class Run:
             self.last_step, self.last_time = step, time.monotonic()
 
     def stop_diverged(self, what: str, learning_rate: float) -> NoReturn:
-        """UserError; the adapter as it was when last measured well is saved as final, if it had learned by then."""
+        """Save the adapter of the last good evaluation as final, if it had learned by then, and raise UserError."""
         kept = "nothing is saved"
         if self.state.good_step > 0:
             kept = f"the weights of step {self.state.good_step} are saved as final"

@@ -1,4 +1,4 @@
-"""What a training has reached: what a snapshot holds, and the weights to fall back on where it diverges."""
+"""How far a training has come: what a snapshot holds, and the weights to fall back on when it diverges."""
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class TrainState:
-    """The adapters' weights, what changes them, and how they did so far."""
+    """The adapters' weights, what changes them, and how well they have done so far."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class TrainState:
         self._remember()
 
     def record(self, val_loss: float) -> bool:
-        """Count an evaluation of the weights as they are; whether none before was as good."""
+        """Count an evaluation of the present weights; True if no earlier one was as good."""
         with self.averaged():
             self._remember()
         self.evals_since_best += 1
@@ -55,7 +55,7 @@ class TrainState:
         return True
 
     def fall_back(self) -> int:
-        """Put the weights of the last evaluation, or of the start, in place; the step that they are of."""
+        """Put the weights of the last evaluation, or of the start, in place; returns their step."""
         self._set(self.good_params)
         return self.good_step
 
@@ -65,7 +65,7 @@ class TrainState:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The parameters' moving average in their place, where there is one: what is measured and kept."""
+        """Put the moving average in the parameters' place for a while, if there is one: it is what is measured and kept."""
         if self.ema is None:
             yield
             return
