@@ -91,7 +91,7 @@ def mix(*numbers: int) -> int:
 
 @contextmanager
 def seeded_dropout(params: TrainParams, first: int) -> Iterator[None]:
-    """Seed torch's global generator, from which the LoRA dropout draws, by the seed and the number of the first sample."""
+    """Seed torch's global generator, from which the LoRA dropout draws, by the seed and the first sample."""
     if params.lora_dropout == 0:
         yield
         return

@@ -65,7 +65,7 @@ class TrainState:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the moving average in the parameters' place for a while, if there is one: it is what is measured and kept."""
+        """Put the moving average, if there is one, in the parameters' place: it is what is measured and kept."""
         if self.ema is None:
             yield
             return
