@@ -370,7 +370,7 @@ def report_project(folder, prompts=ODD, dataset="flash"):
     params["evaluate"] |= {"prompts": prompts, "seeds": [7]}
     params["train"]["prompts"] = prompts
     params["dataset"] = dataset
-    params["variants"] = {name: params["variants"]["blip"] for name in ("_odd$^{", "blip")}
+    params["variants"] = {name: params["variants"]["blip"] for name in ("odd-_", "blip")}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
     images = folder / "p/images"
     images.mkdir(parents=True)
@@ -381,7 +381,7 @@ def report_project(folder, prompts=ODD, dataset="flash"):
     write_manifest(folder / "p/manifest.csv", [ManifestRow("鴞.png", "kept", file="owl.png", license="© $x$ | <i>")])
     (folder / "p/captions.csv").write_text("file,origin,tokens,enriched_tokens\nowl.png,user,3,9\n")
     (folder / "l").mkdir()
-    for i, name in enumerate(("base", "_odd$^{", "blip")):
+    for i, name in enumerate(("base", "odd-_", "blip")):
         found = evaluation(HARD - 0.01 * i, [40.0 + i] * len(prompts))
         out = folder / "e" / name
         out.mkdir(parents=True)
