@@ -26,6 +26,7 @@ from app.generate import adapter_path
 from tattoo_lora.data.captions import with_trigger
 from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.data.split import file_sha256
+from tattoo_lora.data.tables import write_rows
 from tattoo_lora.diffusion.hub import id_at_revision, is_folder_path
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile, load_params, load_profile
@@ -346,10 +347,7 @@ def fill(
     shutil.copyfile(root / "plots/comparison.png", out / "comparison.png")
     for i, (_, picture) in enumerate(example_prompts(root, variant)):
         shutil.copyfile(picture, out / f"images/{i:02}.png")
-    with (out / "credits.csv").open("w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, CREDITS, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(asdict(drawing) for drawing in drawings)
+    write_rows(out / "credits.csv", [{column: getattr(drawing, column) for column in CREDITS} for drawing in drawings])
     card = model_card(root, variant, weights, kohya, license, drawings, location)
     (out / "README.md").write_text(card, encoding="utf-8")
 

@@ -5,6 +5,7 @@ import streamlit as st
 
 from app.runs import BASE, Run, evaluated_of, samples_of
 from app.shown import choose_run, nothing_yet, say_other_dataset, show_picture
+from stages.report.findings import SCORES
 
 WIDTHS = {"small": 164, "large": 320}  # px; two small ones go beside each other on a phone
 
@@ -54,12 +55,12 @@ def show_one(run: Run, name: str, prompt: str, rows: pd.DataFrame) -> None:
     show_picture(run, rows["path"].iloc[0] if len(rows) else None, f"{name}: {prompt}")
     if len(rows):
         copy = ", like a training drawing" if rows["copy"].iloc[0] == "1" else ""
-        st.text(f"clip {one_digit(rows['clip_score'].iloc[0])}{copy}")
+        st.text(f"clip {shown(rows['clip_score'].iloc[0])}{copy}")
 
 
-def one_digit(text: str) -> str:
+def shown(clip_score: str) -> str:
     try:
-        return f"{float(text):.1f}"
+        return SCORES["clip_score"].show(float(clip_score))
     except ValueError:
         return "?"
 
