@@ -117,21 +117,22 @@ def attempts(work: list[tuple[str, Defect | None, Iterable[str]]], jobs: int) ->
         while waiting or running:
             while waiting and len(running) < jobs:
                 name, defect, tests = waiting.pop()
+                copy = Path(folder) / name.replace(" ", "_")  # tests split commands at blanks
                 pid = os.fork()
                 if pid == 0:
                     try:
-                        attempt(defect, tests, pristine, Path(folder) / name)
+                        attempt(defect, tests, pristine, copy)
                     finally:  # never back to what the first process does
                         traceback.print_exc()
                         os._exit(BROKEN)
-                running[pid] = name
+                running[pid] = name, copy
             pid, status = os.wait()
-            name, code = running.pop(pid), os.waitstatus_to_exitcode(status)
-            log = Path(folder) / name / "pytest.log"
+            (name, copy), code = running.pop(pid), os.waitstatus_to_exitcode(status)
+            log = copy / "pytest.log"
             # 0: all passed, 1: some failed, 2: some could not be imported, -SIGALRM: the time ran out.
             if code not in (0, 1, 2, -signal.SIGALRM) or code and name.startswith(AS_IT_IS):
                 sys.exit(f"{name}: pytest ended with {code}\n{log.read_text() if log.is_file() else ''}")
-            shutil.rmtree(Path(folder) / name)
+            shutil.rmtree(copy)
             yield name, code
 
 
