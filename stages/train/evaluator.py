@@ -48,8 +48,9 @@ class Evaluator:
         if not losses.isfinite().all():
             return math.nan, math.nan
         seeds = [params.seed + i for i in range(len(params.prompts))]
-        with on_device(unet.device, self.pipeline.vae, self.clip):
+        with on_device(unet.device, self.pipeline.vae):  # and CLIP once it is away: small GPUs do not hold both
             images = sample_images(self.pipeline, prompt_embeds, empty_embed, seeds, self.sampler)
+        with on_device(unet.device, self.clip):
             text_embeds = embed_texts(self.clip, self.processor, params.prompts)
             scores = clip_scores(embed_images(self.clip, self.processor, images), text_embeds)
         folder = self.samples / f"eval_step{step:04d}"
