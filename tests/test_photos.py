@@ -11,7 +11,7 @@ from made_up_photos import photo
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from stages.preprocess.photos import clean_photo, find_sheet
+from stages.preprocess.photos import clean_photo, find_sheet, lies_aslant
 from stages.preprocess.raw_images import prepare
 from tattoo_lora.params import load_params
 
@@ -114,6 +114,13 @@ def test_a_sheet_on_a_black_lid_is_one_without_any_noise_too(tmp_path, angle):
     luminance, note = of_photo(tmp_path, table)
     assert note == "taken as a photo: sheet straightened, light evened"
     check(luminance, 3)
+
+
+def test_a_sheet_that_stands_straight_on_black_may_be_a_drawing():
+    page = Image.new("RGB", (400, 400))
+    page.paste(drawing(3).resize((240, 300)), (80, 50))
+    assert find_sheet(page) is not None and not lies_aslant(page)
+    assert lies_aslant(page.rotate(10))
 
 
 @pytest.mark.parametrize("name", ["aquarius", "diamond-suit", "camera", "love-letter"])

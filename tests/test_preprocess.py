@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from stages.preprocess import __main__ as preprocess_main
 from stages.preprocess.__main__ import draw_sheet, preprocess
-from stages.preprocess.duplicates import distances, find_places, group, near_pairs, same_pairs, to_words
+from stages.preprocess.duplicates import Ink, distances, find_places, group, near_pairs, same_pairs, to_words
 from stages.preprocess.files import RawFile, output_stem
 from stages.preprocess.prepare import Candidate, Outcome
 from stages.preprocess.raw_images import to_png
@@ -697,3 +697,13 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     result = run("python", "-m", "stages.preprocess", "data/raw/x", "--out", "y", "--sheet", "z", cwd=ROOT, check=False)
     assert result.returncode == 1
     assert "data/raw/x: no such folder; `dataset` in params.yaml names a folder under data/raw" in result.stderr
+
+
+def test_a_copy_has_hardly_any_ink_where_the_other_has_none():
+    levels = np.zeros((192, 192), dtype=np.uint8)
+    levels[40:45, 20:170] = 2
+    for stray, same in ((1, True), (8, False)):  # of 750 pixels
+        other = levels.copy()
+        other[150, 20 : 20 + stray] = 2
+        assert Ink(levels).lies_on(Ink(other)) is Ink(other).lies_on(Ink(levels)) is same
+        assert Ink(levels).lies_on(Ink(other[:, ::-1])) is same

@@ -479,7 +479,8 @@ def test_a_threshold_leaves_black_and_white(tmp_path):
 
 def test_enlarging_beyond_the_factor_is_noted(tmp_path):
     bar((24, 24)).crop((8, 8, 20, 20)).save(tmp_path / "small.png")
-    assert prepared(tmp_path / "small.png", min_size=5, max_upscale=2.0).notes == ["enlarged 3.2 times"]
+    for limit in (2.0, 3.0):
+        assert prepared(tmp_path / "small.png", min_size=5, max_upscale=limit).notes == ["enlarged 3.2 times"]
     assert prepared(tmp_path / "small.png", min_size=5, max_upscale=3.5).notes == []
 
 

@@ -73,7 +73,7 @@ def test_lines_that_are_too_close_are_found():
     pen.rectangle((20, 67, 160, 71), "black")  # 1 mm apart
     ink = ink_of(image, OPTIONS)
     assert narrow_gaps(ink, Options(width_mm=90, min_gap_mm=2.0)) == 1
-    assert narrow_gaps(ink, Options(width_mm=90, min_gap_mm=0.5)) == 0
+    assert [narrow_gaps(ink, Options(width_mm=90, min_gap_mm=width)) for width in (1.3, 0.8, 0.5)] == [1, 0, 0]
     assert narrow_gaps(ink_of(ring(), OPTIONS), OPTIONS) == 0
 
 

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import stages.train.__main__
 from stages.train.__main__ import be_deterministic
-from stages.train.batches import Batches, TrainingSet, shuffled
+from stages.train.batches import Batches, TrainingSet, seeded_dropout, shuffled
 from stages.train.checkpoint import Checkpoints
 from stages.train.denoiser import OPTIMIZERS, SCHEDULES, Denoiser, make_optimizer
 from stages.train.loop import train
@@ -36,7 +36,7 @@ from tattoo_lora.diffusion.models import load_noise_scheduler
 from tattoo_lora.diffusion.objective import min_snr_weights, prediction_target
 from tattoo_lora.diffusion.prompts import encode_prompts
 from tattoo_lora.diffusion.sampling import load_pipeline, sample_images
-from tattoo_lora.diffusion.validation import band, timestep_grid, validation_losses
+from tattoo_lora.diffusion.validation import NOISE_SEED, band, timestep_grid, validation_losses
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import InferenceProfile, Model, TrainParams, load_params, load_profile
 
@@ -416,6 +416,11 @@ def test_an_interrupted_run_ends_with_the_same_bytes(data, tmp_path, optimizer, 
     assert (tmp_path / "cut/final.safetensors").read_bytes() == (tmp_path / "whole/final.safetensors").read_bytes()
 
 
+def test_the_last_step_is_measured_whatever_its_number(unet, data, tmp_path):
+    rows = fit(unet, data, tmp_path, profile=dataclasses.replace(PROFILE, steps=5))
+    assert [row["step"] for row in rows if row["val_loss"]] == ["0", "2", "4", "5"]
+
+
 def test_early_stop_ends_the_run(unet, data, tmp_path):
     params = dataclasses.replace(PARAMS, early_stop_evals=2)
     profile = dataclasses.replace(PROFILE, steps=40)
@@ -501,6 +506,20 @@ def test_each_drawing_and_timestep_has_noise_of_its_own(unet, data):
     assert losses.mean().item() == pytest.approx(1.0, abs=0.05)
 
 
+def test_each_drawing_is_validated_with_its_own_caption(unet, data):
+    latents, hidden = scaled_means(data.moments, data.scaling_factor), EMBEDS[data.caption_rows]
+    grid = timestep_grid(3, 1000)
+    whole = validation_losses(unet, NOISE_SCHEDULER, latents, hidden, grid, 4)
+    for i in range(len(latents)):
+        alone = validation_losses(
+            unet, NOISE_SCHEDULER, latents[i : i + 1], hidden[i : i + 1], grid, 4, noise_seed=NOISE_SEED + i
+        )
+        assert torch.allclose(whole[i], alone[0], atol=1e-6)
+    assert not torch.allclose(
+        whole, validation_losses(unet, NOISE_SCHEDULER, latents, hidden.flip(0), grid, 4), atol=1e-6
+    )
+
+
 def test_timesteps_are_spread_evenly_and_fall_into_three_bands():
     grid = timestep_grid(10, 1000)
     assert grid == [50, 150, 250, 350, 450, 550, 650, 750, 850, 950]
@@ -545,6 +564,16 @@ def test_convolutions_are_adapted_when_named(data, tmp_path):
 def test_a_target_that_no_layer_is_called_is_named(data, tmp_path):
     with pytest.raises(UserError, match="the profile's target_modules: no layer of the model is called to_z"):
         fit_with(tmp_path, data, profile=dataclasses.replace(PROFILE, target_modules=["to_q", "to_z"]))
+
+
+def test_samples_have_dropouts_of_their_own_and_the_global_generator_stays():
+    params, drawn = dataclasses.replace(PARAMS, lora_dropout=0.5), []
+    before = torch.get_rng_state()
+    for first in (0, 4, 0):
+        with seeded_dropout(params, first):
+            drawn.append(torch.rand(8))
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_lora_dropout_changes_training_the_same_way_twice(data, tmp_path):
