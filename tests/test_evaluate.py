@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import PROCESSED, ROOT, call, copy_project, sampler, set_value
 from peft import LoraConfig
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from stages.evaluate import __main__ as evaluate
@@ -126,6 +126,16 @@ def test_copies_are_looked_for_among_the_drawings_that_were_learned_from(project
     is_copy = (pictures["correlation"] >= params.copy_correlation) | (pictures["cosine"] >= params.copy_cosine)
     assert pictures["copy"].tolist() == is_copy.astype(int).tolist()
     assert metrics["copies"] == pytest.approx(is_copy.mean())
+
+
+def test_the_cosine_is_that_of_clips_embeddings(project, base):
+    _, _, pictures = base
+    clip, processor = load_clip(Model(str(ROOT / "models/embedded/clip"), None))
+    drawings = [d for d in read_drawings(project / FLASH / "drawings.csv") if d.split == "train"]
+    images = [Image.open(project / FLASH / "images" / drawing.file) for drawing in drawings]
+    learned = embed_images(clip, processor, [*images, *map(ImageOps.mirror, images)])
+    drawn = embed_images(clip, processor, [Image.open(project / "out" / file) for file in pictures["file"]])
+    assert pictures["cosine"].tolist() == pytest.approx((drawn @ learned.T).amax(dim=1).tolist(), abs=1e-3)
 
 
 def test_near_in_one_of_the_two_measures_is_a_copy(project):
