@@ -73,7 +73,7 @@ def check_models(profile: Profile, root: Path) -> None:
                 "No GPU was found: full size on a CPU takes hours to days (docs/performance.md). The miniature, "
                 "`--profile embedded`, takes minutes."
             )
-    missing = [of for of in models if not is_cached(*of)]
+    missing = [model for model in models if not is_cached(*model)]
     if not missing:
         return
     listed = ", ".join(f"{model.id} ({SIZES.get(model.id, 'size unknown')})" for model, _ in missing)
@@ -81,7 +81,7 @@ def check_models(profile: Profile, root: Path) -> None:
     if hub_answers():
         print("They are fetched when a stage needs them.")
         return
-    print("On a machine with a network:\n" + "\n".join(f"    {download_command(*of)}" for of in missing))
+    print("On a machine with a network:\n" + "\n".join(f"    {download_command(*model)}" for model in missing))
     raise UserError(
         f"{len(missing)} of {len(models)} models are not in the hub's cache here and the hub cannot be reached; fetch "
         "them as shown above, or use --profile embedded, which needs no network"
@@ -120,7 +120,7 @@ def results(findings: Path) -> str:
     scores = list(found["better"])
     best = {
         score: (min if found["better"][score] == "lower" else max)(
-            (of[score] for of in found["scores"].values() if of[score] is not None), default=None
+            (values[score] for values in found["scores"].values() if values[score] is not None), default=None
         )
         for score in scores
     }
@@ -130,7 +130,7 @@ def results(findings: Path) -> str:
         return shown + ("*" if value is not None and value == best[score] else " ")
 
     rows = [["", *(f"{score} " for score in scores)]]
-    rows += [[name, *(cell(of[score], score) for score in scores)] for name, of in found["scores"].items()]
+    rows += [[name, *(cell(values[score], score) for score in scores)] for name, values in found["scores"].items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     table = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

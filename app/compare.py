@@ -94,10 +94,10 @@ def run(args: argparse.Namespace) -> None:
         short = path is not None and column.endswith(".safetensors") and path.stem not in images
         label = path.stem if short else column
         images[label] = []
-        for of, image in zip(settings[column], draw(settings[column], profile), strict=True):
-            file = save(image, of, args.out / slug(label))
+        for one, image in zip(settings[column], draw(settings[column], profile), strict=True):
+            file = save(image, one, args.out / slug(label))
             images[label].append(image)
-            written.append({"file": str(file), "column": label, "settings": asdict(of)})
+            written.append({"file": str(file), "column": label, "settings": asdict(one)})
             progress.update()
     progress.close()
     notes = [f"seed {seed}" for _, seed in rows] if len(args.seeds) > 1 else []

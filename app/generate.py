@@ -159,32 +159,34 @@ def draw(settings: list[Settings], profile: Profile) -> Iterator:
         yield studio.draw(one, profile)
 
 
-def load_base(of: Settings):
+def load_base(settings: Settings):
     """The pipeline of the base model that the settings name, on the CPU."""
     from tattoo_lora.diffusion.sampling import load_pipeline
 
-    return load_pipeline(Model(of.base_model, of.base_revision), of.dtype)
+    return load_pipeline(Model(settings.base_model, settings.base_revision), settings.dtype)
 
 
-def use_adapter(pipeline, of: Settings) -> None:
+def use_adapter(pipeline, settings: Settings) -> None:
     """Load the settings' adapter, if any, into a pipeline that has none, at its strength.
 
     UserError for a file that is none, or that was made for another model.
     """
     from tattoo_lora.diffusion.lora import load_lora
 
-    if of.lora is not None:
-        load_lora(pipeline, Path(of.lora))
-        pipeline.set_adapters(pipeline.get_active_adapters(), of.strength)
+    if settings.lora is not None:
+        load_lora(pipeline, Path(settings.lora))
+        pipeline.set_adapters(pipeline.get_active_adapters(), settings.strength)
 
 
-def draw_one(pipeline, of: Settings, prompt_embeds, negative_prompt_embeds):
+def draw_one(pipeline, settings: Settings, prompt_embeds, negative_prompt_embeds):
     """A PIL image; embeddings (1, T, D). UserError for one that is all of one colour."""
     from tattoo_lora.diffusion.sampling import draw_batch, refuse_blank
 
-    size = (of.width, of.height)
-    [image] = draw_batch(pipeline, prompt_embeds, negative_prompt_embeds, [of.seed], of.steps, of.guidance_scale, size)
-    refuse_blank(image, f"{of.prompt!r} with {of.lora or of.base_model}")
+    size = (settings.width, settings.height)
+    [image] = draw_batch(
+        pipeline, prompt_embeds, negative_prompt_embeds, [settings.seed], settings.steps, settings.guidance_scale, size
+    )
+    refuse_blank(image, f"{settings.prompt!r} with {settings.lora or settings.base_model}")
     return image
 
 
@@ -296,16 +298,16 @@ def run(args: argparse.Namespace) -> None:
         stencil = Options(width_mm=args.stencil_mm)
         check_options(stencil, width="--stencil-mm")
     profile = load_profile(args.profile or load_params().profile)
-    settings = settings_from(args, profile)
+    wanted = settings_from(args, profile)
     writable(args.out)
     written = []
-    progress = tqdm(zip(settings, draw(settings, profile), strict=True), total=len(settings), unit="picture")
-    for of, image in progress:
-        path = save(image, of, args.out)
+    progress = tqdm(zip(wanted, draw(wanted, profile), strict=True), total=len(wanted), unit="picture")
+    for settings, image in progress:
+        path = save(image, settings, args.out)
         files = [str(path)]
         if args.stencil_mm is not None:
             files += map(str, write_stencil(path, stencil, args.out)[1])
-        written.append({"files": files, "settings": asdict(of)})
+        written.append({"files": files, "settings": asdict(settings)})
         if not args.json:
             progress.write("\n".join(files), file=sys.stdout)
     if args.json:

@@ -89,7 +89,7 @@ def common_ending(captions: list[str]) -> str:
     """The phrases that all captions end in, empty where there are none: the words that call the style."""
     phrases = [caption.split(", ") for caption in captions]
     length = 0
-    while all(len(of) > length for of in phrases) and len({of[-1 - length] for of in phrases}) == 1:
+    while all(len(phrase) > length for phrase in phrases) and len({phrase[-1 - length] for phrase in phrases}) == 1:
         length += 1
     return ", ".join(phrases[0][len(phrases[0]) - length :])
 
@@ -164,10 +164,10 @@ def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str,
 
 def credits_text(drawings: list[ManifestRow]) -> str:
     """How many drawings under which licence, and by whom."""
-    of_license = Counter(drawing.license or UNKNOWN for drawing in drawings)
+    counts = Counter(drawing.license or UNKNOWN for drawing in drawings)
     held_out = sum(drawing.split == "val" for drawing in drawings)
     lines = [f"{len(drawings)} drawings, {held_out} of them held out:\n", "| licence | drawings |", "|---|---:|"]
-    lines += [f"| {license} | {count} |" for license, count in of_license.most_common()]
+    lines += [f"| {license} | {count} |" for license, count in counts.most_common()]
     authors = Counter(drawing.author for drawing in drawings if drawing.author)
     unnamed = len(drawings) - authors.total()
     by = ", ".join(f"{author} ({count})" for author, count in sorted(authors.items()))

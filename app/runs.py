@@ -125,8 +125,8 @@ def workspace(root: Path = Path()) -> Run:
         values = yaml.safe_load(read_text(root / "params.yaml"))
         params = dict(flatten(values))
         profile = f"profiles/{params['profile']}.yaml"
-        of_profile = yaml.safe_load(read_text(root / profile))
-        params |= flat_params({"params": {profile: {"data": of_profile}}})
+        profile_params = yaml.safe_load(read_text(root / profile))
+        params |= flat_params({"params": {profile: {"data": profile_params}}})
     except (OSError, UserError, yaml.YAMLError, AttributeError, KeyError, TypeError):  # being edited
         pass
     return Run(WORKSPACE, folder=root, params=params)
@@ -146,7 +146,7 @@ def show_experiments() -> list[Run]:
     command = [sys.executable, "-m", "dvc", "exp", "show", "--json", "--hide-workspace", "--rev", "HEAD", *revs]
     shown = subprocess.run(command, capture_output=True, text=True).stdout
     try:
-        return runs_of(json.loads(shown), {name: Path(of["root_dir"]) for name, of in executors.items()})
+        return runs_of(json.loads(shown), {name: Path(executor["root_dir"]) for name, executor in executors.items()})
     except json.JSONDecodeError:  # no repository, or no commit in it yet
         return []
 
@@ -171,10 +171,11 @@ def runs_of(shown: list[dict], folders: dict[str, Path]) -> list[Run]:
     for entry in shown:
         if entry["rev"] == WORKSPACE:
             continue
-        experiments = [(of["revs"][0], of) for of in entry.get("experiments") or []]
-        for state, of in [(entry, {}), *experiments]:
-            name = of.get("name") or state.get("name") or state["rev"][:7]
-            status = ((of.get("executor") or {}).get("state") or "success").capitalize() if of else ""
+        experiments = [(experiment["revs"][0], experiment) for experiment in entry.get("experiments") or []]
+        for state, experiment in [(entry, {}), *experiments]:
+            name = experiment.get("name") or state.get("name") or state["rev"][:7]
+            executor = experiment.get("executor") or {}
+            status = (executor.get("state") or "success").capitalize() if experiment else ""
             data = state.get("data") or {}
             live = folders.get(name) if status == "Running" else None
             # A failed experiment, and one that waits, shows the metrics of the commit it started from.
@@ -393,7 +394,7 @@ def states(stages: list[dict], written: set[str]) -> list[StageState]:
     """Each stage's state, of what app.stage_states found and the outputs being written, in the order of the DAG."""
     found: dict[str, StageState] = {}
     for stage in stages:
-        behind = [name for name, of in found.items() if name in stage["upstream"] and of.state != "up to date"]
+        behind = [name for name, other in found.items() if name in stage["upstream"] and other.state != "up to date"]
         if written & set(stage["outs"]):
             state, why = "running", ""
         elif not stage["has_outs"]:

@@ -54,10 +54,10 @@ def tables(by_seed: dict[int, Metrics]) -> str:
     values = {
         name: {score: np.array([by_seed[seed][name][score] for seed in seeds]) for score in SCORES} for name in names
     }
-    for name, of_variant in values.items():
+    for name, by_score in values.items():
         cells = [
-            f"{of.show(of_variant[score].mean())} ± {of.show(of_variant[score].std(ddof=1))}"
-            for score, of in SCORES.items()
+            f"{kind.show(by_score[score].mean())} ± {kind.show(by_score[score].std(ddof=1))}"
+            for score, kind in SCORES.items()
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
@@ -67,8 +67,8 @@ def tables(by_seed: dict[int, Metrics]) -> str:
     ]
     for one, other in combinations(names, 2):
         cells = []
-        for score, of in SCORES.items():
-            found, digits = paired_difference(values[other][score], values[one][score], fewest=2), of.digits
+        for score, kind in SCORES.items():
+            found, digits = paired_difference(values[other][score], values[one][score], fewest=2), kind.digits
             cells.append(
                 f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
                 + (" real" if found.is_real() else "")

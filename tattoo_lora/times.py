@@ -35,4 +35,4 @@ def recorded_time() -> Iterator[None]:
 def read_times() -> dict[str, float]:
     """Seconds by stage, in the order in which the stages ended."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")}
-    return {stage: of["seconds"] for stage, of in sorted(found.items(), key=lambda item: item[1]["ended"])}
+    return {stage: run["seconds"] for stage, run in sorted(found.items(), key=lambda item: item[1]["ended"])}

@@ -23,16 +23,16 @@ WAIT = 3  # seconds for DVC to list the experiments; for many it takes longer, a
 def differing(one: Run, other: Run) -> pd.DataFrame:
     """The params that are not the same in both."""
     keys = [key for key in {**one.params, **other.params} if one.params.get(key) != other.params.get(key)]
-    rows = [[key, *(str(of.params.get(key, "")) for of in (one, other))] for key in keys]
+    rows = [[key, *(str(run.params.get(key, "")) for run in (one, other))] for key in keys]
     return pd.DataFrame(rows, columns=["param", f"one: {one.name}", f"other: {other.name}"])
 
 
 def metrics_table(one: Run, other: Run) -> pd.DataFrame:
     """A row for each variant and metric, with both values and their difference."""
-    rows, of_one, of_other = [], metrics_of(one), metrics_of(other)
-    for name in [name for name in {**of_one, **of_other} if name != "held_out"]:
+    rows, one_metrics, other_metrics = [], metrics_of(one), metrics_of(other)
+    for name in [name for name in {**one_metrics, **other_metrics} if name != "held_out"]:
         for metric in METRICS:
-            a, b = (of.get(name, {}).get(metric) for of in (of_one, of_other))
+            a, b = (metrics.get(name, {}).get(metric) for metrics in (one_metrics, other_metrics))
             if a is not None or b is not None:
                 difference = f"{b - a:+.4g}" if a is not None and b is not None else ""
                 cells = ["" if value is None else f"{value:.4g}" for value in (a, b)]
@@ -88,8 +88,8 @@ curves = pd.concat([curves_of(run) for run in dict.fromkeys((one, other))])
 if curves.empty:
     st.text("None of the two has logs here.")
 for column, curve in zip(st.columns(3), CURVES, strict=True):
-    if len(of_curve := curves[curves["curve"] == curve]):
-        column.altair_chart(curve_chart(of_curve, curve), width="stretch")
+    if len(points := curves[curves["curve"] == curve]):
+        column.altair_chart(curve_chart(points, curve), width="stretch")
 st.subheader("Pictures")
 for column, run in zip(st.columns(2), (one, other), strict=True):
     with column:

@@ -34,10 +34,10 @@ def show_curves() -> None:
         say_other_dataset(runs[WORKSPACE], *(f"train@{variant}" for variant in wanted))
     st.text("Drag to move, wheel with Shift to zoom, double click to go back.")
     for column, name in zip([*st.columns(2), st], CURVES, strict=True):
-        of_name = shown[shown["curve"] == name]
-        if not of_name.empty:
+        points = shown[shown["curve"] == name]
+        if not points.empty:
             amount = smoothing if name == "train_loss" else 0
-            column.altair_chart(curve_chart(smoothed(of_name, amount), TITLES[name]), width="stretch")
+            column.altair_chart(curve_chart(smoothed(points, amount), TITLES[name]), width="stretch")
 
 
 st.title("Curves")

@@ -17,7 +17,7 @@ def show_on_the_way(run: Run, width: int) -> None:
         nothing_yet("No pictures of a training here.")
         return
     say_other_dataset(run, "train@")
-    steps = sorted({step for of_variant in samples.values() for step in of_variant})
+    steps = sorted({step for by_step in samples.values() for step in by_step})
     step = st.select_slider("Step", steps, value=steps[-1], key="step") if len(steps) > 1 else steps[0]
     columns = {name: by_step.get(step, []) for name, by_step in samples.items()}
     columns = {BASE: next((by_step[0] for by_step in samples.values() if 0 in by_step), [])} | columns

@@ -49,8 +49,8 @@ def progress_of(stage: str) -> str:
     run = workspace()
     raw = run.read(f"runs/logs/{stage.partition('@')[2]}.csv") if stage.startswith("train@") else None
     steps = parse_log(raw)["step"] if raw else []
-    of_all = next((value for key, value in run.params.items() if key.endswith(": train.steps")), "?")
-    return f" (step {max(steps)} of {of_all})" if len(steps) else ""
+    steps_in_all = next((value for key, value in run.params.items() if key.endswith(": train.steps")), "?")
+    return f" (step {max(steps)} of {steps_in_all})" if len(steps) else ""
 
 
 @st.fragment(run_every=LIVE * 5)

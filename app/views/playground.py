@@ -72,8 +72,8 @@ def draw(columns: list[str], shared: dict, profile: Profile) -> dict[str, str]:
             paths = {}
             for number, column in enumerate(columns, start=1):
                 st.text(f"{column}: picture {number} of {len(columns)}")
-                of = settings_of(column, shared)
-                paths[column] = str(save(studio().draw(of, profile), of, OUT))
+                settings = settings_of(column, shared)
+                paths[column] = str(save(studio().draw(settings, profile), settings, OUT))
         status.update(label="Drawn", state="complete", expanded=False)
     return paths
 

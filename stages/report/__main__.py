@@ -97,7 +97,7 @@ def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineAr
         like = line_art_cell(evaluation.measured, target)
         rows.append((name, like, evaluation.line_art, f"{evaluation.metrics['copies']:.0%}"))
     measured = [
-        [name, like, *(f"{getattr(line_art, of):.{digits}f}" for of, digits in LINE_ART.items()), copies]
+        [name, like, *(f"{getattr(line_art, kind):.{digits}f}" for kind, digits in LINE_ART.items()), copies]
         for name, like, line_art, copies in rows
     ]
     return table(["", "line art", *LINE_ART, "copies"], "ll" + "r" * (len(LINE_ART) + 1), measured)
@@ -106,10 +106,10 @@ def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineAr
 def differences_table(found: Findings) -> str:
     """Each pair's differences with their intervals, and whether the first is better or worse if that is real."""
     rows = []
-    for (one, other), of_pair in found.items():
+    for (one, other), findings in found.items():
         row = [f"{one} - {other}"]
         for column, score in SCORES.items():
-            row += [score.show_difference(of_pair[column].difference), of_pair[column].verdict]
+            row += [score.show_difference(findings[column].difference), findings[column].verdict]
         rows.append(row)
     head = [cell for column in SCORES for cell in (column, f"{column} is")]
     return table(["difference", *head], "l" + "rl" * len(SCORES), rows)
@@ -123,8 +123,9 @@ def findings_table(evaluations: dict[str, Evaluation], found: Findings, target: 
         row = [f"**{name}**"]
         for column in DECIDE:
             others = {other: verdicts(name, other, found)[column] for other in evaluations if other != name}
-            of_verdict = {verdict: [other for other in others if others[other] == verdict] for verdict in words}
-            row.append("; ".join(f"{words[of]} {', '.join(named)}" for of, named in of_verdict.items() if named))
+            by_verdict = {verdict: [other for other in others if others[other] == verdict] for verdict in words}
+            cells = [f"{words[verdict]} {', '.join(names)}" for verdict, names in by_verdict.items() if names]
+            row.append("; ".join(cells))
         evaluation = evaluations[name]
         copies = int(evaluation.pictures["copy"].sum())
         rows.append([*row, line_art_cell(evaluation.measured, target), f"{copies} of {len(evaluation.pictures)}"])
@@ -216,7 +217,7 @@ def report_text(
     """The report in Markdown; `plots` is the path to the figures from where it lies."""
     base, target = next(iter(evaluations)), mean_line_art(held_out)
     interval = f"{LEVEL:.0%} interval"
-    of_target = "" if are_line_art(held_out, target) else " Of these, most are not line art themselves."
+    doubt = "" if are_line_art(held_out, target) else " Of these, most are not line art themselves."
     return f"""# {headline(evaluations, found, target)}
 
 Adapters that differ in the captions they were trained on, held against each other and against the untouched {base}.
@@ -251,7 +252,7 @@ Differences with {interval}s: of losses the ratio, over the drawings; of scores 
 
 {line_art_table(evaluations, held_out)}
 Line art is ink on bare paper: a picture with colour, with more grey than ink, or in blobs is none. "yes": at least half
-of the pictures are line art, with half to twice the ink of the held-out drawings.{of_target}
+of the pictures are line art, with half to twice the ink of the held-out drawings.{doubt}
 Formulas and limits: tattoo_lora/diffusion/line_art.py.
 
 ## Is it copied?
@@ -316,13 +317,13 @@ def run(args: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for name, evaluation in evaluations.items():
         sample_grid(evaluation.images, len(seeds)).save(args.plots / "samples" / f"{name}.png")
-    of_target = {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(target).items()}
-    (args.metrics / "held_out.json").write_text(json.dumps(of_target, indent=2) + "\n", encoding="utf-8")
+    target_values = {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(target).items()}
+    (args.metrics / "held_out.json").write_text(json.dumps(target_values, indent=2) + "\n", encoding="utf-8")
 
-    of_first_seed = {name: evaluation.images[:: len(seeds)] for name, evaluation in evaluations.items()}
+    first_seed_images = {name: evaluation.images[:: len(seeds)] for name, evaluation in evaluations.items()}
     steps = {name: read_steps(args.samples / name) for name in variants}
     for figure, file in (
-        (comparison(prompts, of_first_seed), "comparison.png"),
+        (comparison(prompts, first_seed_images), "comparison.png"),
         (difference_plot(found), "differences.png"),
         (step_strip(all_params.train.prompts[0], steps), "steps.png"),
         (training_curves(logs), "training_curves.png"),
