@@ -1,4 +1,4 @@
-"""What a run will do and what it lacks, said before it starts."""
+"""Says what a run will do, and what it lacks, before it starts."""
 
 import json
 import math
@@ -28,13 +28,13 @@ SIZES = {
 
 
 def hub_models(profile: Profile) -> list[tuple[Model, set[str]]]:
-    """Each model that is none of a local folder, and its weights."""
+    """Each model that comes from the hub, and its weights."""
     models = [(profile.base, BASE), (profile.captioner, OTHERS), (profile.clip, OTHERS)]
     return [(model, weights) for model, weights in models if not is_folder_path(model.id)]
 
 
 def download_command(model: Model, weights: set[str]) -> str:
-    """The `hf download` of what is read of the model."""
+    """The `hf download` command for the files of the model that the stages read."""
     at = f" --revision {model.revision}" if model.revision else ""
     included = [f"--include '{pattern}'" for pattern in ("*.json", "*.txt", *sorted(weights))]
     return f"hf download {model.id}{at} {' '.join(included)}"
@@ -113,7 +113,7 @@ def plan(params: Params, profile: Profile, drawings: int) -> str:
 
 
 def results(findings: Path) -> str:
-    """The headline and the scores, aligned, best ones marked; of metrics/findings.json."""
+    """The headline and the aligned scores of metrics/findings.json, the best ones marked."""
     from stages.report.findings import SCORES  # pandas takes a second
 
     found = json.loads(findings.read_text(encoding="utf-8"))

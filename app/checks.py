@@ -1,4 +1,4 @@
-"""What the programs check of their arguments before any work."""
+"""Checks of arguments that the programs make before any work."""
 
 import subprocess
 import tempfile
@@ -9,13 +9,13 @@ from tattoo_lora.params import Range
 
 
 def check(option: str, value: float, allowed: Range) -> None:
-    """UserError where the number is not in the range; nan is in none."""
+    """UserError if the number is not in the range; nan is in no range."""
     if value not in allowed:
         raise UserError(f"{option} {value:.15g}: allowed is {allowed}")
 
 
 def writable(folder: Path, what: str = "--out") -> Path:
-    """The folder, made where it is missing; UserError where nothing can be written there."""
+    """Make the folder if it is missing and return it; UserError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -25,13 +25,13 @@ def writable(folder: Path, what: str = "--out") -> Path:
 
 
 def check_repository(root: Path = Path()) -> None:
-    """UserError where Git does not use the folder, or DVC cannot: it writes even where it only looks."""
+    """UserError if Git refuses the folder or DVC cannot write there: DVC writes even when it only reads."""
     git("rev-parse", "HEAD", root=root)
     writable(root / ".dvc/tmp", "DVC's folder")
 
 
 def git(*arguments: str, root: Path = Path()) -> str:
-    """What Git prints in the folder; UserError with its own words where it refuses."""
+    """What Git prints in the folder; UserError with Git's own words if it refuses."""
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     if "dubious ownership" in done.stderr:
         folder = root.resolve()
@@ -45,7 +45,7 @@ def git(*arguments: str, root: Path = Path()) -> str:
 
 
 def inside(folder: str, name: str) -> str | None:
-    """folder/name; None where the name, read from a file, would lead out of the folder.
+    """folder/name; None if the name, which comes from a file, would lead out of the folder.
 
     Links are followed as they are: DVC may link a file to a cache that several projects share.
     """

@@ -39,7 +39,7 @@ def adapter_of(column: str, variants: list[str], folder: Path) -> Path | None:
 
 
 def fetch(experiment: str, variant: str, folder: Path) -> Path:
-    """A copy of the experiment's adapter from DVC's cache or remote; UserError where there is none."""
+    """A copy of the experiment's adapter from DVC's cache or remote; UserError if there is none."""
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
 

@@ -64,7 +64,7 @@ def file_name(settings: Settings) -> str:
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings that a picture of this program holds; UserError where it holds none."""
+    """The settings that are stored in a picture of this program; UserError if there are none."""
     from PIL import Image
 
     try:
@@ -81,7 +81,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def checked(settings: Settings) -> Settings:
-    """The settings; UserError where a number is out of bounds."""
+    """The settings; UserError if a number is out of bounds."""
     for name, (option, allowed) in LIMITS.items():
         check(option, getattr(settings, name), allowed)
     if settings.width % 8 or settings.height % 8:
@@ -104,7 +104,7 @@ def adapter_sha256(path: Path) -> str:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of the file that are not empty; UserError where there are none."""
+    """The lines of the file that are not empty; UserError if there are none."""
     try:
         prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except OSError as error:
@@ -127,7 +127,7 @@ class Studio:
         self.texts, self.embeds = None, None
 
     def draw(self, settings: Settings, profile: Profile):
-        """A PIL image. Loads the model when it is another one than last time, and the adapter likewise."""
+        """A PIL image. The model and the adapter are loaded only if they differ from those of the last picture."""
         from tattoo_lora.diffusion.models import pick_device, place
         from tattoo_lora.diffusion.prompts import encode_prompts
 
@@ -169,7 +169,7 @@ def load_base(settings: Settings):
 def use_adapter(pipeline, settings: Settings) -> None:
     """Load the settings' adapter, if any, into a pipeline that has none, at its strength.
 
-    UserError for a file that is none, or that was made for another model.
+    UserError if the file is no adapter or was made for another model.
     """
     from tattoo_lora.diffusion.lora import load_lora
 
@@ -179,7 +179,7 @@ def use_adapter(pipeline, settings: Settings) -> None:
 
 
 def draw_one(pipeline, settings: Settings, prompt_embeds, negative_prompt_embeds):
-    """A PIL image; embeddings (1, T, D). UserError for one that is all of one colour."""
+    """A PIL image; embeddings (1, T, D). UserError if it has a single colour."""
     from tattoo_lora.diffusion.sampling import draw_batch, refuse_blank
 
     size = (settings.width, settings.height)
@@ -207,7 +207,7 @@ def save(image, settings: Settings, folder: Path) -> Path:
 
 
 def holds(path: Path, settings: Settings) -> bool:
-    """Whether the picture there was made with the same settings: then it may be written again."""
+    """Whether the picture at that path has the same settings; then it may be replaced."""
     try:
         return read_settings(path) == settings
     except UserError:

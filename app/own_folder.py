@@ -23,7 +23,7 @@ VALUE = r"""(?:"(?:[^"\\\r\n]|\\.)*"|'(?:[^'\r\n]|'')*'|(?:(?!\s\#)[^\r\n])*?)""
 
 
 def name_for(folder: Path) -> str:
-    """The folder's name of letters of any script, digits, - and _."""
+    """The folder's name, reduced to letters of any script, digits, - and _."""
     name = unicodedata.normalize("NFC", folder.resolve().name)
     return re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "drawings"
 
@@ -44,7 +44,7 @@ def is_copy(target: Path, images: Path) -> bool:
 
 
 def place_for(images: Path, root: Path) -> Path:
-    """The folder under data/raw for these drawings: the one they went to before, else one that is nobody's."""
+    """The folder under data/raw for these drawings: the one that holds them already, or else a new one."""
     remembered = root / ".scratch/sources"
     name, number = name_for(images), 1
     while True:
@@ -97,20 +97,20 @@ def bring_in(images: Path, root: Path) -> str:
 
 
 def named_drawings(folder: Path, endings_of_others: set[str]) -> tuple[int, int]:
-    """How many drawings' names say what is drawn, and how many drawings there are."""
+    """The number of drawings whose names say what is drawn, and the number of all drawings."""
     paths = [path for path in files_below(folder) if path.suffix.lower() not in endings_of_others]
     paths = [path for path in paths if not path.name.startswith(".")]
     return sum(bool(words_of(path.stem)) for path in paths), len(paths)
 
 
 def as_yaml(value: str) -> str:
-    """The text as a YAML value: in quotation marks where it could be read as anything else, such as 2024 or no."""
+    """The text as a YAML value, in quotation marks if YAML could read it as something else, such as 2024 or no."""
     plain = re.fullmatch(r"[^\W\d_][\w-]*", value) and yaml.safe_load(value) == value
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def set_key(path: Path, key: str, value: str) -> None:
-    """Change `key` (`dataset`, or `caption_blip.captions_from`) of a YAML file and not another byte of it."""
+    """Change the value of `key` (`dataset` or `caption_blip.captions_from`) in a YAML file and no other byte."""
     section, _, name = key.rpartition(".")
     text = path.read_bytes().decode("utf-8")
     start = re.search(rf"(?m)^{section}:.*\n", text).end() if section else 0

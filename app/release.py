@@ -49,7 +49,7 @@ CREDITS = ("source", "split", "sha256", "license", "author", "url")
 
 
 def check_results(root: Path) -> None:
-    """UserError where the results are not those of what is in the folder, or Git does not hold what they came from."""
+    """UserError if the results are stale, or if what they were made from is not committed."""
     check_repository(root)
     lock = root / "dvc.lock"
     if lock.is_file() and "\n<<<<<<< " in lock.read_text(encoding="utf-8"):
@@ -77,7 +77,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def hub_license(drawings: list[ManifestRow]) -> str:
-    """The hub's name of the one licence that all drawings have; `other` for several, `unknown` for none."""
+    """The hub's name of the licence that all drawings share; `other` for several, `unknown` if one has none."""
     found = {drawing.license for drawing in drawings}
     if "" in found:
         return "unknown"
@@ -86,7 +86,7 @@ def hub_license(drawings: list[ManifestRow]) -> str:
 
 
 def common_ending(captions: list[str]) -> str:
-    """The phrases that all captions end in, empty where there are none: the words that call the style."""
+    """The phrases that all captions end in, which evoke the style; empty if there are none."""
     phrases = [caption.split(", ") for caption in captions]
     length = 0
     while all(len(phrase) > length for phrase in phrases) and len({phrase[-1 - length] for phrase in phrases}) == 1:
@@ -134,7 +134,7 @@ def front_matter(
 
 
 def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str, location: str) -> str:
-    """How to draw with it in diffusers, and where kohya's file is there in ComfyUI and A1111."""
+    """How to draw with the adapter in diffusers and, if kohya's file is there, in ComfyUI and A1111."""
     revision = f', revision="{profile.base.revision}"' if profile.base.revision else ""
     text = (
         f"diffusers:\n\n```python\nimport torch\nfrom diffusers import StableDiffusionPipeline\n\n"
@@ -163,7 +163,7 @@ def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str,
 
 
 def credits_text(drawings: list[ManifestRow]) -> str:
-    """How many drawings under which licence, and by whom."""
+    """The number of drawings by author and by licence."""
     counts = Counter(drawing.license or UNKNOWN for drawing in drawings)
     held_out = sum(drawing.split == "val" for drawing in drawings)
     lines = [f"{len(drawings)} drawings, {held_out} of them held out:\n", "| licence | drawings |", "|---|---:|"]
@@ -177,7 +177,7 @@ def credits_text(drawings: list[ManifestRow]) -> str:
 
 
 def licence_text(license: str) -> str:
-    """What the card's licence field says, and does not."""
+    """What the card's licence field says and what it does not say."""
     if license == "unknown":
         return "Unknown, because that of a drawing is: ask before you use or share it."
     return f"`{license}`; the base model's own licence holds for what is drawn with both."

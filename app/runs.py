@@ -34,7 +34,7 @@ ONE_READER = threading.Lock()  # the file systems of DVC are not made for severa
 
 @dataclass(frozen=True)
 class Run:
-    """The files of a folder, or where `rev` is given, of a commit with what DVC's cache holds for it."""
+    """The files of a folder or, if `rev` is given, of a commit, with what DVC's cache holds for it."""
 
     name: str
     rev: str | None = None
@@ -106,7 +106,7 @@ def _names_at(rev: str, folder: str) -> list[str]:
 
 
 def read_at(rev: str, path: str) -> bytes | None:
-    """The file's bytes at a commit, which never change; None where Git and DVC's cache lack it."""
+    """The file's bytes at a commit, which never change; None if neither Git nor DVC's cache has it."""
     with missing_is_none():
         return _read_at(rev, path)
     return None
@@ -229,7 +229,7 @@ def parse_log(raw: bytes) -> pd.DataFrame:
 
 
 def curves_of(run: Run) -> pd.DataFrame:
-    """A row for each known value: run, variant, curve, step, value."""
+    """A row for each value that is there: run, variant, curve, step, value."""
     found = []
     for variant in variants_of(run):
         raw = run.read(f"runs/logs/{variant}.csv")
@@ -264,7 +264,7 @@ def metrics_of(run: Run) -> dict[str, dict[str, float]]:
 
 
 def findings_of(run: Run) -> dict:
-    """What the report found, as metrics/findings.json has it; empty where there is none whole, or one of old."""
+    """What metrics/findings.json says; empty if it is missing, incomplete or of an older version."""
     try:
         found = dict(json.loads(run.read("metrics/findings.json") or b"{}"))
     except (ValueError, TypeError):
@@ -343,7 +343,7 @@ def captions_in(run: Run, folder: str, stems: set[str]) -> dict[str, str]:
 
 
 def search(drawings: pd.DataFrame, words: str) -> pd.DataFrame:
-    """The rows in which each of the words stands somewhere, without regard to case."""
+    """The rows that contain each of the words somewhere, whatever its case."""
     text = drawings.astype(str).agg(" ".join, axis=1).str.casefold() if len(drawings) else pd.Series(dtype=str)
     for word in words.casefold().split():
         text = text[text.str.contains(word, regex=False)]

@@ -92,7 +92,7 @@ def stamp(*patterns: str) -> Hashable:
 
 
 def stage_states() -> list[StageState] | None:
-    """Each stage's state, None while they are looked at for the first time."""
+    """Each stage's state; None until the first look has ended."""
     written = being_written()
     watched = stamp("dvc.*", "params.yaml", "profiles/*.yaml", "stages/*.py", "tattoo_lora/*.py", "data/raw/*")
     stages, _ = backgrounds(Path.cwd())
@@ -101,7 +101,7 @@ def stage_states() -> list[StageState] | None:
 
 
 def known_runs(wait: float = 0) -> dict[str, Run]:
-    """The workspace and all experiments by name; with `wait`, up to so many seconds for DVC to list them."""
+    """The workspace and all experiments by name. `wait`: the seconds that DVC may take to list them."""
     _, experiments = backgrounds(Path.cwd())
     refs = [f"{git_folder(Path.cwd())}/{name}" for name in ("HEAD", "packed-refs", "logs/HEAD", "refs/exps/*/*/*")]
     found = experiments.latest(stamp(*refs, ".dvc/tmp/exps/run/*/*"), wait) or []
@@ -118,7 +118,7 @@ def git_folder(root: Path) -> str:
 
 
 def say_other_dataset(run: Run, *stages: str) -> None:
-    """A warning where results that the stages made are of another dataset than params.yaml names."""
+    """Warn if the results of these stages belong to another dataset than params.yaml names."""
     found = {stage: name for stage, name in other_datasets(run).items() if stage.startswith(stages)}
     if found:
         st.warning("Of another dataset than params.yaml names; those of its own come when their stage is done:")
@@ -126,12 +126,12 @@ def say_other_dataset(run: Run, *stages: str) -> None:
 
 
 def experiments_listed() -> bool:
-    """Has DVC answered since the dashboard's start?"""
+    """Whether DVC has answered since the dashboard started."""
     return backgrounds(Path.cwd())[1].found is not None
 
 
 def choose_run(label: str, key: str) -> Run:
-    """A select box of runs; one that was deleted meanwhile gives way to the workspace."""
+    """A select box of runs. If the chosen run was deleted meanwhile, the workspace takes its place."""
     runs = known_runs()
     if st.session_state.get(key) not in runs:
         st.session_state.pop(key, None)
@@ -139,7 +139,7 @@ def choose_run(label: str, key: str) -> Run:
 
 
 def current_params() -> Params:
-    """params.yaml as it is; where it cannot be used now, what is wrong with it, and the page ends."""
+    """The values of params.yaml. If they cannot be used, the page says what is wrong and ends."""
     try:
         return load_params()
     except UserError as error:

@@ -43,7 +43,7 @@ def changed_stages() -> list[dict]:
 
 
 def end_with_parent() -> None:
-    """End this process when the one that asked is gone, also where that was killed and could not say so."""
+    """End this process when its parent is gone, even if the parent was killed and could not report it."""
     parent = psutil.Process().parent()
 
     def watch() -> None:

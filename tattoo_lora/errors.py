@@ -33,5 +33,5 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _is_of_a_full_disk(error: Exception) -> bool:
-    """An error of Python's own or of safetensors, which gives the system's number in its text alone."""
+    """True for Python's own error and for that of safetensors, which has the system's number only in its text."""
     return getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error)

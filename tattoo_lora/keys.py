@@ -56,7 +56,7 @@ def code_hash(source: Path) -> str:
 
 
 def model_key(model: Model) -> str:
-    """What tells a model from another: a hub id and its commit; a local folder's contents, not its path."""
+    """A key that tells one model from another: a hub id and its commit, or a local folder's contents, not its path."""
     files = sorted(path for path in Path(model.id).rglob("*") if path.is_file())
     contents = [(path.relative_to(model.id).as_posix(), _contents(path)) for path in files]
     return content_key(model.revision, contents or model.id)

@@ -19,11 +19,11 @@ class Memo:
         self.folder = ROOT / ".scratch/memo" / name
 
     def path(self, key: str, suffix: str) -> Path:
-        """Where the file of that key lies, or would."""
+        """Where the file with that key lies or would lie."""
         return self.folder / key[:2] / (key + suffix)
 
     def read(self, key: str, suffix: str) -> bytes | None:
-        """None where nothing is kept."""
+        """The content; None if there is none."""
         try:
             return self.path(key, suffix).read_bytes()
         except FileNotFoundError:

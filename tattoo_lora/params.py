@@ -203,7 +203,7 @@ class Params:
     variants: dict[str, VariantParams]
 
     def variant(self, name: str) -> VariantParams:
-        """The knobs of one variant; UserError where there is none of that name."""
+        """The knobs of one variant; UserError if there is none of that name."""
         if name not in self.variants:
             raise UserError(f"params.yaml: variants: there is no {name}; there are {', '.join(self.variants)}")
         return self.variants[name]
@@ -309,7 +309,7 @@ def _describe(hint: Any) -> str:
 
 
 def _hint(raw: Any, kind: Any) -> str:
-    """YAML 1.1 takes 1e-4 for a text; say how to write it."""
+    """How to write a number that YAML 1.1 takes for a text, such as 1e-4."""
     if kind is not float or not isinstance(raw, str):
         return ""
     try:

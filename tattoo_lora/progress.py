@@ -1,4 +1,4 @@
-"""The progress bar of all stages: one line that moves on a terminal, a line now and then in a file."""
+"""The progress bar of all stages: one moving line on a terminal, a new line now and then in a file."""
 
 import io
 from collections.abc import Callable
@@ -10,7 +10,7 @@ SECONDS = 30  # between two lines in a file
 
 
 class tqdm(moving_tqdm):  # noqa: N801
-    """As tqdm's own; in what is no terminal, such as a log, each state is a line of its own."""
+    """As tqdm's own, but in a file, such as a log, each state is a line of its own."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)

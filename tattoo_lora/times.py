@@ -1,6 +1,6 @@
 """How long each stage took when it last ran.
 
-Kept apart from the stages' outputs, the report too: their bytes do not depend on how fast a machine is.
+Times are kept apart from all outputs, whose bytes must not depend on how fast a machine is.
 """
 
 import json
@@ -20,7 +20,7 @@ FOLDER = Path(os.environ.get("DVC_ROOT", "."), ".scratch/times")
 
 @contextmanager
 def recorded_time() -> Iterator[None]:
-    """Keep how long this process took, its imports included, if DVC runs it as a stage and it ends well."""
+    """Record how long this process took, with its imports, if DVC runs it as a stage and it succeeds."""
     yield
     stage = os.environ.get("DVC_STAGE")
     if not stage:

@@ -99,7 +99,7 @@ def measure(picture: Image.Image) -> LineArt:
 
 
 def mean_line_art(measured: Sequence[LineArt]) -> LineArt:
-    """The mean of each measure; pictures without ink do not count for stroke and spread."""
+    """The mean of each measure; pictures without ink do not count in those of stroke and spread."""
     means = {}
     for field in fields(LineArt):
         values = np.array([getattr(picture, field.name) for picture in measured], dtype=float)

@@ -1,4 +1,4 @@
-"""LoRA adapters: added, saved in the two formats that others load, and loaded."""
+"""Adding, saving and loading LoRA adapters; they are saved in the two formats that other programs load."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ TEXT_ENCODER_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
 def add_lora(model: UNet2DConditionModel | CLIPTextModel, config: LoraConfig, seed: int) -> list[nn.Parameter]:
-    """Add a fresh adapter to the frozen model; its float32 parameters. UserError where no module has a target's name.
+    """Add a fresh adapter to the frozen model; its float32 parameters. UserError if no module matches a target.
 
     LoRA (https://arxiv.org/abs/2106.09685): B starts at zero, so the untrained adapter changes nothing.
     """
@@ -48,7 +48,7 @@ def save_lora(
 ) -> None:
     """Write the adapter twice, atomically: PEFT's keys at `path` for diffusers, kohya's at `kohya_path(path)`.
 
-    `text_encoder` where it has an adapter too. DoRA's magnitudes have no place in kohya's format that its readers
+    `text_encoder` is given if it has an adapter too. DoRA's magnitudes have no place in kohya's format that its readers
     agree on, so such an adapter is written for diffusers only.
     """
     config = unet.peft_config["default"]
@@ -89,7 +89,7 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
 
 
 def load_lora(pipeline: StableDiffusionPipeline, path: Path) -> None:
-    """Load the adapter into the pipeline's UNet and text encoder, exactly; UserError where that cannot be."""
+    """Load the adapter into the pipeline's UNet and text encoder; UserError if that cannot be done exactly."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro train`")
     pipeline.load_lora_weights(read_adapter(path, pipeline.unet, pipeline.text_encoder))

@@ -42,14 +42,14 @@ def process_state() -> PartialState:
 def use_threads(count: int | None) -> None:
     """Compute with so many threads on a CPU, or with torch's own number, one a core.
 
-    How many there are decides the order in which sums are taken, and with it the last bits of every result.
+    Their number decides the order of sums, and with it the last bits of every result.
     """
     if count is not None:
         torch.set_num_threads(count)
 
 
 def pick_device() -> torch.device:
-    """This process's GPU, CUDA or Apple's, where torch has one, else the CPU."""
+    """This process's GPU, CUDA or Apple's, if torch finds one, else the CPU."""
     return process_state().device
 
 
@@ -68,7 +68,7 @@ def pick_dtype(name: str) -> torch.dtype:
 
 @contextmanager
 def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
-    """The models on the device for as long as they are used, then back on the CPU: training has its memory again."""
+    """Keep the models on the device while they are used; afterwards training has its memory back."""
     for model in models:
         model.to(device)
     try:

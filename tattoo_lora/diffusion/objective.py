@@ -1,4 +1,4 @@
-"""What the UNet is to predict and how far it is off: the same lines in training, validation and the benchmarks."""
+"""What the UNet is to predict, and its error. Training, validation and benchmarks run these same lines."""
 
 from collections.abc import Callable
 

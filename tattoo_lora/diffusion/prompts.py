@@ -1,4 +1,4 @@
-"""Texts to what the UNet is conditioned on, the same way in training, validation and sampling."""
+"""How texts become what the UNet is conditioned on: the same way in training, validation and sampling."""
 
 import sys
 

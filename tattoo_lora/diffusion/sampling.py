@@ -1,4 +1,4 @@
-"""Pictures from fixed prompts and seeds, and how well CLIP finds them to match."""
+"""Pictures from fixed prompts and seeds, and how well they match by CLIP's judgement."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +74,7 @@ def sample_images(
 
 
 def refuse_blank(image: Image.Image, what: str) -> None:
-    """UserError where the picture, named by `what`, is all of one colour."""
+    """UserError if the picture, which `what` names, has a single colour."""
     if all(low == high for low, high in image.convert("RGB").getextrema()):
         raise UserError(f"{what}: the picture is all of one colour; try another seed or less strength")
 
