@@ -49,7 +49,7 @@ MOST_PIXELS = 40e6  # 300 mm square at 500 dpi: a minute and two gigabytes
 
 @dataclass(frozen=True)
 class Options:
-    """Lengths in mm, areas in mm2 of the print."""
+    """The options of a stencil: lengths in mm and areas in mm2 of the print."""
 
     width_mm: float
     dpi: int = 300
@@ -63,14 +63,14 @@ class Options:
 
 
 def check_options(options: Options, width: str = "--width-mm") -> None:
-    """UserError where a number is out of bounds; `width` is the option that gives the width."""
+    """UserError if a number is out of bounds; `width` is the option that gives the width."""
     for name, allowed in LIMITS.items():
         if (value := getattr(options, name)) is not None:
             check(width if name == "width_mm" else "--" + name.replace("_", "-"), value, allowed)
 
 
 def print_size(picture: Image.Image, options: Options) -> tuple[int, int]:
-    """Width and height of the stencil in pixels; UserError for more than can be worked on."""
+    """Width and height of the stencil in pixels; UserError if that is more than can be processed."""
     width = round(options.width_mm / INCH_MM * options.dpi)
     height = max(1, round(width * picture.height / picture.width))
     if width * height > MOST_PIXELS:
@@ -198,7 +198,7 @@ def scale_bar(canvas: Canvas) -> None:
 
 
 def room_on(page: str) -> tuple[float, float]:
-    """Width and height in mm that a page has for stencils, above the scale bar."""
+    """Width and height in mm of a page's room for stencils, above the scale bar."""
     width, height = PAGES[page]
     return width / mm - 2 * MARGIN_MM, height / mm - 2 * MARGIN_MM - 12
 
@@ -211,7 +211,7 @@ def check_fits(name: str, width_mm: float, height_mm: float, page: str) -> None:
 
 
 def names_of(pictures: list[Path]) -> list[str]:
-    """A name for each picture's files: its own, with a number where an earlier one has that."""
+    """A name for each picture's files: its own, with a number if an earlier picture has that name."""
     names: list[str] = []
     for path in pictures:
         numbered = (f"{path.stem}-{number}" for number in range(2, len(pictures) + 2))
@@ -220,7 +220,7 @@ def names_of(pictures: list[Path]) -> list[str]:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture as it is to be seen; UserError where Pillow reads none."""
+    """The picture as it is meant to be seen; UserError if Pillow cannot read it."""
     try:
         # Given a name, Pillow maps uncompressed TIFFs that are to be turned at the wrong size.
         with path.open("rb") as file, Image.open(file) as image:
@@ -239,7 +239,7 @@ def trace(path: Path, options: Options) -> np.ndarray:
 
 
 def write_files(name: str, ink: np.ndarray, options: Options, folder: Path) -> list[Path]:
-    """<name>.stencil.png and .svg in the folder; says where lines are too close."""
+    """<name>.stencil.png and .svg in the folder; warns if lines are too close."""
     files = [folder / f"{name}.stencil.{kind}" for kind in ("png", "svg")]
     to_png(ink, files[0], options)
     with replace_file(files[1]) as partial:

@@ -1,4 +1,4 @@
-"""Caption every preprocessed drawing with BLIP, but for those that the user or their files' names have captioned.
+"""Caption the preprocessed drawings with BLIP, except those that the user or their file names have captioned.
 
 Reads images/, drawings.csv and captions_user.csv; writes captions_blip/<stem>.txt, one line each. Captioned is only
 what is new since the last run; under `accelerate launch` each process captions its share.

@@ -105,7 +105,7 @@ def changes(caption: str, enriched: str, suffix: str) -> list[str]:
 
 
 def shorten(words: list[str]) -> list[str]:
-    """One word less, or one letter: of a word in a script that is written without blanks, and of the only word."""
+    """Drop one word, or one letter if the script is written without blanks or there is only one word."""
     *before, last = words
     if len(words) > 1 and not NO_BLANKS.search(last):
         return before
@@ -115,7 +115,7 @@ def shorten(words: list[str]) -> list[str]:
 
 
 def enrich_caption(caption: str, suffix: str, count_tokens: CountTokens, max_tokens: int) -> str:
-    """`<caption>, <suffix>` with at most `max_tokens`: the caption is shortened from its end, the suffix never.
+    """`<caption>, <suffix>` with at most `max_tokens`: the caption is cut at its end, the suffix stays whole.
 
     Idempotent. No word or phrase stands next to itself, at the joint neither.
     """

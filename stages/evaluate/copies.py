@@ -1,4 +1,4 @@
-"""Is a picture a copy of a drawing that was learned from? An artist must not be handed another's flash.
+"""Is a picture a copy of a training drawing? Nobody should be handed another artist's flash.
 
 Two measures of nearness, each over all training drawings and their mirror images: the correlation of the pictures in
 grey at 32 x 32 px, which sees the same lines in the same places, and the cosine of CLIP's image embeddings, which sees
@@ -24,7 +24,7 @@ class Nearest:
 
 
 def pixel_embeds(images: list[Image.Image]) -> Tensor:
-    """(B, SIDE^2), of mean 0 and length 1: their product is the pictures' correlation. Zero where all is one grey."""
+    """(B, SIDE^2), of mean 0 and length 1: their product is the pictures' correlation. Zero for a picture of one grey."""
     small = [image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX) for image in images]
     grey = torch.from_numpy(np.stack([np.asarray(image) for image in small])).flatten(1).float()
     return torch.nn.functional.normalize(grey - grey.mean(dim=1, keepdim=True), dim=1)

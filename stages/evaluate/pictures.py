@@ -1,4 +1,4 @@
-"""What is measured on the pictures: CLIP score, line art, and how near they are to the training drawings."""
+"""Measures of the pictures: CLIP score, line art, and how near they are to the training drawings."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -73,7 +73,7 @@ def prepare_as_worker(number: int, task: Task) -> Outcome:
 
 
 def prepare_all(tasks: list[Task], processes: int) -> list[Outcome]:
-    """`prepare_once` of each task, in their order, on several cores; UserError where a process was killed."""
+    """Run `prepare_once` for each task, in their order, on several cores; UserError if a process was killed."""
     progress = tqdm(total=len(tasks), unit="drawing", desc="preprocess")
     results = []
     if processes == 1:
@@ -146,7 +146,7 @@ def preprocess(
 
 
 def why_rejected(candidate: Candidate, params: PreprocessParams) -> str:
-    """Empty for a drawing to learn from."""
+    """Why a drawing is rejected; empty if it can be learned from."""
     if params.require_license and not candidate.file.rights.license:
         return candidate.outcome.rejected or f"no license in {RIGHTS}"
     return candidate.outcome.rejected
@@ -176,7 +176,7 @@ def drawing_row(drawing: Candidate, place: "Place", split: str) -> ManifestRow:
 
 
 def check(raw: Path, rows: list[ManifestRow], params: PreprocessParams) -> None:
-    """UserError where what is left of the folder cannot be trained on, or is less of it than the user may think."""
+    """UserError if what is left cannot be trained on, or if more was rejected than the user may expect."""
     from stages.preprocess.raw_images import PHOTO
 
     rejected = [row for row in rows if row.status == "rejected"]

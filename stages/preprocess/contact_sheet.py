@@ -24,7 +24,7 @@ Picture = Image.Image | None
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu, which comes with matplotlib and knows most alphabets."""
+    """The DejaVu font, which comes with matplotlib and has most alphabets."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
@@ -92,7 +92,7 @@ def text_below(row: ManifestRow) -> str:
 def contact_sheet(
     title: str, rows: Sequence[ManifestRow], picture: Callable[[ManifestRow, str], Picture]
 ) -> Image.Image:
-    """The page for the manifest's rows. `picture(row, suffix)` is one as it came (.thumbnail.png) or became (.png)."""
+    """The page for the manifest's rows. `picture(row, suffix)` is a drawing before (.thumbnail.png) or after (.png)."""
     sheet = Sheet()
     sheet.heading(title)
     kept = [row for row in rows if row.status == "kept"]

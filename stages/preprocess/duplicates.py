@@ -1,4 +1,4 @@
-"""Which drawings show the same picture: the same file, the same when preprocessed, or pictures that look alike.
+"""Finding drawings that show the same picture: equal files, equal results of preprocessing, or similar pictures.
 
 Pictures look alike where their perceptual hashes, or one's and that of the other's mirror image, differ in few bits,
 and where the ink of each lies on the ink of the other. Hashes alone take a circle for a square, and all that stands
@@ -32,7 +32,7 @@ def to_words(hashes: Sequence[str]) -> np.ndarray:
 
 
 def distances(one: np.ndarray, others: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """(B, N) bits in which the hashes one (B, W) differ from others (N, W) or their mirrored (N, W), the fewer."""
+    """(B, N) bits in which the hashes one (B, W) differ from others or from mirrored (N, W): the fewer of the two."""
     found = None
     for hashes in (others, mirrored):
         bits = np.zeros((len(one), len(hashes)), dtype=np.uint16)
@@ -59,7 +59,7 @@ def same_pairs(keys: Sequence[str]) -> Iterable[tuple[int, int]]:
 
 
 def group(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Groups of two or more of the positions 0 to count - 1 that the pairs join, directly or through others."""
+    """The groups of two or more positions, of 0 to count - 1, that the pairs join directly or through others."""
     pairs = np.array(list(pairs), dtype=int).reshape(-1, 2)
     graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     members = defaultdict(list)
@@ -92,7 +92,7 @@ class Ink:
 
 
 def _stray(strong: np.ndarray, away: np.ndarray) -> float:
-    """Share of the strong ink that lies away from the other's."""
+    """The share of the strong ink that lies away from the other drawing's ink."""
     return np.bitwise_count(strong & away).sum() / max(np.bitwise_count(strong).sum(), 1)
 
 
@@ -131,7 +131,7 @@ def find_places(drawings: Sequence[Candidate], params: PreprocessParams) -> list
 
 
 def _rank(drawing: Candidate, longer: set[str]) -> tuple:
-    """Of a group the drawing with the lowest is kept."""
+    """The drawing of a group with the lowest rank is kept."""
     file, outcome = drawing.file, drawing.outcome
     return not file.caption, -outcome.width * outcome.height, file.source in longer, file.source
 
@@ -149,7 +149,7 @@ def alike_pairs(drawings: Sequence[Candidate], distance: int) -> set[tuple[int, 
 
 
 def how_alike(drawing: Candidate, kept: Candidate, looks_alike: bool) -> str:
-    """How a drawing shows what the kept one does; empty where it does not."""
+    """How a drawing resembles the kept one; empty if it does not."""
     one, other = drawing.outcome, kept.outcome
     if one.sha256 == other.sha256:
         return f"same file as {kept.file.source}"
@@ -162,7 +162,7 @@ def how_alike(drawing: Candidate, kept: Candidate, looks_alike: bool) -> str:
 
 
 def has_a_name_within(sources: list[str]) -> set[str]:
-    """Those whose name is another one's with something added, as in any language a copy's is: 'owl copy', 'owl (1)'."""
+    """Those whose name is another's with something added, as a copy's is in any language: 'owl copy', 'owl (1)'."""
     stems = {source: PurePosixPath(source).stem.casefold() for source in sources}
     names = set(stems.values())
     return {source for source, stem in stems.items() if any(name in stem and name != stem for name in names)}

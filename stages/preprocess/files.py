@@ -22,7 +22,7 @@ PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{8}\.png$)[a-z0-9_-]{1,60}\.png")
 
 @dataclass(frozen=True)
 class Rights:
-    """Whose a drawing is."""
+    """Whose a drawing is, and under which licence."""
 
     license: str = ""
     author: str = ""
@@ -82,7 +82,7 @@ def output_stem(source: str) -> str:
 
 
 def read_rights(raw: Path) -> dict[str, Rights]:
-    """The rights by source, from rights.csv where there is one; `*` stands for all the others."""
+    """The rights by source, from rights.csv if there is one; `*` stands for all other files."""
     path = raw / RIGHTS
     if not path.is_file():
         return {}
@@ -154,7 +154,7 @@ def look_at(raw: Path) -> list[RawFile]:
 
 
 def _rights_of_no_file(rights: dict[str, Rights], sources: Iterable[str]) -> str:
-    """A note on the rows of rights.csv that name no file; empty where each names one."""
+    """A note on the rows of rights.csv that name no file; empty if there are none."""
     named = {*sources, "*"}
     nameless = [name for name in rights if name not in named]
     return f"rows that name no file of the folder: {len(nameless)}, the first: {nameless[0]}" if nameless else ""

@@ -1,4 +1,4 @@
-"""Clean drawings from photos and scans: the sheet found and straightened, light and paper evened, ink dark."""
+"""Clean drawings from photos and scans: find and straighten the sheet, even out light and paper, make ink dark."""
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -44,7 +44,7 @@ def clean_photo(image: Image.Image, invert: bool) -> tuple[Image.Image, str]:
 
 
 def find_sheet(image: Image.Image) -> Corners | None:
-    """The sheet's corners on the photo in px, clockwise from the upper left one; None where no table is seen.
+    """The sheet's corners on the photo in px, clockwise from the upper left one; None if no table is seen.
 
     At each of several tones the largest region that is lighter (or, for black paper, darker) is a sheet if it fills a
     quadrilateral with sharp edges, and what lies around it is of another tone.
@@ -79,7 +79,7 @@ def find_sheet(image: Image.Image) -> Corners | None:
 
 
 def lies_aslant(image: Image.Image) -> bool:
-    """Whether a light sheet with ink on it lies aslant in the picture: no white ink on black looks so."""
+    """Whether a light sheet with ink on it lies aslant in the picture, which white ink on black never does."""
     corners = find_sheet(image)
     if corners is None:
         return False
@@ -148,7 +148,7 @@ def _meeting(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.n
 
 
 def _sharpness(tones: np.ndarray, filled: np.ndarray, corners: Corners, fewest_sides: int) -> float:
-    """How far the tone falls at the sides, as a share of it, added up; 0 for no sheet.
+    """How far the tone falls at the four sides, each as a share of the tone, added up; 0 for no sheet.
 
     Of a sheet enough sides lie within the picture, all those are sharp, and what is around is darker.
     """
@@ -197,7 +197,7 @@ def _onto_edges(logs: np.ndarray, corners: Corners) -> Corners:
 
 
 def straighten(image: Image.Image, corners: Corners) -> Image.Image:
-    """The quadrilateral as a rectangle as large as it is, without its outermost edge."""
+    """The quadrilateral as a rectangle of the same size, without its outermost edge."""
     sides = np.linalg.norm(np.roll(corners, -1, axis=0) - corners, axis=1)
     width, height = round((sides[0] + sides[2]) / 2), round((sides[1] + sides[3]) / 2)
     left, upper = INSET * width, INSET * height
@@ -237,7 +237,7 @@ def _tone_of_most(grey: np.ndarray) -> np.ndarray:
 
 
 def _ink_is_lighter(image: Image.Image) -> bool:
-    """Whether there is more that is clearly lighter than dark paper than what is darker."""
+    """Whether more pixels are clearly lighter than the dark paper than are darker."""
     grey = _small(image).mean(axis=2)
     paper = _tone_of_most(grey)
     away = grey - paper
@@ -277,7 +277,7 @@ def even_light(image: Image.Image) -> Image.Image:
 
 
 def _specks(tone: np.ndarray) -> np.ndarray:
-    """Where small and faint spots are: noise, and dust on the paper."""
+    """The places of small and faint spots: noise, and dust on the paper."""
     labels, count = ndimage.label(tone < 0.95, np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     darkest = ndimage.minimum(tone, labels, np.arange(count + 1))

@@ -1,4 +1,4 @@
-"""One file of the raw folder, prepared once: pictures and facts are kept by its content in the memo."""
+"""Preparing one file of the raw folder. The memo keeps its pictures and facts by the file's content."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ PNG, THUMBNAIL, INK = ".png", ".thumbnail.png", ".ink.png"  # of `raw_images.Pre
 
 @dataclass(frozen=True)
 class Task:
-    """One file for a worker, and what its result depends on besides."""
+    """One file for a worker, and what else its result depends on."""
 
     path: Path
     params: PreprocessParams
@@ -30,7 +30,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Why a file is rejected, or what is known of the drawing and lies in the memo's files of the `key`."""
+    """Why a file is rejected, or what is known of the drawing; its pictures lie in the memo under `key`."""
 
     sha256: str  # of the raw file
     key: str
@@ -45,21 +45,21 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
     def picture(self, suffix: str) -> Image.Image | None:
-        """One of the memo's pictures; None of a rejected file."""
+        """One of the memo's pictures; None for a rejected file."""
         content = MEMO.read(self.key, suffix)
         return None if content is None else Image.open(io.BytesIO(content))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may be a drawing, and what came of it."""
+    """A file that may be a drawing, and the outcome of preparing it."""
 
     file: RawFile
     outcome: Outcome
 
 
 def prepare_once(task: Task) -> Outcome:
-    """What `raw_images.prepare` says of the file, from the memo where its content was seen before."""
+    """The outcome of `raw_images.prepare`, from the memo if the file's content was seen before."""
     try:
         sha256 = file_sha256(task.path)
     except OSError as error:

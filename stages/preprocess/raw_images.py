@@ -1,4 +1,4 @@
-"""From any file to a clean square drawing: reading it as it was meant, then line art's own care.
+"""From any file to a clean square drawing: read the file as it was meant, then clean the line art.
 
 Only pictures that Pillow decodes by itself are read: no SVG, and no format that Pillow hands to another program.
 """
@@ -200,14 +200,14 @@ def background(image: Image.Image) -> Color:
 
 
 def _peel(dark: np.ndarray) -> int:
-    """How many of the first rows are mostly dark; none where more are than a frame has."""
+    """How many of the first rows are mostly dark; 0 if there are more than a frame would have."""
     most = min(PEEL, (len(dark) - 1) // 3)
     light = np.flatnonzero(dark[: most + 1].mean(axis=1) < 0.5)
     return int(light[0]) if len(light) else 0
 
 
 def looks_like_photo(image: Image.Image) -> bool:
-    """Whether the paper has many tones: that of a clean file has one, a photo's has noise and shadows.
+    """Whether the paper has many tones: in a clean file it has one, in a photo it has noise and shadows.
 
     The paper is what is light, unless there is so little of it that it is ink.
     """
@@ -236,7 +236,7 @@ def ink_is_lighter(image: Image.Image, paper: Color) -> bool:
 
 
 def ink_box(image: Image.Image, paper: Color, contrast: int = INK_CONTRAST) -> Box | None:
-    """The box around all that differs from the paper by more than the contrast; None where nothing does."""
+    """The box around everything that differs from the paper by more than the contrast; None if nothing does."""
     differs = [255 * (abs(level - channel) > contrast) for channel in paper for level in range(256)]
     width, height = image.size
     columns = [(x, 0, min(x + STRIP, width), height) for x in range(0, width, STRIP)]
@@ -298,7 +298,7 @@ def ink_levels(image: Image.Image, box: Box, paper: Color) -> Image.Image:
 
 
 def faint_share(image: Image.Image, paper: Color) -> float:
-    """Which share of the ink, 0 to 1, differs so little from the paper that it is hardly seen."""
+    """The share of the ink, 0 to 1, that differs so little from the paper that one hardly sees it."""
     ink = np.array(_contrast(image, paper).histogram()) * np.arange(256)
     ink[:NOISE] = 0
     return float(ink[:FAINT].sum() / ink.sum()) if ink.any() else 1.0
@@ -311,7 +311,7 @@ def _contrast(image: Image.Image, paper: Color) -> Image.Image:
 
 
 def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
-    """The file as a square drawing of `resolution` px; raises Rejected where it cannot be one."""
+    """The file as a square drawing of `resolution` px; raises Rejected if it cannot become one."""
     image, notes = open_rgb(path, params.invert)
     came = image
     if params.flatten == "true" or (params.flatten == "auto" and (looks_like_photo(image) or _is_sheet_on_dark(image))):

@@ -1,4 +1,4 @@
-"""Names for what Pillow does not read, so that a rejected file says what to do: by its bytes, then its ending."""
+"""Names of formats that Pillow does not read, by a file's bytes or its ending, for errors that say what to do."""
 
 from PIL import Image
 
@@ -71,7 +71,7 @@ _MAGIC = (  # (offset, bytes, name)
 
 
 def unread_format(head: bytes, ending: str) -> str | None:
-    """The name of the format of a file that begins with `head` and is called *`ending`; None where it has none here."""
+    """The name of the format of a file that begins with `head` and is called *`ending`; None if it is unknown."""
     for offset, magic, name in _MAGIC:
         if head.startswith(magic, offset):
             return name

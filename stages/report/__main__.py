@@ -1,4 +1,4 @@
-"""Say what came of it: a report to read, metrics and tables for Git, differences, curves and pictures.
+"""Report the results: a page to read, metrics and tables for Git, differences, curves and pictures.
 
 Reads runs/evaluation/<name>/, runs/logs/<variant>.csv, runs/samples/<variant>/ and what preprocess and enrich wrote.
 
@@ -90,7 +90,7 @@ def line_art_cell(pictures: Sequence[LineArt], target: LineArt) -> str:
 
 
 def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineArt]) -> str:
-    """The measures of tattoo_lora/diffusion/line_art.py, the held-out drawings first; and the share of copies."""
+    """The line-art measures, the held-out drawings first, and the share of copies."""
     target = mean_line_art(held_out)
     rows = [("held-out drawings", line_art_cell(held_out, target), target, "")]
     for name, evaluation in evaluations.items():
@@ -164,7 +164,7 @@ def findings_json(evaluations: dict[str, Evaluation], found: Findings, held_out:
 
 
 def data_facts(dataset: str, processed: Path, rows: Sequence[ManifestRow], captions: pd.DataFrame) -> str:
-    """What was in the folder of drawings, and what became of it."""
+    """What the folder of drawings held, and what became of it."""
     count = Counter(row.status for row in rows)
     kept = [row for row in rows if row.status == "kept"]
     sides = [max(row.width, row.height) for row in kept]
@@ -268,7 +268,7 @@ Formulas and limits: tattoo_lora/diffusion/line_art.py.
 
 
 def read_steps(folder: Path) -> dict[int, Image.Image]:
-    """The first prompt's picture by step, of what a training drew on its way."""
+    """The first prompt's picture by step, from those that a training drew."""
     found = {int(path.parent.name.removeprefix("eval_step")): path for path in folder.glob("eval_step*/prompt00.png")}
     return {step: Image.open(path).convert("RGB") for step, path in found.items()}
 

@@ -52,7 +52,7 @@ def sample_grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def shared_part(prompts: Sequence[str]) -> str:
-    """What all prompts say after their first comma, if it is the same; it need not stand beside each row."""
+    """What all prompts have after their first comma, if it is the same: it need not be repeated in each row."""
     tails = {prompt.partition(", ")[2] for prompt in prompts}
     return tails.pop() if len(tails) == 1 else ""
 

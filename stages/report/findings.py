@@ -1,4 +1,4 @@
-"""What stages.evaluate wrote, which differences in it are real, and which variant beats which."""
+"""The evaluations, which differences between them are real, and which variant beats which."""
 
 import json
 import re
@@ -85,7 +85,7 @@ class Evaluation:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """UserError where the evaluation did not run, or measured an adapter that is broken."""
+    """Read what evaluate wrote. UserError if it did not run, or if it measured a broken adapter."""
     if not (folder / "metrics.json").is_file():
         raise UserError(f"{folder}: no metrics.json; run `dvc repro`")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -150,7 +150,7 @@ def compare_all(evaluations: dict[str, Evaluation], smallest: float) -> Findings
 
 
 def verdicts(one: str, other: str, found: Findings) -> dict[str, str]:
-    """Of one against other by score, whichever way round the pair was compared."""
+    """The verdicts on one against other by score, whichever way round the pair was compared."""
     if (one, other) in found:
         return {column: finding.verdict for column, finding in found[one, other].items()}
     return {column: OPPOSITE.get(finding.verdict, finding.verdict) for column, finding in found[other, one].items()}
@@ -176,7 +176,7 @@ def winner(names: Sequence[str], found: Findings) -> str | None:
 
 
 def headline(evaluations: dict[str, Evaluation], found: Findings, target: LineArt) -> str:
-    """What came of it in one line; the first evaluation is the base."""
+    """The result in one line; the first evaluation is the base."""
     base, *variants = evaluations
     against_base = {name: verdicts(name, base, found) for name in variants}
     # What a picture shows comes first.
@@ -191,7 +191,7 @@ def headline(evaluations: dict[str, Evaluation], found: Findings, target: LineAr
 
 
 def no_winner(evaluations: dict[str, Evaluation], found: Findings, against_base: dict[str, dict[str, str]]) -> str:
-    """Why there is none, or between which it is open."""
+    """Why there is no winner, or between which variants it is open."""
     base, *variants = evaluations
     for column in DECIDE:
         if all(verdict[column] == TOO_FEW for verdict in against_base.values()):
@@ -209,7 +209,7 @@ def no_winner(evaluations: dict[str, Evaluation], found: Findings, against_base:
 
 
 def all_below(evaluations: dict[str, Evaluation]) -> str:
-    """That all clip_scores are much lower than the base's, though it may be chance; nothing where they are not."""
+    """Words for the case that all clip_scores are much lower than the base's, even if by chance; else empty."""
     base, *others = (evaluation.metrics["clip_score"] for evaluation in evaluations.values())
     if max(others) > (1 - MUCH) * base:
         return ""

@@ -43,7 +43,7 @@ def write_user_captions(path: Path, captions: dict[str, str]) -> None:
 
 
 def read_user_captions(path: Path) -> dict[str, str]:
-    """The user's own captions by image file; UserError where there is no such table."""
+    """The user's own captions by image file; UserError if there is no such table."""
     return {row.file: row.caption for row in read_table(path, UserCaption)}
 
 

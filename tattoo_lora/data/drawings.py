@@ -25,5 +25,5 @@ def write_drawings(path: Path, drawings: list[Drawing]) -> None:
 
 
 def read_drawings(path: Path) -> list[Drawing]:
-    """The drawings in the file's order; UserError where there is no such file."""
+    """The drawings in the file's order; UserError if there is no such file."""
     return read_table(path, Drawing)

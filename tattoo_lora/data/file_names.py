@@ -20,7 +20,7 @@ JOINING = set("a an the of with and in on at by from for to".split())
 
 
 def words_of(stem: str) -> list[str]:
-    """The words of a preprocessed drawing's name (its stem) that say what is drawn; none where none do."""
+    """The words of a preprocessed drawing's name (its stem) that say what is drawn; empty if none do."""
     name, marks = MARK.subn("", UUID.sub(" ", stem.casefold()))
     tokens = [token for token in re.split(r"[\W_]+", name) if token]
     if marks and len(name) >= CUT and len(tokens) > 1:
@@ -40,7 +40,7 @@ def words_of(stem: str) -> list[str]:
 
 
 def caption_from_name(stem: str) -> str:
-    """'a line drawing of an owl' for 'owl', the form in which BLIP's captions stand; empty where the name says nothing.
+    """'a line drawing of an owl' for 'owl', the form in which BLIP's captions stand; empty if the name says nothing.
 
     Plurals and names in other scripts have no article.
     """

@@ -38,5 +38,5 @@ def write_manifest(path: Path, rows: list[ManifestRow]) -> None:
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """The rows in the file's order; UserError where there is no manifest."""
+    """The rows in the file's order; UserError if there is no manifest."""
     return read_table(path, ManifestRow)

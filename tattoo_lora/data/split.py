@@ -19,12 +19,12 @@ def is_held_out(sha256: str, share: float) -> bool:
 
 
 def fewest_held_out(count: int) -> int:
-    """How many of `count` drawings are held out at least: ENOUGH, of few drawings no more than a quarter, but one."""
+    """The least number of `count` drawings to hold out: ENOUGH, but no more than a quarter, and at least one."""
     return max(min(ENOUGH, count // 4), 1)
 
 
 def held_out(contents: Iterable[str], share: float) -> set[str]:
-    """Those of the contents (hex SHA-256 of drawings that differ) that are held out, out of two and more.
+    """The held-out ones of two or more contents, each the hex SHA-256 of a drawing.
 
     The ones for which `is_held_out`; where by chance too few of a small folder are, those with the lowest hashes, and
     where all are, all but the one with the highest. While that fills up, one more drawing moves at most one other.

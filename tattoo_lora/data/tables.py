@@ -24,7 +24,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _write(path: Path, names: list[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Floats have six digits behind the point."""
+    """Write the table; floats get six digits after the point."""
     with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(names)
@@ -32,7 +32,7 @@ def _write(path: Path, names: list[str], rows: Iterable[Iterable[Any]]) -> None:
 
 
 def read_table(path: Path, row_type: type[Row]) -> list[Row]:
-    """The rows of a table that preprocess wrote, in their order; UserError where there is none with these columns."""
+    """The rows of a table that preprocess wrote, in their order; UserError if there is no table with these columns."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run `dvc repro preprocess`")
     columns = {field.name: field.type for field in fields(row_type)}

@@ -9,7 +9,7 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path) -> str:
-    """The file's text without a byte order mark, which would be one more token; UserError where it is no UTF-8.
+    """The file's text without a byte order mark, which would be one more token; UserError if it is not UTF-8.
 
     Raises OSError where the file cannot be read.
     """

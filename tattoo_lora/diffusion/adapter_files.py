@@ -129,7 +129,7 @@ def read_config(path: Path, header: dict[str, str]) -> dict[str, dict]:
 
 
 def scale_of(name: str, layer: Layer, config: dict[str, dict]) -> float:
-    """alpha / rank of the layer; 1 where nothing says otherwise."""
+    """alpha / rank of the layer; 1 if nothing says otherwise."""
     rank = layer["down"].shape[0]
     if "alpha" in layer:
         return layer["alpha"].item() / rank

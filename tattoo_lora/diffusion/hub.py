@@ -1,4 +1,4 @@
-"""Where a model is looked for, and one line that helps where it is not."""
+"""Where a model is looked for, and a helpful line if it is not there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def id_at_revision(model: Model) -> str:
 
 
 def refuse_missing(model: Model, root: Path = Path()) -> None:
-    """UserError for a checkpoint file, and for a local folder that is not there; without reading any weights."""
+    """UserError for a checkpoint file and for a missing local folder, before any weights are read."""
     path = root / model.id
     if path.is_dir():
         return
