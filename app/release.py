@@ -211,13 +211,6 @@ def model_card(
     title = f"tattoo-lora {variant}"
     base = id_at_revision(profile.base)
     tables = (root / "plots/comparison.md").read_text(encoding="utf-8").strip()
-    settings = yaml.safe_dump(
-        {"train": asdict(params.train), f"variants.{variant}": asdict(params.variant(variant))}
-        | {f"profiles/{params.profile}.yaml": asdict(profile)},
-        sort_keys=False,
-        allow_unicode=True,
-        width=110,
-    )
     calls = " and ".join([f"`{trigger}` first"] * bool(trigger) + [f"`{ending}` last"] * bool(ending))
     files = [f"| `{path.name}` | `{file_sha256(path)}` |" for path in (weights, kohya) if path]
     return f"""{front_matter(title, examples, metrics, params, profile, license)}
@@ -268,8 +261,15 @@ than tattoo line art, and motifs far from the drawings it learned, were not meas
 {chr(10).join(files)}
 
 ```yaml
-{settings}```
+{settings_yaml(params, profile, variant)}```
 """
+
+
+def settings_yaml(params: Params, profile: Profile, variant: str) -> str:
+    """All that the training was told, as params.yaml and the profile say it."""
+    settings = {"train": asdict(params.train), f"variants.{variant}": asdict(params.variant(variant))}
+    settings[f"profiles/{params.profile}.yaml"] = asdict(profile)
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=110)
 
 
 def earlier_files(out: Path) -> list[Path]:

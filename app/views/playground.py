@@ -133,9 +133,14 @@ def show_stencil_files(run: Run, made: dict) -> None:
             raw = run.read(str(path))
             if raw is not None:
                 st.download_button(
-                    f"Stencil as {kind.upper()}", raw, path.name, mime, key=f"stencil {kind}", on_click="ignore",
+                    f"Stencil as {kind.upper()}",
+                    raw,
+                    path.name,
+                    mime,
+                    key=f"stencil {kind}",
+                    on_click="ignore",
                     icon=":material/download:",
-                )  # fmt: skip
+                )
         st.text("Print the PDF at 100% and hold a ruler to the bar on it.")
 
 

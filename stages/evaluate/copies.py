@@ -24,7 +24,7 @@ class Nearest:
 
 
 def pixel_embeds(images: list[Image.Image]) -> Tensor:
-    """(B, SIDE^2), of mean 0 and length 1: their product is the pictures' correlation. Zero for a picture of one grey."""
+    """(B, SIDE^2) of mean 0 and length 1: products are the pictures' correlations. Zero for a picture of one grey."""
     small = [image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX) for image in images]
     grey = torch.from_numpy(np.stack([np.asarray(image) for image in small])).flatten(1).float()
     return torch.nn.functional.normalize(grey - grey.mean(dim=1, keepdim=True), dim=1)

@@ -66,9 +66,18 @@ def prepare_once(task: Task) -> Outcome:
         return Outcome("", "", True, rejected=f"unreadable: {error.strerror}")
     care = task.params
     key = result_key(
-        MAKES_PICTURES, sha256, task.resolution, care.fit, care.invert, care.flatten, care.threshold, care.trim,
-        care.margin, care.min_size, care.max_upscale,
-    )  # fmt: skip
+        MAKES_PICTURES,
+        sha256,
+        task.resolution,
+        care.fit,
+        care.invert,
+        care.flatten,
+        care.threshold,
+        care.trim,
+        care.margin,
+        care.min_size,
+        care.max_upscale,
+    )
     kept = json.loads(MEMO.read(key, ".json") or "{}")
     if "rejected" in kept or (kept and all(MEMO.path(key, suffix).is_file() for suffix in (PNG, INK))):
         return Outcome(sha256, key, False, **kept)

@@ -345,9 +345,11 @@ def run(args: argparse.Namespace) -> None:
     )
     (args.metrics / "findings.json").write_text(findings_json(evaluations, found, held_out), encoding="utf-8")
     facts = data_facts(
-        all_params.dataset, args.processed, read_manifest(args.processed / "manifest.csv"),
+        all_params.dataset,
+        args.processed,
+        read_manifest(args.processed / "manifest.csv"),
         pd.read_csv(args.processed / "captions.csv"),
-    )  # fmt: skip
+    )
     pictures = Path(os.path.relpath(args.plots, args.metrics)).as_posix()
     text = report_text(all_params, profile, evaluations, found, held_out, facts, pictures)
     (args.metrics / "report.md").write_text(text, encoding="utf-8")
