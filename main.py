@@ -113,7 +113,7 @@ def results_line(label: str, path: str) -> str:
 
 def main() -> None:
     check_environment()
-    # Only now is it known that these can be imported.
+    # From here on these can be imported.
     from app import release
     from app.ahead import check_models, plan, results
     from app.own_folder import bring_in, named_drawings, set_key

@@ -1,4 +1,4 @@
-"""Says what a run will do, and what it lacks, before it starts."""
+"""What a run will do and what it lacks: said before it starts."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from tattoo_lora.errors import UserError
 from tattoo_lora.params import Model, Params, Profile
 from tattoo_lora.times import read_times
 
-# What from_pretrained reads of a model, and no more: the whole of SD 1.5's repository has ten times as much.
+# Only the files that from_pretrained reads: the whole repository of SD 1.5 is ten times as large.
 BASE = {
     "unet/diffusion_pytorch_model.safetensors",
     "vae/diffusion_pytorch_model.safetensors",
@@ -61,7 +61,7 @@ def hub_answers() -> bool:
 
 
 def check_models(profile: Profile, root: Path) -> None:
-    """UserError for a model that is not here and cannot be fetched, before any stage runs; says what is fetched."""
+    """Print which models will be fetched. UserError, before any stage runs, for a model that cannot be."""
     for model in (profile.base, profile.captioner, profile.clip):
         refuse_missing(model, root)
     models = hub_models(profile)
@@ -95,7 +95,7 @@ def plan(params: Params, profile: Profile, drawings: int) -> str:
     batch = train.batch_size * train.gradient_accumulation_steps
     epochs = math.ceil(train.steps * batch / max(drawings - held_out, 1))
     times = read_times()
-    whole = "report" in times  # the last stage: before it has run, these are the times of a part
+    whole = "report" in times  # the last stage: until it has run, these times are those of a part
     took = f"the last runs of the stages took {sum(times.values()) / 60:.0f} minutes in all" if whole else ""
     first = (
         "two to six minutes on two cores, longer with large scans"

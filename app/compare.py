@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     progress = tqdm(total=len(rows) * len(adapters), unit="picture")
     images, written = {}, []
     for column, path in adapters.items():
-        # A file goes by its short name, unless another column has it: many adapters are called best.
+        # A file is called by its short name unless another column has that name: many adapters are called best.
         short = path is not None and column.endswith(".safetensors") and path.stem not in images
         label = path.stem if short else column
         images[label] = []

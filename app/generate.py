@@ -27,7 +27,7 @@ from tattoo_lora.params import SAMPLER_STEPS, SEEDS, Model, Profile, Range, load
 
 CHUNK = "tattoo-lora"  # the PNG text chunk that holds the settings as JSON
 OUT = Path("runs/samples/adhoc")
-LIMITS = {  # of Settings: the option and what it allows
+LIMITS = {  # for each field of Settings, its option and what that allows
     "seed": ("--seed", SEEDS),
     "steps": ("--steps", SAMPLER_STEPS),
     "guidance_scale": ("--guidance", Range(0, 100)),
@@ -35,7 +35,7 @@ LIMITS = {  # of Settings: the option and what it allows
     "width": ("--size, width", Range(8, 4096)),
     "height": ("--size, height", Range(8, 4096)),
 }
-PICTURES = Range(1, 10_000)  # of a prompt
+PICTURES = Range(1, 10_000)  # for each prompt
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Studio:
             self.base = base
         adapter = (settings.lora, settings.lora_sha256, settings.strength)
         if adapter != self.adapter:
-            self.adapter = self.texts = None  # what is half-loaded, should loading fail, is not used
+            self.adapter = self.texts = None  # if loading fails, nothing half-loaded is used
             self.pipeline.unload_lora_weights()
             use_adapter(self.pipeline, settings)
             self.adapter = adapter
@@ -217,8 +217,8 @@ def holds(path: Path, settings: Settings) -> bool:
 def settings_for(
     args: argparse.Namespace, profile: Profile, lora: Path | None, prompts: list[str], seeds: Iterable[int]
 ) -> list[Settings]:
-    """What the options that app.generate and app.compare share ask for, each prompt with each seed."""
-    check("--strength", args.strength, LIMITS["strength"][1])  # without an adapter it counts for nothing, and is wrong
+    """The settings that the options of app.generate and app.compare ask for: each prompt with each seed."""
+    check("--strength", args.strength, LIMITS["strength"][1])  # wrong even where no adapter uses it
     width, height = args.size or (profile.resolution, profile.resolution)
     shared = {
         "negative_prompt": args.negative,
@@ -293,7 +293,7 @@ def run(args: argparse.Namespace) -> None:
     from tattoo_lora.progress import tqdm
 
     if args.stencil_mm is not None:
-        from app.stencil import Options, check_options, write_stencil  # a second that others need not wait
+        from app.stencil import Options, check_options, write_stencil  # takes a second, which others need not wait
 
         stencil = Options(width_mm=args.stencil_mm)
         check_options(stencil, width="--stencil-mm")

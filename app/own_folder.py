@@ -29,7 +29,7 @@ def name_for(folder: Path) -> str:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Regular files and links to such, by their path below the folder; links to folders are not followed."""
+    """Regular files, and links to them, by their path below the folder. Links to folders are not followed."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
@@ -52,7 +52,7 @@ def place_for(images: Path, root: Path) -> Path:
         memory = remembered / f"{target.name}.txt"
         if memory.is_file() and target.is_dir():
             ours = memory.read_text(encoding="utf-8") == str(images)
-        else:  # nobody's, or copied by another clone or by hand
+        else:  # it belongs to nobody, or was copied by another clone or by hand
             ours = not (target.exists() or target.is_symlink()) or (target.is_dir() and is_copy(target, images))
         if ours:
             remembered.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def place_for(images: Path, root: Path) -> Path:
 
 
 def bring_in(images: Path, root: Path) -> str:
-    """Copy what is new or newer in a folder of drawings to data/raw/<its name>; the name.
+    """Copy what is new or newer in a folder of drawings to data/raw/<its name>; returns the name.
 
     A folder of that name with other drawings in it stays as it is: the copy is called <its name>-2. What was edited or
     added in the copy stays too.

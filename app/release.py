@@ -32,7 +32,7 @@ from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile, load_params, load_profile
 
 OUT = Path("runs/release")
-# What the results depend on, and the results that are in Git: the card names a commit that holds them.
+# What the results depend on, and those results that Git holds: the card names a commit that has them.
 IN_GIT = ("params.yaml", "profiles", "dvc.yaml", "dvc.lock", "stages", "tattoo_lora", "metrics", "plots")
 # Licences that the hub knows, https://huggingface.co/docs/hub/repositories-licenses, as drawings come with them.
 HUB_LICENSES = set(
@@ -44,7 +44,7 @@ WRITTEN = "release.json"  # lists what a release wrote, with each file's SHA-256
 MADE_BY = "files of this tattoo-lora release"
 
 
-# What the manifest knows of a drawing that a person who hands its adapter on has to know too.
+# What the manifest says of a drawing and whoever hands the adapter on has to know.
 CREDITS = ("source", "split", "sha256", "license", "author", "url")
 
 
@@ -192,7 +192,7 @@ def model_card(
     drawings: list[ManifestRow],
     location: str,
 ) -> str:
-    """README.md of the folder; `weights` and `kohya` are in it, pictures under the names that `release` gives them."""
+    """The folder's README.md. `weights`, `kohya` and the pictures lie in it, under the names that `release` gives."""
     from safetensors import safe_open
 
     params = load_params(root)
@@ -266,7 +266,7 @@ than tattoo line art, and motifs far from the drawings it learned, were not meas
 
 
 def settings_yaml(params: Params, profile: Profile, variant: str) -> str:
-    """All that the training was told, as params.yaml and the profile say it."""
+    """All settings of the training, as they stand in params.yaml and the profile."""
     settings = {"train": asdict(params.train), f"variants.{variant}": asdict(params.variant(variant))}
     settings[f"profiles/{params.profile}.yaml"] = asdict(profile)
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=110)
@@ -291,7 +291,7 @@ def earlier_files(out: Path) -> list[Path]:
 
 
 def copy_with(fields: dict[str, str], source: Path, target: Path) -> Path:
-    """A copy of a .safetensors file with more fields in its header; the tensors' bytes as they are."""
+    """Copy a .safetensors file and add fields to its header; the tensors' bytes stay as they are."""
     raw = source.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
@@ -303,7 +303,7 @@ def copy_with(fields: dict[str, str], source: Path, target: Path) -> Path:
 
 
 def release(root: Path, variant: str, out: Path, license: str | None = None, repo_id: str | None = None) -> str:
-    """Write the folder `out` anew, all or nothing; the licence in its card. Files of others in it stay.
+    """Write the folder `out` anew, all or nothing, with the licence in its card. Other people's files in it stay.
 
     The card's example loads `repo_id` from the hub, or the folder. UserError for an unknown or untrained variant,
     results that are stale or not committed, or a folder that holds something else.

@@ -75,16 +75,16 @@ def open_files(rev: str, **options) -> tuple:
 
 @lru_cache(maxsize=8)
 def files_at(rev: str) -> tuple:
-    """As `open_files`. Opening takes half a second, so the last few stay open.
+    """The same as `open_files`; the last few stay open, since opening takes half a second.
 
-    Without a remote: a page waits for no network, nor fails on one.
+    No remote is asked, so that a page neither waits for a network nor fails without one.
     """
     return open_files(rev, config={"core": {"remote": ""}})
 
 
 @contextmanager
 def missing_is_none() -> Iterator[None]:
-    """Leave the block where a commit, or the results that DVC's cache should hold for it, are not there (any more)."""
+    """Leave the block if a commit, or the results that DVC's cache should hold for it, are not there (any more)."""
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexError
     from scmrepo.exceptions import SCMError
@@ -119,7 +119,7 @@ def names_at(rev: str, folder: str) -> list[str]:
 
 
 def workspace(root: Path = Path()) -> Run:
-    """The files here, with the params of params.yaml and of its profile where they can be read now."""
+    """The files of this folder, with the params of params.yaml and its profile if they can be read now."""
     params: dict = {}
     try:
         values = yaml.safe_load(read_text(root / "params.yaml"))
@@ -188,7 +188,7 @@ def runs_of(shown: list[dict], folders: dict[str, Path]) -> list[Run]:
 
 
 def flat_params(data: dict) -> dict:
-    """{"train.rank": 8, …} of the params of an entry of `dvc exp show`, those of a profile by their file's name."""
+    """The params of an entry of `dvc exp show` as {"train.rank": 8, …}; a profile's bear their file's name."""
     found = {}
     for file, content in (data.get("params") or {}).items():
         prefix = "" if file == "params.yaml" else f"{PurePosixPath(file).stem}: "
@@ -249,7 +249,7 @@ def smoothed(curves: pd.DataFrame, amount: float) -> pd.DataFrame:
 
 
 def metrics_of(run: Run) -> dict[str, dict[str, float]]:
-    """Each evaluated variant's metrics and the base's, as metrics/*.json has them; `held_out` is the target."""
+    """The metrics of each variant and the base, as in metrics/*.json; `held_out` is the target."""
     if run.metrics:
         return run.metrics
     found = {}
@@ -372,7 +372,7 @@ def being_written(root: Path = Path()) -> set[str]:
 
 
 def other_datasets(run: Run) -> dict[str, str]:
-    """The stages whose results here are of another dataset than params.yaml names, each with that dataset.
+    """The stages whose results belong to another dataset than params.yaml names, each with that dataset.
 
     While a folder of one's own trains, the results of the one before stay until their stage is done. An experiment's
     results are of its params. What dvc.lock says of a stage that runs now is no longer true.
@@ -391,7 +391,7 @@ def other_datasets(run: Run) -> dict[str, str]:
 
 
 def states(stages: list[dict], written: set[str]) -> list[StageState]:
-    """Each stage's state, of what app.stage_states found and the outputs being written, in the order of the DAG."""
+    """Each stage's state in the DAG's order, from what app.stage_states found and which outputs are being written."""
     found: dict[str, StageState] = {}
     for stage in stages:
         behind = [name for name, other in found.items() if name in stage["upstream"] and other.state != "up to date"]

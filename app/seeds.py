@@ -36,7 +36,7 @@ def trainings(rows: list[dict]) -> list[dict[int, Metrics]]:
             file, _, score = key.partition(":")
             if file.startswith("metrics/") and score in SCORES and isinstance(value, float):
                 metrics[file.removeprefix("metrics/").removesuffix(".json")][score] = value
-        # Params, and hashes of drawings and code; what lies under runs/ comes of the seed.
+        # Params, and hashes of drawings and code. What lies under runs/ depends on the seed.
         alike = {
             k: v for k, v in row.items() if k not in ABOUT | {"train.seed"} and not k.startswith(("metrics/", "runs/"))
         }

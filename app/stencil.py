@@ -116,7 +116,7 @@ def narrow_gaps(ink: np.ndarray, options: Options) -> int:
         return 1
     reached = distance_transform_edt(~open_skin) <= half  # and what such discs cover
     closed = ~ink & ~reached
-    # Corners between strokes are always a little closed: what counts is longer than the gap is wide.
+    # Corners between strokes are always a little closed, so only places that are longer than the gap is wide count.
     areas = np.bincount(label(closed, connectivity=2).ravel())[1:]
     return int((areas > (2 * half) ** 2).sum())
 
@@ -222,7 +222,7 @@ def names_of(pictures: list[Path]) -> list[str]:
 def read_picture(path: Path) -> Image.Image:
     """The picture as it is meant to be seen; UserError if Pillow cannot read it."""
     try:
-        # Given a name, Pillow maps uncompressed TIFFs that are to be turned at the wrong size.
+        # If Pillow gets a name, it maps an uncompressed TIFF that is to be turned at the wrong size.
         with path.open("rb") as file, Image.open(file) as image:
             return ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise whatever a broken file leads them to

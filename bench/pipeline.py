@@ -62,7 +62,7 @@ def preprocess_cases(profile: Profile, params: Params, folder: Path) -> dict[str
 
 
 def preprocess_many(drawings: int, folder: Path) -> dict[str, float]:
-    """The stage on so many small scribbles: seconds, again with nothing new, and the most memory of a process in MB."""
+    """Run the stage on so many scribbles, then again: the seconds of both, and the most memory of a process in MB."""
     raw = folder / "raw"
     raw.mkdir()
     for i in range(drawings):

@@ -1,4 +1,4 @@
-"""Cases timed in turn, round after round, so that a machine's moods fall on all alike; and their table."""
+"""Time cases in turn, round after round, so that changes of the machine's speed affect all alike; print their table."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def timed(work: Callable[[], object], items: int, prepare: Callable[[], object] 
 
 
 def interleaved(cases: dict[str, Case], repeats: int) -> dict[str, Measured]:
-    """What each case's runs took, after one round that warms up and is not counted."""
+    """The time of each case's runs, after a round of warming up that does not count."""
     import torch
 
     measured = {name: Measured() for name in cases}

@@ -35,7 +35,7 @@ from tattoo_lora.diffusion.models import (
 from tattoo_lora.params import Model, Profile, TrainParams, TrainProfile
 
 WARM_UP = 1  # steps of a run that are not counted
-PICTURES = 16  # as many different ones as the plain loop goes through
+PICTURES = 16  # the number of different ones that the plain loop uses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Models:
 
 
 def load(base: Model, dtype: str) -> Models:
-    """The parts of a base model, the UNet on this machine's device; what ours does without waits on the CPU."""
+    """The parts of a base model: the UNet on this machine's device, the others on the CPU until they are needed."""
     device, weight_dtype = pick_device(), pick_dtype(dtype)
     return Models(
         load_unet(base, weight_dtype).to(device),
@@ -66,7 +66,7 @@ def ours(models: Models, params: TrainParams, profile: Profile, steps: int, draw
     """`steps` counted steps of stages.train's own loop over `drawings` drawings."""
     generator = torch.Generator().manual_seed(0)
     channels, *side = latent_shape(models, profile.resolution)
-    # One storage for all: what is measured is the choice of a drawing, not the memory for thousands.
+    # All drawings share one storage: choosing a drawing is measured, not the memory for thousands.
     moments = torch.randn(drawings + 2 * channels, *side, generator=generator)
     views = [moments[i : i + 2 * channels].expand(2, -1, -1, -1) for i in range(drawings)]
     config = models.text_encoder.config
@@ -100,7 +100,7 @@ MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "
 def adapted(
     models: Models, params: TrainParams, profile: TrainProfile
 ) -> tuple[list[torch.nn.Parameter], torch.optim.AdamW]:
-    """The UNet with an adapter such as ours, and torch's AdamW as it is by default."""
+    """Add an adapter such as ours to the UNet; its parameters, and torch's AdamW with its defaults."""
     config = LoraConfig(
         r=params.rank,
         lora_alpha=params.alpha,

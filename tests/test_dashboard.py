@@ -16,7 +16,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from app.generate import read_settings
-from app.shown import as_markdown, thumbnail
+from app.ui import as_markdown, thumbnail
 from tattoo_lora.params import load_params
 
 LISTING = "DVC is still listing the experiments; they come by themselves."
@@ -360,7 +360,7 @@ def test_experiments_that_take_long_to_list_come_by_themselves(light, monkeypatc
         listing.wait(60)
         return []
 
-    monkeypatch.setattr("app.shown.show_experiments", list_slowly)
+    monkeypatch.setattr("app.ui.show_experiments", list_slowly)
     with opened(light, "compare") as app:
         assert LISTING in texts(app)
         assert not app.selectbox

@@ -35,7 +35,7 @@ from app.runs import (
     variants_of,
     workspace,
 )
-from app.shown import git_folder
+from app.ui import git_folder
 
 LOG = b"step,train_loss,val_loss,clip_score\n0,,0.106172,59.458468\n10,0.073042,,\n"
 

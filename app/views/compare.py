@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import CURVES, Run, curves_of, metrics_of
-from app.shown import (
+from app.ui import (
     choose_run,
     curve_chart,
     experiments_listed,

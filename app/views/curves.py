@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import CURVES, WORKSPACE, curves_of, smoothed
-from app.shown import LIVE, curve_chart, known_runs, nothing_yet, say_other_dataset
+from app.ui import LIVE, curve_chart, known_runs, nothing_yet, say_other_dataset
 from stages.report.findings import SCORES
 
 TITLES = {curve: f"{curve}, {SCORES[curve].direction} is better" for curve in CURVES if curve in SCORES}
@@ -15,7 +15,7 @@ TITLES["train_loss"] = "train_loss, on a scale of its own"
 def show_curves() -> None:
     runs = known_runs()
     chosen = st.session_state.get("curve_runs", [WORKSPACE])
-    st.session_state["curve_runs"] = [name for name in chosen if name in runs]  # without what was deleted
+    st.session_state["curve_runs"] = [name for name in chosen if name in runs]  # runs may have been deleted
     with st.container(horizontal=True):
         names = st.multiselect("Runs", list(runs), key="curve_runs")
         found = [curves_of(runs[name]) for name in names]

@@ -5,7 +5,7 @@ import streamlit as st
 
 from app.checks import inside
 from app.runs import KINDS, Run, drawings_of, search, workspace
-from app.shown import current_params, nothing_yet, show_figure, show_picture, show_table
+from app.ui import current_params, nothing_yet, show_figure, show_picture, show_table
 
 PAGE = 12  # drawings at once
 

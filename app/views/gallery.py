@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import BASE, Run, evaluated_of, samples_of
-from app.shown import choose_run, nothing_yet, say_other_dataset, show_picture
+from app.ui import choose_run, nothing_yet, say_other_dataset, show_picture
 from stages.report.findings import SCORES
 
 WIDTHS = {"small": 164, "large": 320}  # px; two small ones go beside each other on a phone

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.runs import Run, findings_of, metrics_of, parse_log, workspace
-from app.shown import LIVE, as_markdown, nothing_yet, say_other_dataset, show_figure, show_table, stage_states
+from app.ui import LIVE, as_markdown, nothing_yet, say_other_dataset, show_figure, show_table, stage_states
 from stages.report.findings import OPPOSITE, SCORES, TOO_FEW
 
 BADGES = {  # colour and icon of a state
@@ -82,7 +82,7 @@ def titled(findings: dict) -> dict[str, str]:
 
 
 def shown(score: str, value: float | None) -> str:
-    """A report of an earlier version may have a score that is none any more."""
+    """A report of an earlier version may have a score that no longer exists."""
     return "" if value is None else SCORES[score].show(value) if score in SCORES else f"{value:g}"
 
 

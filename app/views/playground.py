@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.generate import OUT, Settings, Studio, adapter_path, adapter_sha256, save
 from app.runs import BASE, Run, workspace
-from app.shown import current_params, show_error, show_picture
+from app.ui import current_params, show_error, show_picture
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile, load_profile
 
@@ -15,7 +15,7 @@ LONGEST_PROMPT = 1000  # characters; the text encoder reads 77 tokens of it
 
 @st.cache_resource
 def studio() -> Studio:
-    """One for all visitors: the model is loaded when the first of them draws, and never twice."""
+    """One studio for all visitors: the model is loaded once, when the first of them draws."""
     return Studio()
 
 

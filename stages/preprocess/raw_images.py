@@ -66,7 +66,7 @@ def open_rgb(path: Path, turn_white_ink: bool = True) -> tuple[Image.Image, list
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow repairs by itself
-            # Given a name, Pillow maps uncompressed TIFFs that are to be turned at the wrong size.
+            # If Pillow gets a name, it maps an uncompressed TIFF that is to be turned at the wrong size.
             with path.open("rb") as file, Image.open(file, formats=_read_formats()) as image:
                 if raw := camera_raw(image, head, path.suffix):
                     raise Rejected(f"{raw} {EXPORT}")
