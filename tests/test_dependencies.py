@@ -127,7 +127,7 @@ def test_the_keys_that_a_stage_reads_are_declared_and_no_others(stage, kind):
     own = [ROOT / source for source in sources(stage) if source.startswith("stages/")]
     read = keys_read(own, kind) - {"dataset", "profile"}  # in the stage's command or in the profile's name
     declared = set()
-    for params in definition(stage)["params"]:
+    for params in definition(stage).get("params", []):
         of_profile = isinstance(params, dict)
         if of_profile == (kind == "Profile"):
             declared |= set(*params.values()) if of_profile else {re.sub(r"^variants\.[^.]+", "variants.*", params)}
