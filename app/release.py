@@ -51,9 +51,7 @@ CREDITS = ("source", "split", "sha256", "license", "author", "url")
 def check_results(root: Path) -> None:
     """UserError if the results are stale, or if what they were made from is not committed."""
     check_repository(root)
-    lock = root / "dvc.lock"
-    if lock.is_file() and "\n<<<<<<< " in lock.read_text(encoding="utf-8"):
-        raise UserError("dvc.lock: holds both sides of a merge; `git checkout --ours dvc.lock`, then `python main.py`")
+    check_lock(root / "dvc.lock")
     status = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], cwd=root, capture_output=True, text=True)
     if any(words in status.stderr for words in ("Unable to acquire lock", "is busy")):
         raise UserError("DVC is at work in this folder, `dvc repro` perhaps; release when it has ended")
@@ -69,6 +67,16 @@ def check_results(root: Path) -> None:
         raise UserError(
             f"not committed: {changed[0][3:]} ({len(changed)} in all); commit, so that the card can name the run"
         )
+
+
+def check_lock(lock: Path) -> None:
+    """UserError if the file may not be read, or holds both sides of a merge: DVC's own words for these do not help."""
+    try:
+        text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+    except PermissionError as error:
+        raise UserError(f"{lock.name}: may not be read ({error.strerror}); change its permissions") from None
+    if "\n<<<<<<< " in text:
+        raise UserError("dvc.lock: holds both sides of a merge; `git checkout --ours dvc.lock`, then `python main.py`")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from app.checks import git
-from app.release import common_ending, credits_text, hub_license
+from app.release import check_lock, common_ending, credits_text, hub_license
 from tattoo_lora.data.manifest import ManifestRow
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.errors import UserError
@@ -142,6 +144,22 @@ def test_a_variant_that_was_not_trained_is_refused(copy):
     (copy / "params.yaml").write_text(text + '  short:\n    trigger: ""\n    caption_dropout: 0.1\n')
     run("git", "commit", "-qam", "a variant without a training", cwd=copy)
     assert "error: stale or missing: evaluate@short, report, train@short (3" in refused(copy, "--variant", "short")
+
+
+def test_a_lock_that_may_not_be_read_is_named():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        lock = Path(folder) / "dvc.lock"
+        lock.write_text("schema: '2.0'\n")
+        lock.chmod(0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may read everything
+        try:
+            with pytest.raises(UserError, match=r"dvc.lock: may not be read \(Permission denied\); change its perm"):
+                check_lock(lock)
+        finally:
+            os.seteuid(user)
 
 
 def test_a_dvc_that_fails_is_named(copy):
