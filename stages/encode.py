@@ -29,7 +29,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from tattoo_lora.diffusion.latents import write_latents
+from tattoo_lora.diffusion.latents import write_moments
 from tattoo_lora.diffusion.models import load_vae, pick_device, process_state, use_threads
 from tattoo_lora.diffusion.only_new import Compute, compute_new
 
@@ -79,7 +79,7 @@ def main() -> None:
         kept, new = compute_new(__file__, depends_on, images_folder, drawings, batch_size, load)
         if process_state().is_main_process:
             moments = {file: safetensors.torch.load(path.read_bytes())["moments"] for file, path in kept.items()}
-            write_latents(args.out, moments)
+            write_moments(args.out, moments)
             print(f"{len(drawings)} drawings, {new} of them encoded, {len(drawings) - new} known from before")
 
 

@@ -14,7 +14,7 @@ from tattoo_lora.data.captions import write_caption, write_user_captions
 from tattoo_lora.data.drawings import Drawing, write_drawings
 from tattoo_lora.data.manifest import ManifestRow, write_manifest
 from tattoo_lora.data.tables import write_rows
-from tattoo_lora.diffusion.latents import write_latents
+from tattoo_lora.diffusion.latents import write_moments
 from tattoo_lora.files import replace_file
 
 
@@ -31,7 +31,7 @@ WRITERS = {
     "drawings.csv": lambda path: write_drawings(path, [Drawing("owl.png", "0" * 64, "val")]),
     "manifest.csv": lambda path: write_manifest(path, [ManifestRow("owl.png")]),
     "pictures.csv": lambda path: write_rows(path, [{"a": 1}]),
-    "latents.safetensors": lambda path: write_latents(path, {"owl.png": torch.zeros(1, 2, 4, 4)}),
+    "latents.safetensors": lambda path: write_moments(path, {"owl.png": torch.zeros(1, 2, 4, 4)}),
     "of.stencil.png": stencil,
     "of.stencil.svg": stencil,
 }

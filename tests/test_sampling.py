@@ -13,7 +13,7 @@ from torchmetrics.multimodal.clip_score import CLIPScore
 from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
 from tattoo_lora.data.split import file_sha256, is_held_out
-from tattoo_lora.diffusion.latents import read_latents, scaled_means, write_latents
+from tattoo_lora.diffusion.latents import read_moments, scaled_means, write_moments
 from tattoo_lora.diffusion.lora import add_lora, load_lora, save_lora
 from tattoo_lora.diffusion.models import (
     load_captioner,
@@ -203,20 +203,20 @@ def test_the_vae_gives_back_what_it_encoded(drawings):
 
 def test_latents_are_found_by_file_name_not_by_position(tmp_path):
     moments = {f"{name}.png": torch.full((2, 8, 1, 1), float(i)) for i, name in enumerate("cab")}
-    write_latents(tmp_path / "l.safetensors", moments)
-    read = read_latents(tmp_path / "l.safetensors", ["a.png", "c.png"])
+    write_moments(tmp_path / "l.safetensors", moments)
+    read = read_moments(tmp_path / "l.safetensors", ["a.png", "c.png"])
     assert [of_views[0, 0, 0, 0].item() for of_views in read] == [1.0, 0.0]
     views = torch.stack([torch.arange(8.0), torch.arange(10.0, 18.0)])[:, :, None, None]
     assert scaled_means([views], 0.5).flatten().tolist() == [0.0, 0.5, 1.0, 1.5]  # the first view's mean
     with pytest.raises(UserError, match=r"no latents for z.png \(1 in all\); run `dvc repro encode`"):
-        read_latents(tmp_path / "l.safetensors", ["a.png", "z.png"])
+        read_moments(tmp_path / "l.safetensors", ["a.png", "z.png"])
     with pytest.raises(UserError, match="none.safetensors: not found; run `dvc repro encode`"):
-        read_latents(tmp_path / "none.safetensors", ["a.png"])
+        read_moments(tmp_path / "none.safetensors", ["a.png"])
 
 
 def test_the_second_view_is_the_mirror_image(finished):
     vae = load_vae(BASE)
-    moments = read_latents(finished / "data/processed/flash/latents.safetensors", ["key.png"])[0]
+    moments = read_moments(finished / "data/processed/flash/latents.safetensors", ["key.png"])[0]
     image = Image.open(finished / "data/processed/flash/images/key.png")
     mirrored = encode_moments(vae, to_pixel_values([ImageOps.mirror(image)]))[0]
     assert torch.allclose(moments[1], mirrored, atol=1e-4)

@@ -33,7 +33,7 @@ import torch
 
 from stages.evaluate.losses import loss_rows, mean_losses
 from stages.evaluate.pictures import embed_drawings, measure_pictures
-from tattoo_lora.diffusion.latents import read_latents, scaled_means
+from tattoo_lora.diffusion.latents import read_moments, scaled_means
 from tattoo_lora.diffusion.lora import load_lora
 from tattoo_lora.diffusion.models import load_clip, load_noise_scheduler, pick_device, place, use_threads
 from tattoo_lora.diffusion.prompts import encode_prompts
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     params = all_params.evaluate
     drawings = read_drawings(args.drawings)
     held_out = [drawing for drawing in drawings if drawing.split == "val"]
-    moments = read_latents(args.latents, [drawing.file for drawing in held_out])
+    moments = read_moments(args.latents, [drawing.file for drawing in held_out])
     by_stem = read_captions(args.captions, [drawing.stem for drawing in held_out])
     trigger = all_params.variant(args.variant).trigger
     captions = [with_trigger(trigger, by_stem[drawing.stem]) for drawing in held_out]

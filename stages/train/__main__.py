@@ -42,7 +42,7 @@ from stages.train.evaluator import Evaluator
 from stages.train.header import BaseKind, lora_header
 from stages.train.loop import train
 from stages.train.run import Log, Outputs
-from tattoo_lora.diffusion.latents import read_latents, scaled_means
+from tattoo_lora.diffusion.latents import read_moments, scaled_means
 from tattoo_lora.diffusion.lora import save_lora
 from tattoo_lora.diffusion.models import (
     assemble_pipeline,
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
     if params.deterministic:
         be_deterministic()
     drawings = read_drawings(args.drawings)
-    moments = read_latents(args.latents, [drawing.file for drawing in drawings])
+    moments = read_moments(args.latents, [drawing.file for drawing in drawings])
     captions = read_triggered_captions(args.captions, drawings, variant)
     use_threads(profile.inference.threads)
     accelerator = make_accelerator()

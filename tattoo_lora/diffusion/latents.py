@@ -11,13 +11,13 @@ from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
 
 
-def write_latents(path: Path, moments: dict[str, Tensor]) -> None:
+def write_moments(path: Path, moments: dict[str, Tensor]) -> None:
     """Write {file name: (views, 2C, h, w)}: the posterior's mean and log-variance, view 1 the mirror image if any."""
     with replace_file(path) as partial:
         save_file({file: tensor.contiguous() for file, tensor in moments.items()}, partial)
 
 
-def read_latents(path: Path, files: list[str]) -> list[Tensor]:
+def read_moments(path: Path, files: list[str]) -> list[Tensor]:
     """Moments (views, 2C, h, w) of each of the named files, in their order; UserError for one that is not there.
 
     Memory-mapped: a tensor costs memory once it is looked at, and the system may take that back.
