@@ -146,8 +146,8 @@ def main() -> None:
         dataset = bring_in(args.images, ROOT) if args.images else args.dataset or params.dataset
         folder = ROOT / "data/raw" / dataset
         if args.dataset and not folder.is_dir():
-            known = ", ".join(sorted(p.name for p in (ROOT / "data/raw").iterdir() if p.is_dir()))
-            raise UserError(f"{folder.relative_to(ROOT)}: no such folder; there are: {known}")
+            datasets = ", ".join(sorted(p.name for p in (ROOT / "data/raw").iterdir() if p.is_dir()))
+            raise UserError(f"{folder.relative_to(ROOT)}: no such folder; there are: {datasets}")
         if not re.fullmatch(r"[\w.-]+", dataset):
             raise UserError(f"data/raw/{dataset}: letters, digits, - and _ only, for the stages' commands; rename it")
         chosen = {"dataset": args.dataset or (args.images and dataset), "profile": args.profile}

@@ -116,11 +116,11 @@ def results(findings: Path) -> str:
     """The headline and the aligned scores of metrics/findings.json, the best ones marked."""
     from stages.report.findings import SCORES  # pandas takes a second
 
-    found = json.loads(findings.read_text(encoding="utf-8"))
-    scores = list(found["better"])
+    findings = json.loads(findings.read_text(encoding="utf-8"))
+    scores = list(findings["better"])
     best = {
-        score: (min if found["better"][score] == "lower" else max)(
-            (values[score] for values in found["scores"].values() if values[score] is not None), default=None
+        score: (min if findings["better"][score] == "lower" else max)(
+            (values[score] for values in findings["scores"].values() if values[score] is not None), default=None
         )
         for score in scores
     }
@@ -130,12 +130,12 @@ def results(findings: Path) -> str:
         return shown + ("*" if value is not None and value == best[score] else " ")
 
     rows = [["", *(f"{score} " for score in scores)]]
-    rows += [[name, *(cell(values[score], score) for score in scores)] for name, values in found["scores"].items()]
+    rows += [[name, *(cell(values[score], score) for score in scores)] for name, values in findings["scores"].items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     table = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
-    lower = ", ".join(score for score in scores if found["better"][score] == "lower")
+    lower = ", ".join(score for score in scores if findings["better"][score] == "lower")
     note = f"  * best of its column; lower is better: {lower}" if lower else ""
-    return "\n".join([found["headline"], "", *(f"  {line.rstrip()}" for line in table), note])
+    return "\n".join([findings["headline"], "", *(f"  {line.rstrip()}" for line in table), note])

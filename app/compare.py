@@ -22,7 +22,7 @@ from tattoo_lora.files import replace_file
 from tattoo_lora.params import load_params, load_profile
 
 
-def adapter_of(column: str, variants: list[str], folder: Path) -> Path | None:
+def find_adapter(column: str, variants: list[str], folder: Path) -> Path | None:
     """The adapter's file that a column names, None for the base; an experiment's is copied into the folder."""
     if column == "base":
         return None
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     profile = load_profile(args.profile or all_params.profile)
     prompts = read_prompts(args.prompts) if args.prompts else args.prompt or all_params.evaluate.prompts
     writable(args.out)
-    adapters = {column: adapter_of(column, list(all_params.variants), args.out) for column in args.columns}
+    adapters = {column: find_adapter(column, list(all_params.variants), args.out) for column in args.columns}
     if len(set(args.seeds)) < len(args.seeds):
         raise UserError("--seeds: one stands there twice")
     settings = {column: settings_for(args, profile, path, prompts, args.seeds) for column, path in adapters.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from tattoo_lora.data.file_names import words_of
+from tattoo_lora.data.file_names import split_words
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
 
@@ -74,10 +74,10 @@ def bring_in(images: Path, root: Path) -> str:
         return images.name
     if raw.is_relative_to(images) or images.is_relative_to(raw):
         raise UserError(f"{images}: holds or is part of data/raw; give a folder of drawings")
-    target, found, new = place_for(images, root), 0, 0
+    target, all_files, new = place_for(images, root), 0, 0
     for path in files_below(images):
         source, copy = images / path, target / path
-        found += 1
+        all_files += 1
         if copy.is_file() and (
             copy.stat().st_mtime >= source.stat().st_mtime or filecmp.cmp(source, copy, shallow=False)
         ):
@@ -89,9 +89,9 @@ def bring_in(images: Path, root: Path) -> str:
         except PermissionError as error:
             raise UserError(f"{error.filename}: cannot be copied ({error.strerror})") from None
         new += 1
-    if not found:
+    if not all_files:
         raise UserError(f"{images}: no files in it")
-    already = f", {found - new} were there already" if new < found else ""
+    already = f", {all_files - new} were there already" if new < all_files else ""
     print(f"{images}: {new} files copied to data/raw/{target.name}{already}.")
     return target.name
 
@@ -100,7 +100,7 @@ def named_drawings(folder: Path, endings_of_others: set[str]) -> tuple[int, int]
     """The number of drawings whose names say what is drawn, and the number of all drawings."""
     paths = [path for path in files_below(folder) if path.suffix.lower() not in endings_of_others]
     paths = [path for path in paths if not path.name.startswith(".")]
-    return sum(bool(words_of(path.stem)) for path in paths), len(paths)
+    return sum(bool(split_words(path.stem)) for path in paths), len(paths)
 
 
 def as_yaml(value: str) -> str:

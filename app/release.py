@@ -86,10 +86,10 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 def hub_license(drawings: list[ManifestRow]) -> str:
     """The hub's name of the licence that all drawings share; `other` for several, `unknown` if one has none."""
-    found = {drawing.license for drawing in drawings}
-    if "" in found:
+    licenses = {drawing.license for drawing in drawings}
+    if "" in licenses:
         return "unknown"
-    name = "-".join(found.pop().lower().split()) if len(found) == 1 else "other"
+    name = "-".join(licenses.pop().lower().split()) if len(licenses) == 1 else "other"
     return name if name in HUB_LICENSES else "other"
 
 

@@ -146,28 +146,28 @@ def show_experiments() -> list[Run]:
     command = [sys.executable, "-m", "dvc", "exp", "show", "--json", "--hide-workspace", "--rev", "HEAD", *revs]
     shown = subprocess.run(command, capture_output=True, text=True).stdout
     try:
-        return runs_of(json.loads(shown), {name: Path(executor["root_dir"]) for name, executor in executors.items()})
+        return parse_runs(json.loads(shown), {name: Path(executor["root_dir"]) for name, executor in executors.items()})
     except json.JSONDecodeError:  # no repository, or no commit in it yet
         return []
 
 
 def read_executors(root: Path = Path()) -> dict[str, dict]:
     """What DVC notes of the experiments that run outside of the workspace, by name: baseline_rev, root_dir."""
-    found = {}
+    executors = {}
     for path in (root / ".dvc/tmp/exps/run").glob("*/*.run"):
         try:
             executor = json.loads(path.read_text(encoding="utf-8"))
             alive = executor["status"] < 3 and executor["location"] != "workspace"  # 3 and above: over
             if alive and re.fullmatch(r"[0-9a-f]{40}", executor["baseline_rev"]):
-                found[executor["name"]] = executor
+                executors[executor["name"]] = executor
         except (OSError, ValueError, TypeError, KeyError):  # just being written, or just deleted
             continue
-    return found
+    return executors
 
 
-def runs_of(shown: list[dict], folders: dict[str, Path]) -> list[Run]:
+def parse_runs(shown: list[dict], folders: dict[str, Path]) -> list[Run]:
     """The runs in what `dvc exp show --json` prints; those that run now are in `folders`, where they have one."""
-    found: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     for entry in shown:
         if entry["rev"] == WORKSPACE:
             continue
@@ -180,20 +180,20 @@ def runs_of(shown: list[dict], folders: dict[str, Path]) -> list[Run]:
             live = folders.get(name) if status == "Running" else None
             # A failed experiment, and one that waits, shows the metrics of the commit it started from.
             metrics = by_variant(data.get("metrics") or {}) if status in ("", "Success") else {}
-            if name in found:
+            if name in runs:
                 name = f"{name} ({state['rev'][:7]})"
             rev = None if live else state["rev"]
-            found[name] = Run(name, rev, live or Path(), status, flat_params(data), metrics)
-    return list(found.values())
+            runs[name] = Run(name, rev, live or Path(), status, flat_params(data), metrics)
+    return list(runs.values())
 
 
 def flat_params(data: dict) -> dict:
     """The params of an entry of `dvc exp show` as {"train.rank": 8, …}; a profile's bear their file's name."""
-    found = {}
+    params = {}
     for file, content in (data.get("params") or {}).items():
         prefix = "" if file == "params.yaml" else f"{PurePosixPath(file).stem}: "
-        found |= {f"{prefix}{key}": value for key, value in flatten(content.get("data") or {})}
-    return found
+        params |= {f"{prefix}{key}": value for key, value in flatten(content.get("data") or {})}
+    return params
 
 
 def flatten(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -212,7 +212,7 @@ def by_variant(metrics: dict) -> dict[str, dict[str, float]]:
 # What a run has written
 
 
-def variants_of(run: Run) -> list[str]:
+def trained_variants(run: Run) -> list[str]:
     """The variants that have begun to train, in the order of params.yaml where it names them."""
     named = [*dict.fromkeys(key.split(".")[1] for key in run.params if key.startswith("variants."))]
     logged = [name.removesuffix(".csv") for name in run.names("runs/logs") if name.endswith(".csv")]
@@ -228,16 +228,16 @@ def parse_log(raw: bytes) -> pd.DataFrame:
     return log.apply(pd.to_numeric, errors="coerce").dropna(subset=["step"]).astype({"step": int})
 
 
-def curves_of(run: Run) -> pd.DataFrame:
+def read_curves(run: Run) -> pd.DataFrame:
     """A row for each value that is there: run, variant, curve, step, value."""
-    found = []
-    for variant in variants_of(run):
+    tables = []
+    for variant in trained_variants(run):
         raw = run.read(f"runs/logs/{variant}.csv")
         if raw is not None:
             long = parse_log(raw).melt("step", CURVES, "curve").dropna()
-            found.append(long.assign(run=run.name, variant=variant))
+            tables.append(long.assign(run=run.name, variant=variant))
     columns = ["run", "variant", "curve", "step", "value"]
-    return pd.concat(found)[columns] if found else pd.DataFrame(columns=columns)
+    return pd.concat(tables)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def smoothed(curves: pd.DataFrame, amount: float) -> pd.DataFrame:
@@ -248,55 +248,55 @@ def smoothed(curves: pd.DataFrame, amount: float) -> pd.DataFrame:
     return curves.assign(value=groups.transform(lambda values: values.ewm(alpha=1 - amount).mean()))
 
 
-def metrics_of(run: Run) -> dict[str, dict[str, float]]:
+def read_metrics(run: Run) -> dict[str, dict[str, float]]:
     """The metrics of each variant and the base, as in metrics/*.json; `held_out` is the target."""
     if run.metrics:
         return run.metrics
-    found = {}
+    metrics = {}
     for name in run.names("metrics"):
         if name == "findings.json":  # the verdicts, not one evaluation's means
             continue
         try:
-            found[name.removesuffix(".json")] = dict(json.loads(run.read(f"metrics/{name}") or b""))
+            metrics[name.removesuffix(".json")] = dict(json.loads(run.read(f"metrics/{name}") or b""))
         except (ValueError, TypeError):
             continue
-    return found
+    return metrics
 
 
-def findings_of(run: Run) -> dict:
+def read_findings(run: Run) -> dict:
     """What metrics/findings.json says; empty if it is missing, incomplete or of an older version."""
     try:
-        found = dict(json.loads(run.read("metrics/findings.json") or b"{}"))
+        findings = dict(json.loads(run.read("metrics/findings.json") or b"{}"))
     except (ValueError, TypeError):
         return {}
-    return found if found.keys() >= FINDINGS else {}
+    return findings if findings.keys() >= FINDINGS else {}
 
 
-def samples_of(run: Run) -> dict[str, dict[int, list[str]]]:
+def list_samples(run: Run) -> dict[str, dict[int, list[str]]]:
     """{variant: {step: paths of the pictures of the fixed prompts}}."""
-    found = {}
-    for variant in variants_of(run):
+    samples = {}
+    for variant in trained_variants(run):
         steps = {}
         for name in run.names(f"runs/samples/{variant}"):
             if match := re.fullmatch(r"eval_step(\d+)", name):
                 folder = f"runs/samples/{variant}/{name}"
                 steps[int(match[1])] = [f"{folder}/{file}" for file in run.names(folder) if file.endswith(".png")]
         if steps:
-            found[variant] = dict(sorted(steps.items()))
-    return found
+            samples[variant] = dict(sorted(steps.items()))
+    return samples
 
 
-def evaluated_of(run: Run) -> pd.DataFrame:
+def read_pictures(run: Run) -> pd.DataFrame:
     """The evaluations' pictures: name (base or variant), prompt, seed, clip_score, copy and the picture's path."""
     columns = ["name", "prompt", "seed", "clip_score", "copy", "path"]
-    found = []
+    tables = []
     names = run.names("runs/evaluation")
-    for name in [name for name in (BASE, *variants_of(run)) if name in names]:
+    for name in [name for name in (BASE, *trained_variants(run)) if name in names]:
         folder = f"runs/evaluation/{name}"
         table = read_table(run.read(f"{folder}/pictures.csv"))
         if set(columns[1:-1]) | {"file"} <= set(table.columns):
-            found.append(table.assign(name=name, path=[inside(folder, file) or "" for file in table["file"]])[columns])
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+            tables.append(table.assign(name=name, path=[inside(folder, file) or "" for file in table["file"]])[columns])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def read_table(raw: bytes | None) -> pd.DataFrame:
@@ -313,7 +313,7 @@ def read_table(raw: bytes | None) -> pd.DataFrame:
 KINDS = ("vanilla", "blip", "blip_plus")
 
 
-def drawings_of(run: Run, dataset: str) -> pd.DataFrame:
+def read_drawing_rows(run: Run, dataset: str) -> pd.DataFrame:
     """A row for each file that came in: what the manifest says, and the captions of the three kinds.
 
     A manifest that lists kept drawings only is one of an earlier version; columns it lacks are empty.
@@ -338,8 +338,8 @@ def drawings_of(run: Run, dataset: str) -> pd.DataFrame:
 def captions_in(run: Run, folder: str, stems: set[str]) -> dict[str, str]:
     """The captions in <stem>.txt files by stem."""
     names = {name for name in run.names(folder) if name.endswith(".txt") and name.removesuffix(".txt") in stems}
-    found = {name.removesuffix(".txt"): run.read(f"{folder}/{name}") for name in names}
-    return {stem: raw.decode("utf-8", errors="replace").strip() for stem, raw in found.items() if raw is not None}
+    contents = {name.removesuffix(".txt"): run.read(f"{folder}/{name}") for name in names}
+    return {stem: raw.decode("utf-8", errors="replace").strip() for stem, raw in contents.items() if raw is not None}
 
 
 def search(drawings: pd.DataFrame, words: str) -> pd.DataFrame:
@@ -381,20 +381,20 @@ def other_datasets(run: Run) -> dict[str, str]:
         return {}
     lock = (run.read("dvc.lock") or b"").decode("utf-8", errors="replace")
     written = being_written(run.folder)
-    found = {}
+    others = {}
     for stage, entry in re.findall(r"(?m)^  ([\w@-]+):\n((?:    .*\n|\n)*)", lock):
         dataset = re.search(r"\bdata/processed/([\w.-]+)", entry)
         outs = re.findall(r"(?m)^    - path: (\S+)$", entry.partition("    outs:\n")[2])
         if dataset and dataset[1] != run.params.get("dataset") and not written & set(outs):
-            found[stage] = dataset[1]
-    return found
+            others[stage] = dataset[1]
+    return others
 
 
 def states(stages: list[dict], written: set[str]) -> list[StageState]:
     """Each stage's state in the DAG's order, from what app.stage_states found and which outputs are being written."""
-    found: dict[str, StageState] = {}
+    by_name: dict[str, StageState] = {}
     for stage in stages:
-        behind = [name for name, other in found.items() if name in stage["upstream"] and other.state != "up to date"]
+        behind = [name for name, other in by_name.items() if name in stage["upstream"] and other.state != "up to date"]
         if written & set(stage["outs"]):
             state, why = "running", ""
         elif not stage["has_outs"]:
@@ -405,8 +405,8 @@ def states(stages: list[dict], written: set[str]) -> list[StageState]:
             state, why = "stale", f"changed: {first_two(stage['changed'])}"
         else:
             state, why = "up to date", ""
-        found[stage["name"]] = StageState(stage["name"], state, why)
-    return list(found.values())
+        by_name[stage["name"]] = StageState(stage["name"], state, why)
+    return list(by_name.values())
 
 
 def first_two(names: list[str]) -> str:

@@ -68,10 +68,10 @@ def tables(by_seed: dict[int, Metrics]) -> str:
     for one, other in combinations(names, 2):
         cells = []
         for score, kind in SCORES.items():
-            found, digits = paired_difference(values[other][score], values[one][score], fewest=2), kind.digits
+            difference, digits = paired_difference(values[other][score], values[one][score], fewest=2), kind.digits
             cells.append(
-                f"{found.mean:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-                + (" real" if found.is_real() else "")
+                f"{difference.mean:+.{digits}f} [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
+                + (" real" if difference.is_real() else "")
             )
         lines.append(f"| {other} - {one} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -82,13 +82,13 @@ def main() -> None:
     parser.parse_args()
     with one_line_errors():
         check_repository()
-        found = trainings(dvc.api.exp_show())
-        if not found:
+        groups = trainings(dvc.api.exp_show())
+        if not groups:
             raise UserError(
                 "no two experiments here that differ by train.seed alone; "
                 "try `dvc exp run --queue -S train.seed=1,2,3`, then `dvc queue start`"
             )
-        print("\n".join(map(tables, found)), end="")
+        print("\n".join(map(tables, groups)), end="")
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ def changed_stages() -> list[dict]:
     """name, outs, upstream (stages), changed (what differs from dvc.lock) and has_outs of each, in dvc.yaml's order."""
     with Repo() as repo:
         graph = repo.index.graph
-        found = []
+        stages = []
         for stage in repo.index.stages:
             deps, outs, command = stage.changed_entries()
             paths = [out.def_path for out in stage.outs]
-            found.append(
+            stages.append(
                 {
                     "name": stage.addressing,
                     "outs": paths,
@@ -39,7 +39,7 @@ def changed_stages() -> list[dict]:
                     "has_outs": any(Path(path).exists() for path in paths),
                 }
             )
-        return found
+        return stages
 
 
 def end_with_parent() -> None:

@@ -40,7 +40,7 @@ class Background:
     """A look that takes seconds, done in a thread for all visitors: pages show what the last one found, at once."""
 
     def __init__(self, look: Callable[[], Any]) -> None:
-        self.look, self.found, self.mark, self.since = look, None, None, 0.0
+        self.look, self.result, self.mark, self.since = look, None, None, 0.0
         self.lock, self.thread = threading.Lock(), None
 
     def latest(self, mark: Hashable, wait: float = 0) -> Any:
@@ -57,10 +57,10 @@ class Background:
             thread = self.thread
         if wait and thread is not None:
             thread.join(wait)
-        return self.found
+        return self.result
 
     def _look(self) -> None:
-        self.found = self.look()
+        self.result = self.look()
         self.since = time.monotonic()
 
 
@@ -81,31 +81,31 @@ def changed_stages() -> list[dict] | None:
 
 def stamp(*patterns: str) -> Hashable:
     """Changes when one of the files does."""
-    paths = [path for pattern in patterns for path in sorted(glob(pattern))]
-    found = []
+    paths = [path for pattern in patterns for path in sorted(glob(pattern, recursive=True))]
+    times = []
     for path in paths:
         try:
-            found.append((path, os.stat(path).st_mtime_ns))
+            times.append((path, os.stat(path).st_mtime_ns))
         except OSError:
             continue
-    return tuple(found)
+    return tuple(times)
 
 
 def stage_states() -> list[StageState] | None:
     """Each stage's state; None until the first look has ended."""
     written = being_written()
-    watched = stamp("dvc.*", "params.yaml", "profiles/*.yaml", "stages/*.py", "tattoo_lora/*.py", "data/raw/*")
+    watched = stamp("dvc.*", "params.yaml", "profiles/*.yaml", "stages/**/*.py", "tattoo_lora/**/*.py", "data/raw/*")
     stages, _ = backgrounds(Path.cwd())
-    found = stages.latest((watched, frozenset(written)))
-    return None if found is None else states(found, written)
+    latest = stages.latest((watched, frozenset(written)))
+    return None if latest is None else states(latest, written)
 
 
-def known_runs(wait: float = 0) -> dict[str, Run]:
+def all_runs(wait: float = 0) -> dict[str, Run]:
     """The workspace and all experiments by name. `wait`: the seconds that DVC may take to list them."""
     _, experiments = backgrounds(Path.cwd())
     refs = [f"{git_folder(Path.cwd())}/{name}" for name in ("HEAD", "packed-refs", "logs/HEAD", "refs/exps/*/*/*")]
-    found = experiments.latest(stamp(*refs, ".dvc/tmp/exps/run/*/*"), wait) or []
-    return {run.name: run for run in [workspace(), *found]}
+    latest = experiments.latest(stamp(*refs, ".dvc/tmp/exps/run/*/*"), wait) or []
+    return {run.name: run for run in [workspace(), *latest]}
 
 
 @lru_cache
@@ -119,20 +119,20 @@ def git_folder(root: Path) -> str:
 
 def say_other_dataset(run: Run, *stages: str) -> None:
     """Warn if the results of these stages belong to another dataset than params.yaml names."""
-    found = {stage: name for stage, name in other_datasets(run).items() if stage.startswith(stages)}
-    if found:
+    others = {stage: name for stage, name in other_datasets(run).items() if stage.startswith(stages)}
+    if others:
         st.warning("Of another dataset than params.yaml names; those of its own come when their stage is done:")
-        st.text(", ".join(f"{stage}: {name}" for stage, name in found.items()))
+        st.text(", ".join(f"{stage}: {name}" for stage, name in others.items()))
 
 
 def experiments_listed() -> bool:
     """Whether DVC has answered since the dashboard started."""
-    return backgrounds(Path.cwd())[1].found is not None
+    return backgrounds(Path.cwd())[1].result is not None
 
 
 def choose_run(label: str, key: str) -> Run:
     """A select box of runs. If the chosen run was deleted meanwhile, the workspace takes its place."""
-    runs = known_runs()
+    runs = all_runs()
     if st.session_state.get(key) not in runs:
         st.session_state.pop(key, None)
     return runs[st.selectbox(label, list(runs), key=key)]

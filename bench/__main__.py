@@ -22,7 +22,7 @@ from tattoo_lora.params import Model, load_params, load_profile
 
 def bench_train(args: argparse.Namespace) -> None:
     from bench import train  # heavy imports where they are used
-    from bench.peer import peer_steps, targets_of
+    from bench.peer import peer_steps, read_targets
 
     params, profile = load_params().train, load_profile(args.profile)
     base = profile.base if args.base is None else Model(args.base, None)
@@ -34,7 +34,7 @@ def bench_train(args: argparse.Namespace) -> None:
             profile.train,
             batch_size=args.batch or profile.train.batch_size,
             gradient_accumulation_steps=args.accumulation,
-            target_modules=targets_of(args.peer) if args.peer else profile.train.target_modules,
+            target_modules=read_targets(args.peer) if args.peer else profile.train.target_modules,
         ),
     )
     checkpointed = dataclasses.replace(params, gradient_checkpointing=True)
@@ -80,8 +80,8 @@ def bench_many(args: argparse.Namespace) -> None:
 
     for drawings in args.drawings:
         with tempfile.TemporaryDirectory() as folder:
-            found = preprocess_many(drawings, Path(folder))
-        print(f"{drawings} drawings: " + ", ".join(f"{name} {value:.1f}" for name, value in found.items()))
+            figures = preprocess_many(drawings, Path(folder))
+        print(f"{drawings} drawings: " + ", ".join(f"{name} {value:.1f}" for name, value in figures.items()))
 
 
 def bench_repro(args: argparse.Namespace) -> None:

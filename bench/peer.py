@@ -22,12 +22,12 @@ TARGETS = re.compile(r"target_modules\s*=\s*(\[[^]]*\])")
 WARM_UP = 2  # steps
 
 
-def targets_of(script: Path) -> list[str]:
+def read_targets(script: Path) -> list[str]:
     """The layers that the script adapts, so that all cases can adapt the same; UserError where it does not say."""
-    found = TARGETS.search(script.read_text(encoding="utf-8"))
-    if found is None:
+    match = TARGETS.search(script.read_text(encoding="utf-8"))
+    if match is None:
         raise UserError(f"{script}: no list of target_modules; which layers it adapts has to be known to compare")
-    return ast.literal_eval(found[1])
+    return ast.literal_eval(match[1])
 
 
 def write_image_folder(folder: Path, profile: Profile) -> None:

@@ -72,16 +72,16 @@ def preprocess_many(drawings: int, folder: Path) -> dict[str, float]:
         image.save(raw / f"{i}.png")
     command = [sys.executable, "-m", "stages.preprocess", str(raw), "--out", str(folder / "out")]
     command += ["--sheet", str(folder / "sheet.png")]
-    found = {}
+    figures = {}
     for name in ("seconds", "seconds again"):
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, "DVC_ROOT": str(folder)})
         _, status, usage = os.wait4(process.pid, 0)
         if status != 0:
             raise UserError("stages.preprocess stopped, see above")
-        found[name] = time.perf_counter() - started
-        found[f"MB, {name}"] = usage.ru_maxrss / 1024  # of the first process or a worker, whichever took more
-    return found
+        figures[name] = time.perf_counter() - started
+        figures[f"MB, {name}"] = usage.ru_maxrss / 1024  # of the first process or a worker, whichever took more
+    return figures
 
 
 @contextmanager

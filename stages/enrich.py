@@ -95,13 +95,13 @@ def changes(caption: str, enriched: str, suffix: str) -> list[str]:
     tidied, cleaned = tidy(caption), clean(caption)
     without = drop_no_words(tidied)
     before, after = strip_suffix(cleaned, suffix), strip_suffix(enriched, suffix)
-    found = {
+    done = {
         "invented words removed": without != tidied,
         "repeats removed": cleaned != without,
         "shortened": len(after) < len(before),
         "suffix added": bool(suffix) and before == cleaned,
     }
-    return [what for what, done in found.items() if done]
+    return [what for what, is_so in done.items() if is_so]
 
 
 def shorten(words: list[str]) -> list[str]:

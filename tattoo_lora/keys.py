@@ -23,7 +23,7 @@ LARGE = 2**26  # bytes; the hashes of such files are kept too: a full-size model
 @cache
 def imported_files(source: Path) -> frozenset[Path]:
     """The project's own files that a Python file imports, wherever in it, and what these import in turn."""
-    found: set[Path] = set()
+    files: set[Path] = set()
     todo = [source]
     while todo:
         for node in ast.walk(ast.parse(todo.pop().read_text(encoding="utf-8"))):
@@ -32,10 +32,10 @@ def imported_files(source: Path) -> frozenset[Path]:
                 modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             for module in modules:
                 path = ROOT / f"{module.replace('.', '/')}.py"
-                if module.split(".")[0] in ("stages", "tattoo_lora") and path.is_file() and path not in found:
-                    found.add(path)
+                if module.split(".")[0] in ("stages", "tattoo_lora") and path.is_file() and path not in files:
+                    files.add(path)
                     todo.append(path)
-    return frozenset(found)
+    return frozenset(files)
 
 
 def code_files(source: Path) -> list[Path]:

@@ -226,8 +226,8 @@ def load_profile(name: str, root: Path = Path()) -> Profile:
     """The values of profiles/<name>.yaml under `root`; UserError as `load_params`."""
     path = root / "profiles" / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise UserError(f"params.yaml: profile: there is no {path}; profiles here: {known}")
+        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise UserError(f"params.yaml: profile: there is no {path}; profiles here: {names}")
     profile = _read(path, Profile)
     train = profile.train
     if train.warmup_steps >= train.steps:
@@ -253,10 +253,10 @@ def _read(path: Path, schema: type) -> Any:
 def _section(path: Path, prefix: str, raw: Any, schema: type) -> Any:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: {prefix.rstrip('.') or 'the file'}: found {_show(raw)}, allowed is a section of keys")
-    known = {field.name for field in fields(schema)}
+    keys = {field.name for field in fields(schema)}
     for key in raw:
-        if key not in known:
-            raise UserError(f"{path}: {prefix}{key}: unknown key; allowed: {', '.join(sorted(known))}")
+        if key not in keys:
+            raise UserError(f"{path}: {prefix}{key}: unknown key; allowed: {', '.join(sorted(keys))}")
     hints = get_type_hints(schema, include_extras=True)
     values = {}
     for field in fields(schema):

@@ -34,5 +34,5 @@ def recorded_time() -> Iterator[None]:
 
 def read_times() -> dict[str, float]:
     """Seconds by stage, in the order in which the stages ended."""
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")}
-    return {stage: run["seconds"] for stage, run in sorted(found.items(), key=lambda item: item[1]["ended"])}
+    runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")}
+    return {stage: run["seconds"] for stage, run in sorted(runs.items(), key=lambda item: item[1]["ended"])}

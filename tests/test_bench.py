@@ -8,7 +8,7 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, run
 
 from bench import full_size_run
-from bench.peer import peer_steps, targets_of
+from bench.peer import peer_steps, read_targets
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import load_profile
 
@@ -56,13 +56,13 @@ def test_a_peers_steps_are_counted_without_its_start(tmp_path):
 def test_all_cases_adapt_the_layers_that_the_peer_adapts(tmp_path):
     script = tmp_path / "train_text_to_image_lora.py"
     script.write_text(PEER + 'config = dict(\n    target_modules=["to_k", "to_out.0"],\n)\n')
-    assert targets_of(script) == ["to_k", "to_out.0"]
+    assert read_targets(script) == ["to_k", "to_out.0"]
     few = ("--batch", "1", "--steps", "1", "--repeats", "1", "--peer", str(script))
     shown = run("python", "-m", "bench", "train", *few, cwd=ROOT).stdout
     assert "adapters on to_k, to_out.0" in shown and "| train_text_to_image_lora.py |" in shown
     script.write_text(PEER)
     with pytest.raises(UserError, match="lora.py: no list of target_modules; which layers it adapts has to be known"):
-        targets_of(script)
+        read_targets(script)
 
 
 ARGUMENTS = re.compile(r"error: (unrecognized arguments|the following arguments are required)")

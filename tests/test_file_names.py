@@ -1,7 +1,7 @@
 import pytest
 
 from stages.preprocess.files import output_stem
-from tattoo_lora.data.file_names import caption_from_name, words_of
+from tattoo_lora.data.file_names import caption_from_name, split_words
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,12 @@ from tattoo_lora.data.file_names import caption_from_name, words_of
     ],
 )
 def test_a_name_says_what_is_drawn_or_nothing(source, words):
-    assert " ".join(words_of(output_stem(source))) == words
+    assert " ".join(split_words(output_stem(source))) == words
 
 
 def test_a_word_that_the_name_was_cut_in_is_left_out():
     stem = output_stem("A very old sailing ship with butterflies everywhere.png")
-    assert " ".join(words_of(stem)) == "very old sailing ship"
+    assert " ".join(split_words(stem)) == "very old sailing ship"
 
 
 @pytest.mark.parametrize(

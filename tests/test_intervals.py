@@ -148,8 +148,8 @@ def test_equal_differences_leave_no_doubt_and_no_difference_is_none():
 
 def test_too_few_pairs_have_a_mean_and_no_interval():
     few = paired_difference(np.array([2.0, 3, 4, 5]), np.array([1.0, 2, 3, 4]))
-    assert few.mean == 1 and not few.is_known and not few.is_real()
-    assert paired_difference(np.array([2.0, 3]), np.array([1.0, 2]), fewest=2).is_known
+    assert few.mean == 1 and not few.has_interval and not few.is_real()
+    assert paired_difference(np.array([2.0, 3]), np.array([1.0, 2]), fewest=2).has_interval
 
 
 def test_what_is_no_number_is_not_real():

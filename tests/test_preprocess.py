@@ -507,7 +507,7 @@ def test_what_is_no_copy_of_the_kept_one_is_kept_though_a_third_is_like_both(tmp
         drawings.append(Candidate(RawFile(Path(name), name), outcome))
         Memo("preprocess").write(outcome.key, ".ink.png", to_png(Image.new("L", (192, 192), 2)))
     places = find_places(drawings, replace(PARAMS, duplicate_distance=30))
-    assert [place.copy_of for place in places] == ["", "looks like (20 of 256 bits differ) a.png", ""]
+    assert [place.reason for place in places] == ["", "looks like (20 of 256 bits differ) a.png", ""]
     assert {(place.decides, place.group) for place in places} == {("0" * 64, "0" * 8)}  # on one side of the split
 
 

@@ -16,23 +16,23 @@ from app.compare import fetch
 from app.runs import (
     Run,
     being_written,
-    curves_of,
-    drawings_of,
-    evaluated_of,
-    findings_of,
     inside,
-    metrics_of,
+    list_samples,
     other_datasets,
     parse_log,
+    parse_runs,
+    read_curves,
+    read_drawing_rows,
     read_executors,
+    read_findings,
+    read_metrics,
+    read_pictures,
     read_table,
-    runs_of,
-    samples_of,
     search,
     show_experiments,
     smoothed,
     states,
-    variants_of,
+    trained_variants,
     workspace,
 )
 from app.ui import git_folder
@@ -67,10 +67,10 @@ def test_curves_are_of_all_variants_that_have_begun_in_the_order_of_the_params(t
     write(tmp_path / "runs/logs/blip_plus.csv", b"step,train_l")
     params = {f"variants.{name}.trigger": "" for name in ("vanilla", "blip", "blip_plus", "later")}
     here = Run("here", folder=tmp_path, params=params)
-    assert variants_of(here) == ["vanilla", "blip", "blip_plus", "zebra"]
-    curves = curves_of(here)
+    assert trained_variants(here) == ["vanilla", "blip", "blip_plus", "zebra"]
+    curves = read_curves(here)
     assert len(curves) == 9 and set(curves["variant"]) == {"vanilla", "blip", "zebra"}
-    assert curves_of(Run("nothing", folder=tmp_path / "none")).empty
+    assert read_curves(Run("nothing", folder=tmp_path / "none")).empty
 
 
 def test_smoothing_leaves_a_constant_as_it_is_and_calms_the_rest():
@@ -94,10 +94,10 @@ def test_a_name_from_a_file_does_not_lead_out_of_its_folder(name):
 def test_evaluated_pictures_outside_of_their_folder_have_no_path_here(tmp_path):
     rows = "prompt,seed,clip_score,copy,file\nan owl,7,60.1,0,prompt00_seed7.png\nan owl,8,60.1,1,../../../x.png\n"
     write(tmp_path / "runs/evaluation/base/pictures.csv", rows)
-    table = evaluated_of(Run("here", folder=tmp_path))
+    table = read_pictures(Run("here", folder=tmp_path))
     assert list(table["path"]) == ["runs/evaluation/base/prompt00_seed7.png", ""]
     write(tmp_path / "runs/evaluation/base/pictures.csv", "prompt,se")
-    assert evaluated_of(Run("here", folder=tmp_path)).empty
+    assert read_pictures(Run("here", folder=tmp_path)).empty
 
 
 def test_samples_are_found_by_variant_and_step(tmp_path):
@@ -105,7 +105,7 @@ def test_samples_are_found_by_variant_and_step(tmp_path):
         write(tmp_path / f"runs/samples/blip/eval_step{step:04d}/prompt00.png", b"x")
     write(tmp_path / "runs/samples/adhoc/an-owl_7.png", b"x")
     write(tmp_path / "runs/logs/blip.csv", LOG)
-    found = samples_of(Run("here", folder=tmp_path))
+    found = list_samples(Run("here", folder=tmp_path))
     assert list(found) == ["blip"] and list(found["blip"]) == [0, 20, 100]
     assert found["blip"][20] == ["runs/samples/blip/eval_step0020/prompt00.png"]
 
@@ -115,14 +115,14 @@ def test_metrics_that_are_half_written_are_left_out(tmp_path):
     write(tmp_path / "metrics/base.json", '{"val_lo')
     write(tmp_path / "metrics/odd.json", "3")
     write(tmp_path / "metrics/findings.json", '{"headline": "Winner: blip"}')  # no evaluation
-    assert metrics_of(Run("here", folder=tmp_path)) == {"blip": {"val_loss": 0.1}}
+    assert read_metrics(Run("here", folder=tmp_path)) == {"blip": {"val_loss": 0.1}}
 
 
 @pytest.mark.parametrize("content", ["", "3", '{"headline": "Win', '{"headline": "Winner: blip"}'])
 def test_findings_that_are_not_there_or_half_written_are_none(tmp_path, content):
-    assert findings_of(Run("here", folder=tmp_path)) == {}
+    assert read_findings(Run("here", folder=tmp_path)) == {}
     write(tmp_path / "metrics/findings.json", content)
-    assert findings_of(Run("here", folder=tmp_path)) == {}
+    assert read_findings(Run("here", folder=tmp_path)) == {}
 
 
 @pytest.mark.parametrize("raw", [None, b"", b"\xff\xfe\n\n", b'a,b\n"1,2\n'])
@@ -145,7 +145,7 @@ def test_drawings_are_read_with_rejects_and_captions(tmp_path):
     )
     for kind in ("vanilla", "blip", "blip_plus"):
         write(folder / f"captions_{kind}/owl.txt", f"{kind} owl\n")
-    table = drawings_of(Run("here", folder=tmp_path), "flash")
+    table = read_drawing_rows(Run("here", folder=tmp_path), "flash")
     owl = table.iloc[0]
     assert (owl["vanilla"], owl["blip"], owl["blip_plus"]) == ("vanilla owl", "blip owl", "blip_plus owl")
     assert (owl["origin"], owl["changes"], owl["note"]) == ("user", "+x", "inverted")
@@ -159,9 +159,9 @@ def test_a_manifest_of_kept_drawings_alone_is_read_too(tmp_path):
         tmp_path / "data/processed/flash/manifest.csv",
         "file,source,sha256,width,height,split\na.png,a.png,0,1,1,val\na",
     )
-    table = drawings_of(Run("here", folder=tmp_path), "flash")
+    table = read_drawing_rows(Run("here", folder=tmp_path), "flash")
     assert list(table["status"]) == ["kept"] and table["reason"].iloc[0] == table["blip"].iloc[0] == ""
-    assert drawings_of(Run("none", folder=tmp_path / "none"), "flash").empty
+    assert read_drawing_rows(Run("none", folder=tmp_path / "none"), "flash").empty
 
 
 def stage(name, upstream=(), changed=(), has_outs=True):
@@ -228,7 +228,7 @@ def test_experiments_are_told_apart_by_their_state(tmp_path):
         {"rev": "workspace"},
         {"rev": REV, "name": "main", "data": None, "experiments": [*tried, experiment("good")]},
     ]
-    found = runs_of(shown, {"running": tmp_path})
+    found = parse_runs(shown, {"running": tmp_path})
     assert list(found[1].params.items()) == [("train.rank", 4), ("tiny: train.steps", 9)]
     measured = {of.name: bool(of.metrics) for of in found}
     assert measured == {
@@ -262,9 +262,9 @@ def test_files_of_a_commit_come_from_git_and_from_dvc_and_what_is_gone_is_none(f
     assert at.read("runs/logs/blip.csv") == (finished / "runs/logs/blip.csv").read_bytes()
     of_names = {"base.json", "blip.json", "blip_plus.json", "held_out.json", "vanilla.json"}
     assert set(at.names("metrics")) == of_names | {"findings.json", "report.html", "report.md"}
-    assert list(samples_of(at)["blip"]) == [0, 2, 4]
+    assert list(list_samples(at)["blip"]) == [0, 2, 4]
     gone = Run("gone", "f" * 40)
-    assert gone.read("params.yaml") is None and gone.names("metrics") == [] and curves_of(gone).empty
+    assert gone.read("params.yaml") is None and gone.names("metrics") == [] and read_curves(gone).empty
     assert at.read("none.txt") is None and at.names("none") == []
 
 
@@ -274,9 +274,9 @@ def test_results_that_dvcs_cache_has_lost_are_left_out_and_found_once_they_are_b
     monkeypatch.chdir(copy)
     at = Run("main", run("git", "rev-parse", "HEAD", cwd=copy).stdout.strip())
     (copy / ".dvc/cache").rename(copy / "cache")
-    assert curves_of(at).empty and samples_of(at) == {}
+    assert read_curves(at).empty and list_samples(at) == {}
     (copy / "cache").rename(copy / ".dvc/cache")
-    assert len(curves_of(at)) > 0 and list(samples_of(at)["blip"]) == [0, 2, 4]
+    assert len(read_curves(at)) > 0 and list(list_samples(at)["blip"]) == [0, 2, 4]
 
 
 def test_a_remote_that_does_not_answer_is_not_asked(finished, tmp_path, monkeypatch):
@@ -287,7 +287,7 @@ def test_a_remote_that_does_not_answer_is_not_asked(finished, tmp_path, monkeypa
     shutil.rmtree(copy / ".dvc/cache")
     monkeypatch.chdir(copy)
     at = Run("main", run("git", "rev-parse", "HEAD", cwd=copy).stdout.strip())
-    assert curves_of(at).empty and at.read("runs/lora/blip/best.safetensors") is None
+    assert read_curves(at).empty and at.read("runs/lora/blip/best.safetensors") is None
     assert at.read("metrics/blip.json") == (copy / "metrics/blip.json").read_bytes()
 
 

@@ -290,10 +290,10 @@ def test_gradients_stay_in_the_tensors_that_a_cuda_graph_was_recorded_with(unet,
 
 
 def test_the_largest_divisor_that_fits_is_found_from_one_sample_and_two():
-    def memory_of(samples):
+    def memory_for(samples):
         return 3.0 + samples if samples <= 2 else pytest.fail("a trial too many")
 
-    assert [largest_fitting(12, memory_of, available) for available in (99, 15, 14.9, 7, 3)] == [12, 12, 6, 4, 1]
+    assert [largest_fitting(12, memory_for, available) for available in (99, 15, 14.9, 7, 3)] == [12, 12, 6, 4, 1]
     assert largest_fitting(8, lambda samples: float("inf"), 10) == 1  # one did not fit: training makes room
     assert largest_fitting(8, lambda samples: 4.0 if samples == 1 else float("inf"), 10) == 1
 

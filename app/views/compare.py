@@ -3,12 +3,12 @@
 import pandas as pd
 import streamlit as st
 
-from app.runs import CURVES, Run, curves_of, metrics_of
+from app.runs import CURVES, Run, read_curves, read_metrics
 from app.ui import (
+    all_runs,
     choose_run,
     curve_chart,
     experiments_listed,
-    known_runs,
     nothing_yet,
     say_other_dataset,
     show_figure,
@@ -29,7 +29,7 @@ def differing(one: Run, other: Run) -> pd.DataFrame:
 
 def metrics_table(one: Run, other: Run) -> pd.DataFrame:
     """A row for each variant and metric, with both values and their difference."""
-    rows, one_metrics, other_metrics = [], metrics_of(one), metrics_of(other)
+    rows, one_metrics, other_metrics = [], read_metrics(one), read_metrics(other)
     for name in [name for name in {**one_metrics, **other_metrics} if name != "held_out"]:
         for metric in METRICS:
             a, b = (metrics.get(name, {}).get(metric) for metrics in (one_metrics, other_metrics))
@@ -49,11 +49,11 @@ def wait_for_experiments() -> None:
 
 st.title("Compare")
 with st.spinner("Asking DVC for the experiments"):
-    runs = known_runs(WAIT)
+    runs = all_runs(WAIT)
 if not experiments_listed():
     wait_for_experiments()
     st.stop()
-if not any(metrics_of(run) for run in runs.values()):
+if not any(read_metrics(run) for run in runs.values()):
     nothing_yet("There is nothing to compare yet.")
     st.stop()
 if not any(run.state for run in runs.values()):
@@ -84,7 +84,7 @@ if metrics.empty:
 else:
     show_table(metrics)
 st.subheader("Curves")
-curves = pd.concat([curves_of(run) for run in dict.fromkeys((one, other))])
+curves = pd.concat([read_curves(run) for run in dict.fromkeys((one, other))])
 if curves.empty:
     st.text("None of the two has logs here.")
 for column, curve in zip(st.columns(3), CURVES, strict=True):

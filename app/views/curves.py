@@ -3,8 +3,8 @@
 import pandas as pd
 import streamlit as st
 
-from app.runs import CURVES, WORKSPACE, curves_of, smoothed
-from app.ui import LIVE, curve_chart, known_runs, nothing_yet, say_other_dataset
+from app.runs import CURVES, WORKSPACE, read_curves, smoothed
+from app.ui import LIVE, all_runs, curve_chart, nothing_yet, say_other_dataset
 from stages.report.findings import SCORES
 
 TITLES = {curve: f"{curve}, {SCORES[curve].direction} is better" for curve in CURVES if curve in SCORES}
@@ -13,13 +13,13 @@ TITLES["train_loss"] = "train_loss, on a scale of its own"
 
 @st.fragment(run_every=LIVE)
 def show_curves() -> None:
-    runs = known_runs()
+    runs = all_runs()
     chosen = st.session_state.get("curve_runs", [WORKSPACE])
     st.session_state["curve_runs"] = [name for name in chosen if name in runs]  # runs may have been deleted
     with st.container(horizontal=True):
         names = st.multiselect("Runs", list(runs), key="curve_runs")
-        found = [curves_of(runs[name]) for name in names]
-        curves = pd.concat(found) if found else curves_of(runs[WORKSPACE]).iloc[:0]
+        tables = [read_curves(runs[name]) for name in names]
+        curves = pd.concat(tables) if tables else read_curves(runs[WORKSPACE]).iloc[:0]
         variants = list(curves["variant"].unique())
         wanted = st.multiselect("Variants", variants, default=variants, key=f"variants of {variants}")
         smoothing = st.slider("Smoothing of train_loss", 0.0, 0.95, 0.0, 0.05)

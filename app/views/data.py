@@ -4,13 +4,13 @@ import pandas as pd
 import streamlit as st
 
 from app.checks import inside
-from app.runs import KINDS, Run, drawings_of, search, workspace
+from app.runs import KINDS, Run, read_drawing_rows, search, workspace
 from app.ui import current_params, nothing_yet, show_figure, show_picture, show_table
 
 PAGE = 12  # drawings at once
 
 
-def page_of(table: pd.DataFrame, key: str) -> pd.DataFrame:
+def shown_page(table: pd.DataFrame, key: str) -> pd.DataFrame:
     """PAGE rows, with a field to turn the pages."""
     pages = max(1, -(-len(table) // PAGE))
     number = 1
@@ -21,7 +21,7 @@ def page_of(table: pd.DataFrame, key: str) -> pd.DataFrame:
 
 def show_kept(run: Run, dataset: str, kept: pd.DataFrame) -> None:
     """Each drawing beside its captions."""
-    for _, row in page_of(kept, "kept").iterrows():
+    for _, row in shown_page(kept, "kept").iterrows():
         with st.container(border=True):
             picture, *texts = st.columns([1, 2, 2, 2])
             with picture:
@@ -45,7 +45,7 @@ def show_caption(row: pd.Series, kind: str) -> None:
 
 def show_set_aside(run: Run, dataset: str, rows: pd.DataFrame) -> None:
     """Files that were not taken, each with its reason and, where it is a picture, a look at it."""
-    for _, row in page_of(rows, "aside").iterrows():
+    for _, row in shown_page(rows, "aside").iterrows():
         with st.container(border=True):
             picture, text = st.columns([1, 6])
             with picture:
@@ -65,7 +65,7 @@ def show_duplicates(run: Run, dataset: str, rows: pd.DataFrame) -> None:
 
 st.title("Data")
 dataset, run = current_params().dataset, workspace()
-drawings = drawings_of(run, dataset)
+drawings = read_drawing_rows(run, dataset)
 if drawings.empty:
     nothing_yet("No drawings have been preprocessed yet.")
     st.stop()
@@ -75,9 +75,9 @@ by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
 st.text(f"{dataset}: {len(drawings)} files, {by_status}; {held_out} held out for val_loss")
 
 words = st.text_input("Search in names, captions and reasons", placeholder="owl")
-found = search(drawings, words)
-kept, aside = found[found["status"] == "kept"], found[found["status"] != "kept"]
-grouped = found[found["group"] != ""]
+matches = search(drawings, words)
+kept, aside = matches[matches["status"] == "kept"], matches[matches["status"] != "kept"]
+grouped = matches[matches["group"] != ""]
 groups = grouped["group"].nunique()
 tabs = st.tabs([f"Drawings ({len(kept)})", f"Set aside ({len(aside)})", f"Duplicates ({groups})", "All as a table"])
 with tabs[0]:
@@ -92,4 +92,4 @@ with tabs[2]:
     show_duplicates(run, dataset, grouped)
 with tabs[3]:
     show_figure(run, "plots/drawings.png", "What came in and what came out")
-    show_table(found)
+    show_table(matches)

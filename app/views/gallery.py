@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from app.runs import BASE, Run, evaluated_of, samples_of
+from app.runs import BASE, Run, list_samples, read_pictures
 from app.ui import choose_run, nothing_yet, say_other_dataset, show_picture
 from stages.report.findings import SCORES
 
@@ -12,7 +12,7 @@ WIDTHS = {"small": 164, "large": 320}  # px; two small ones go beside each other
 
 def show_on_the_way(run: Run, width: int) -> None:
     """The pictures made while training; step 0 is the base model, whose adapter has not learned yet."""
-    samples = samples_of(run)
+    samples = list_samples(run)
     if not samples:
         nothing_yet("No pictures of a training here.")
         return
@@ -33,7 +33,7 @@ def show_on_the_way(run: Run, width: int) -> None:
 
 def show_evaluated(run: Run, width: int) -> None:
     """The pictures that the scores were taken from."""
-    pictures = evaluated_of(run)
+    pictures = read_pictures(run)
     if pictures.empty:
         nothing_yet("No evaluation here.")
         return

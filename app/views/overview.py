@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from app.runs import Run, findings_of, metrics_of, parse_log, workspace
+from app.runs import Run, parse_log, read_findings, read_metrics, workspace
 from app.ui import LIVE, as_markdown, nothing_yet, say_other_dataset, show_figure, show_table, stage_states
 from stages.report.findings import OPPOSITE, SCORES, TOO_FEW
 
@@ -17,25 +17,25 @@ BADGES = {  # colour and icon of a state
 
 @st.fragment(run_every=LIVE)
 def show_stages() -> None:
-    found = stage_states()
+    stages = stage_states()
     st.subheader("Stages")
-    if found is None:
+    if stages is None:
         st.text("Looking at the stages …")
         return
-    running = [stage.name for stage in found if stage.state == "running"]
-    behind = [stage for stage in found if stage.state in ("stale", "not run")]
+    running = [stage.name for stage in stages if stage.state == "running"]
+    behind = [stage for stage in stages if stage.state in ("stale", "not run")]
     if running:
-        st.text("Running now: " + ", ".join(f"{name}{progress_of(name)}" for name in running))
+        st.text("Running now: " + ", ".join(f"{name}{stage_progress(name)}" for name in running))
     elif behind:
-        st.markdown(f"{len(behind)} of {len(found)} stages are to be run; `dvc repro` runs them.")
+        st.markdown(f"{len(behind)} of {len(stages)} stages are to be run; `dvc repro` runs them.")
     else:
         st.text("Everything is up to date.")
     with st.container(horizontal=True, gap="xsmall"):
-        for stage in found:
+        for stage in stages:
             color, icon = BADGES[stage.state]
             st.badge(as_markdown(stage.name), icon=icon, color=color, help=stage.state)
     with st.container(horizontal=True, gap="small"):
-        for state in dict.fromkeys(stage.state for stage in found):
+        for state in dict.fromkeys(stage.state for stage in stages):
             color, icon = BADGES[state]
             st.caption(f":{color}[{icon}] {state}")
     if behind:
@@ -44,7 +44,7 @@ def show_stages() -> None:
             show_table(pd.DataFrame(rows))
 
 
-def progress_of(stage: str) -> str:
+def stage_progress(stage: str) -> str:
     """How far a training is, by its log."""
     run = workspace()
     raw = run.read(f"runs/logs/{stage.partition('@')[2]}.csv") if stage.startswith("train@") else None
@@ -56,9 +56,9 @@ def progress_of(stage: str) -> str:
 @st.fragment(run_every=LIVE * 5)
 def show_results() -> None:
     run = workspace()
-    findings = findings_of(run)
+    findings = read_findings(run)
     if not findings:
-        if metrics_of(run):
+        if read_metrics(run):
             st.markdown("metrics/findings.json is not there; `dvc repro report` writes it.")
         else:
             nothing_yet("Nothing has been compared yet.")
@@ -71,7 +71,7 @@ def show_results() -> None:
     st.text("Differences with their intervals: is the first of a pair better, worse, or is there no difference?")
     show_table(differences_table(findings["differences"]))
     with st.expander("Is it line art?"):
-        show_table(line_art_table(findings, metrics_of(run)))
+        show_table(line_art_table(findings, read_metrics(run)))
         show_figure(run, "plots/line_art.png", "Line-art measures against those of the held-out drawings.")
     show_pictures(run)
 
@@ -97,14 +97,14 @@ def scores_table(findings: dict) -> pd.DataFrame:
 def differences_table(differences: list[dict]) -> pd.DataFrame:
     """A row for each pair; of each score the difference and the verdict."""
     rows: dict[str, dict[str, str]] = {}
-    for found in differences:
-        row = rows.setdefault(f"{found['one']} - {found['other']}", {})
-        digits = SCORES[found["score"]].digits if found["score"] in SCORES else 4
-        form = "+.1%" if found["is_ratio"] else f"+.{digits}f"
-        ends = [found["low"], found["high"]]
+    for difference in differences:
+        row = rows.setdefault(f"{difference['one']} - {difference['other']}", {})
+        digits = SCORES[difference["score"]].digits if difference["score"] in SCORES else 4
+        form = "+.1%" if difference["is_ratio"] else f"+.{digits}f"
+        ends = [difference["low"], difference["high"]]
         interval = "" if None in ends else f" [{', '.join(format(end, form) for end in ends)}]"
-        row[found["score"]] = format(found["mean"], form) + interval
-        row[f"{found['score']} is"] = found["verdict"]
+        row[difference["score"]] = format(difference["mean"], form) + interval
+        row[f"{difference['score']} is"] = difference["verdict"]
     return pd.DataFrame({"difference": pair} | row for pair, row in rows.items())
 
 
@@ -140,11 +140,11 @@ def show_winners(findings: dict) -> None:
 def standing(name: str, score: str, differences: list[dict]) -> str:
     """'better than base; no real difference from blip_plus'."""
     verdicts: dict[str, list[str]] = {}
-    for found in differences:
-        if found["score"] == score and found["one"] == name:
-            verdicts.setdefault(found["verdict"], []).append(found["other"])
-        elif found["score"] == score and found["other"] == name:
-            verdicts.setdefault(OPPOSITE.get(found["verdict"], found["verdict"]), []).append(found["one"])
+    for row in differences:
+        if row["score"] == score and row["one"] == name:
+            verdicts.setdefault(row["verdict"], []).append(row["other"])
+        elif row["score"] == score and row["other"] == name:
+            verdicts.setdefault(OPPOSITE.get(row["verdict"], row["verdict"]), []).append(row["one"])
     words = {"better": "better than", "worse": "worse than", "no difference": "no real difference from"}
     words[TOO_FEW] = f"{TOO_FEW} from"
     return "; ".join(f"{words[verdict]} {', '.join(others)}" for verdict, others in verdicts.items())

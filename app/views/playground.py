@@ -53,7 +53,7 @@ def ask(params: Params, profile: Profile) -> tuple[list[str], dict, bool]:
     return columns, shared | {"strength": strength}, pressed
 
 
-def settings_of(column: str, shared: dict) -> Settings:
+def column_settings(column: str, shared: dict) -> Settings:
     """UserError where the variant's adapter is no longer there."""
     if column == BASE:
         return Settings(**shared | {"lora": None, "lora_sha256": None, "strength": 1.0})
@@ -72,7 +72,7 @@ def draw(columns: list[str], shared: dict, profile: Profile) -> dict[str, str]:
             paths = {}
             for number, column in enumerate(columns, start=1):
                 st.text(f"{column}: picture {number} of {len(columns)}")
-                settings = settings_of(column, shared)
+                settings = column_settings(column, shared)
                 paths[column] = str(save(studio().draw(settings, profile), settings, OUT))
         status.update(label="Drawn", state="complete", expanded=False)
     return paths

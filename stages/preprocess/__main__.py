@@ -162,10 +162,10 @@ def drawing_row(drawing: Candidate, place: "Place", split: str) -> ManifestRow:
     file, outcome = drawing.file, drawing.outcome
     return ManifestRow(
         file.source,
-        status="duplicate" if place.copy_of else "kept",
-        reason=place.copy_of,
+        status="duplicate" if place.reason else "kept",
+        reason=place.reason,
         note="; ".join(outcome.notes),
-        file="" if place.copy_of else f"{file.stem}.png",
+        file="" if place.reason else f"{file.stem}.png",
         sha256=outcome.sha256,
         width=outcome.width,
         height=outcome.height,

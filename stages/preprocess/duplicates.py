@@ -33,13 +33,13 @@ def to_words(hashes: Sequence[str]) -> np.ndarray:
 
 def distances(one: np.ndarray, others: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """(B, N) bits in which the hashes one (B, W) differ from others or from mirrored (N, W): the fewer of the two."""
-    found = None
+    fewest = None
     for hashes in (others, mirrored):
         bits = np.zeros((len(one), len(hashes)), dtype=np.uint16)
         for word in range(one.shape[1]):
             bits += np.bitwise_count(one[:, word, None] ^ hashes[None, :, word])
-        found = bits if found is None else np.minimum(found, bits)
-    return found
+        fewest = bits if fewest is None else np.minimum(fewest, bits)
+    return fewest
 
 
 def near_pairs(hashes: Sequence[str], mirrored_hashes: Sequence[str], distance: int) -> Iterable[tuple[int, int]]:
@@ -102,7 +102,7 @@ class Place:
 
     decides: str  # the SHA-256 that decides whether it is held out: its own, or that of the first of its group
     group: str = ""  # the same for all of a group; empty for a drawing that is alone
-    copy_of: str = ""  # how it shows what a kept one does; empty for one that is kept
+    reason: str = ""  # how it shows what a kept one does; empty for one that is kept
 
 
 def find_places(drawings: Sequence[Candidate], params: PreprocessParams) -> list[Place]:
@@ -123,9 +123,9 @@ def find_places(drawings: Sequence[Candidate], params: PreprocessParams) -> list
         kept, first = [], outcomes[positions[0]].sha256
         for i in positions:
             reasons = (how_alike(drawings[i], drawings[k], (min(i, k), max(i, k)) in alike) for k in kept)
-            copy_of = next(filter(None, reasons), "") if params.duplicates == "drop" else ""
-            places[i] = Place(first, first[:8], copy_of)
-            if not copy_of:
+            reason = next(filter(None, reasons), "") if params.duplicates == "drop" else ""
+            places[i] = Place(first, first[:8], reason)
+            if not reason:
                 kept.append(i)
     return places
 

@@ -56,7 +56,7 @@ def find_sheet(image: Image.Image) -> Corners | None:
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), dtype=np.float64)
     for tones, smallest, fewest_sides in ((grey, SMALLEST_SHEET, 2), (255 - grey, SMALLEST_DARK_SHEET, 4)):
         tones = ndimage.gaussian_filter(ndimage.grey_closing(tones, LINE), 1)
-        found = []
+        sheets = []
         for threshold in np.linspace(*np.quantile(tones, (0.02, 0.98)), 14)[1:-1]:
             labels, count = ndimage.label(tones > threshold)
             if count == 0:
@@ -71,9 +71,9 @@ def find_sheet(image: Image.Image) -> Corners | None:
             overlap = (filled & region).sum() / (filled | region).sum()
             sharpness = _sharpness(tones, filled, corners, fewest_sides)
             if overlap >= LIKE_A_SHEET and sharpness > 0:
-                found.append((overlap * sharpness, corners))
-        if found:
-            best = _onto_edges(np.log(tones.clip(4)), max(found, key=lambda pair: pair[0])[1])
+                sheets.append((overlap * sharpness, corners))
+        if sheets:
+            best = _onto_edges(np.log(tones.clip(4)), max(sheets, key=lambda pair: pair[0])[1])
             return (best + 0.5) * np.array(image.size) / size
     return None
 
@@ -255,11 +255,11 @@ def even_light(image: Image.Image) -> Image.Image:
     grey = small.mean(axis=2)
     ink = ndimage.binary_dilation(grey < SURELY_INK * _tone_of_most(grey), iterations=2)
     reach = max(grey.shape) // 16 | 1
-    known = ndimage.gaussian_filter((~ink).astype(float), reach) + 1e-6
+    weight = ndimage.gaussian_filter((~ink).astype(float), reach) + 1e-6
     papers = []
     for channel in np.moveaxis(small, 2, 0):
         around = ndimage.gaussian_filter(np.where(ink, 0, channel), reach) + 1e-6 * channel.max()
-        closed = ndimage.grey_closing(np.where(ink, around / known, channel), reach, mode="nearest")
+        closed = ndimage.grey_closing(np.where(ink, around / weight, channel), reach, mode="nearest")
         paper = Image.fromarray(ndimage.gaussian_filter(closed, 1.5).astype(np.float32))
         papers.append(np.asarray(paper.resize(image.size, Image.Resampling.BICUBIC)))
     flat = np.asarray(image, dtype=np.float32) / np.stack(papers, axis=2).clip(1)

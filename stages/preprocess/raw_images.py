@@ -66,7 +66,7 @@ def open_rgb(path: Path, turn_white_ink: bool = True) -> tuple[Image.Image, list
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow repairs by itself
-            # If Pillow gets a name, it maps an uncompressed TIFF that is to be turned at the wrong size.
+            # Pillow would map a named, uncompressed TIFF that is to be turned at the wrong size.
             with path.open("rb") as file, Image.open(file, formats=_read_formats()) as image:
                 if raw := camera_raw(image, head, path.suffix):
                     raise Rejected(f"{raw} {EXPORT}")
@@ -245,9 +245,9 @@ def ink_box(image: Image.Image, paper: Color, contrast: int = INK_CONTRAST) -> B
     # From each side to the first strip with ink: the middle of a large picture need not be looked at.
     for side, strips in enumerate((columns, rows, columns[::-1], rows[::-1])):
         for strip in strips:
-            found = image.crop(strip).point(differs).getbbox()
-            if found is not None:
-                box.append(strip[side % 2] + found[side])
+            inner = image.crop(strip).point(differs).getbbox()
+            if inner is not None:
+                box.append(strip[side % 2] + inner[side])
                 break
         else:
             return None

@@ -103,26 +103,26 @@ def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineAr
     return table(["", "line art", *LINE_ART, "copies"], "ll" + "r" * (len(LINE_ART) + 1), measured)
 
 
-def differences_table(found: Findings) -> str:
+def differences_table(findings: Findings) -> str:
     """Each pair's differences with their intervals, and whether the first is better or worse if that is real."""
     rows = []
-    for (one, other), findings in found.items():
+    for (one, other), by_score in findings.items():
         row = [f"{one} - {other}"]
         for column, score in SCORES.items():
-            row += [score.show_difference(findings[column].difference), findings[column].verdict]
+            row += [score.show_difference(by_score[column].difference), by_score[column].verdict]
         rows.append(row)
     head = [cell for column in SCORES for cell in (column, f"{column} is")]
     return table(["difference", *head], "l" + "rl" * len(SCORES), rows)
 
 
-def findings_table(evaluations: dict[str, Evaluation], found: Findings, target: LineArt) -> str:
+def findings_table(evaluations: dict[str, Evaluation], findings: Findings, target: LineArt) -> str:
     """A row for each evaluation but the first, the base: better and worse than which, line art or not, copies."""
     words = {"better": "better than", "worse": "worse than", "no difference": "level with", TOO_FEW: f"{TOO_FEW} from"}
     rows = []
     for name in list(evaluations)[1:]:
         row = [f"**{name}**"]
         for column in DECIDE:
-            others = {other: verdicts(name, other, found)[column] for other in evaluations if other != name}
+            others = {other: verdicts(name, other, findings)[column] for other in evaluations if other != name}
             by_verdict = {verdict: [other for other in others if others[other] == verdict] for verdict in words}
             cells = [f"{words[verdict]} {', '.join(names)}" for verdict, names in by_verdict.items() if names]
             row.append("; ".join(cells))
@@ -132,7 +132,7 @@ def findings_table(evaluations: dict[str, Evaluation], found: Findings, target: 
     return table(["", *DECIDE, "line art", "near copies"], "l" * (len(DECIDE) + 2) + "r", rows)
 
 
-def findings_json(evaluations: dict[str, Evaluation], found: Findings, held_out: Sequence[LineArt]) -> str:
+def findings_json(evaluations: dict[str, Evaluation], findings: Findings, held_out: Sequence[LineArt]) -> str:
     """What main.py and the dashboard show of the report."""
     base, *variants = evaluations
     target = mean_line_art(held_out)
@@ -141,8 +141,8 @@ def findings_json(evaluations: dict[str, Evaluation], found: Findings, held_out:
         return float(f"{value:.4g}") if np.isfinite(value) else None
 
     content = {
-        "headline": headline(evaluations, found, target),
-        "winner": winner(list(evaluations), found),
+        "headline": headline(evaluations, findings, target),
+        "winner": winner(list(evaluations), findings),
         "base": base,
         "variants": variants,
         "better": {name: score.direction for name, score in SCORES.items()},
@@ -154,7 +154,7 @@ def findings_json(evaluations: dict[str, Evaluation], found: Findings, held_out:
             {"one": one, "other": other, "score": score, "verdict": finding.verdict}
             | {"is_ratio": SCORES[score].is_ratio}  # -0.08: 8% lower; otherwise in the score's own unit
             | {end: rounded(value) for end, value in asdict(finding.difference).items()}
-            for (one, other), by_score in found.items()
+            for (one, other), by_score in findings.items()
             for score, finding in by_score.items()
         ],
         "line_art": {name: evaluation.is_line_art(target) for name, evaluation in evaluations.items()},
@@ -209,7 +209,7 @@ def report_text(
     all_params: Params,
     profile: Profile,
     evaluations: dict[str, Evaluation],
-    found: Findings,
+    findings: Findings,
     held_out: Sequence[LineArt],
     facts: str,
     plots: str,
@@ -218,11 +218,11 @@ def report_text(
     base, target = next(iter(evaluations)), mean_line_art(held_out)
     interval = f"{LEVEL:.0%} interval"
     doubt = "" if are_line_art(held_out, target) else " Of these, most are not line art themselves."
-    return f"""# {headline(evaluations, found, target)}
+    return f"""# {headline(evaluations, findings, target)}
 
 Adapters that differ in the captions they were trained on, held against each other and against the untouched {base}.
 
-{findings_table(evaluations, found, target)}
+{findings_table(evaluations, findings, target)}
 A variant wins if it is better than each other one and than the {base} in `val_loss` (error on held-out drawings) or
 `clip_score` (is what was asked for in the picture?) and worse in neither. A difference counts if its {interval} leaves
 out zero and it is at least {all_params.report.smallest_difference:.0%}. With fewer than {FEWEST} drawings or prompts
@@ -235,7 +235,7 @@ there is no telling.
 {scores_table(evaluations)}
 Differences with {interval}s: of losses the ratio, over the drawings; of scores the points, over the prompts.
 
-{differences_table(found)}
+{differences_table(findings)}
 ![Differences with their intervals]({plots}/differences.png)
 
 ## Training
@@ -269,15 +269,16 @@ Formulas and limits: tattoo_lora/diffusion/line_art.py.
 
 def read_steps(folder: Path) -> dict[int, Image.Image]:
     """The first prompt's picture by step, from those that a training drew."""
-    found = {int(path.parent.name.removeprefix("eval_step")): path for path in folder.glob("eval_step*/prompt00.png")}
-    return {step: Image.open(path).convert("RGB") for step, path in found.items()}
+    paths = {int(path.parent.name.removeprefix("eval_step")): path for path in folder.glob("eval_step*/prompt00.png")}
+    return {step: Image.open(path).convert("RGB") for step, path in paths.items()}
 
 
 def losses_by_timestep(evaluations: dict[str, Evaluation]) -> dict[str, pd.DataFrame]:
     """For each evaluation the mean losses at each timestep."""
     columns = [name for name, score in SCORES.items() if score.table == "drawings"]
     return {
-        name: found.drawings.groupby("timestep")[columns].mean().reset_index() for name, found in evaluations.items()
+        name: evaluation.drawings.groupby("timestep")[columns].mean().reset_index()
+        for name, evaluation in evaluations.items()
     }
 
 
@@ -311,7 +312,7 @@ def run(args: argparse.Namespace) -> None:
     drawings, images = read_drawings(args.processed / "drawings.csv"), args.processed / "images"
     held_out = [measure(Image.open(images / drawing.file)) for drawing in drawings if drawing.split == "val"]
     target = mean_line_art(held_out)
-    found = compare_all(evaluations, smallest)
+    findings = compare_all(evaluations, smallest)
 
     for folder in (args.metrics, args.plots, args.plots / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -324,7 +325,7 @@ def run(args: argparse.Namespace) -> None:
     steps = {name: read_steps(args.samples / name) for name in variants}
     for figure, file in (
         (comparison(prompts, first_seed_images), "comparison.png"),
-        (difference_plot(found), "differences.png"),
+        (difference_plot(findings), "differences.png"),
         (step_strip(all_params.train.prompts[0], steps), "steps.png"),
         (training_curves(logs), "training_curves.png"),
         (by_timestep(evaluations), "timesteps.png"),
@@ -340,10 +341,10 @@ def run(args: argparse.Namespace) -> None:
         f"{line_art_table(evaluations, held_out)}\n"
         f"Which differences are real: {LEVEL:.0%} intervals of ratios over drawings (losses) and of points over "
         f"prompts (clip_score);\nless than {smallest:.0%} of the second's value is no difference.\n\n"
-        f"{differences_table(found)}",
+        f"{differences_table(findings)}",
         encoding="utf-8",
     )
-    (args.metrics / "findings.json").write_text(findings_json(evaluations, found, held_out), encoding="utf-8")
+    (args.metrics / "findings.json").write_text(findings_json(evaluations, findings, held_out), encoding="utf-8")
     facts = data_facts(
         all_params.dataset,
         args.processed,
@@ -351,7 +352,7 @@ def run(args: argparse.Namespace) -> None:
         pd.read_csv(args.processed / "captions.csv"),
     )
     pictures = Path(os.path.relpath(args.plots, args.metrics)).as_posix()
-    text = report_text(all_params, profile, evaluations, found, held_out, facts, pictures)
+    text = report_text(all_params, profile, evaluations, findings, held_out, facts, pictures)
     (args.metrics / "report.md").write_text(text, encoding="utf-8")
     page = web_page(text.splitlines()[0].lstrip("# "), text, args.metrics)
     with replace_file(args.metrics / "report.html") as partial:  # the only result here that DVC caches

@@ -120,8 +120,8 @@ def training_curves(logs: dict[str, pd.DataFrame]) -> plt.Figure:
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
     for axis, column in zip(axes, ("val_loss", "clip_score", "train_loss"), strict=True):
         for name, log in logs.items():
-            known = log.dropna(subset=[column])
-            axis.plot(known["step"], known[column], marker="o" if column != "train_loss" else None, ms=4, label=name)
+            drawn = log.dropna(subset=[column])
+            axis.plot(drawn["step"], drawn[column], marker="o" if column != "train_loss" else None, ms=4, label=name)
         axis.set_title(column)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
@@ -171,15 +171,15 @@ def line_art_plot(evaluations: dict[str, Evaluation], target: LineArt) -> plt.Fi
     return figure
 
 
-def difference_plot(found: Findings) -> plt.Figure:
+def difference_plot(findings: Findings) -> plt.Figure:
     """Each pair's difference with its interval, a panel for each score: green better, red worse, grey neither."""
     colors = {"better": "#2a7f3f", "worse": "#c0392b"}
-    figure, axes = plt.subplots(1, len(SCORES), figsize=(13, 0.4 * len(found) + 1.3), sharey=True)
+    figure, axes = plt.subplots(1, len(SCORES), figsize=(13, 0.4 * len(findings) + 1.3), sharey=True)
     for axis, (column, score) in zip(axes, SCORES.items(), strict=True):
         axis.axvline(0, color="#888888", lw=1)
-        for row, findings in enumerate(found.values()):
-            difference, color = findings[column].difference, colors.get(findings[column].verdict, "#aaaaaa")
-            if difference.is_known:
+        for row, by_score in enumerate(findings.values()):
+            difference, color = by_score[column].difference, colors.get(by_score[column].verdict, "#aaaaaa")
+            if difference.has_interval:
                 axis.plot([difference.low, difference.high], [row, row], color=color, lw=2)
             axis.plot(difference.mean, row, "o", color=color)
         if score.is_ratio:
@@ -187,7 +187,7 @@ def difference_plot(found: Findings) -> plt.Figure:
             axis.locator_params(axis="x", nbins=5)
         axis.set_title(f"{column} ({score.direction} is better)", fontsize=10)
         axis.grid(alpha=0.3, axis="x")
-    axes[0].set_yticks(range(len(found)), [f"{one} - {other}" for one, other in found])
+    axes[0].set_yticks(range(len(findings)), [f"{one} - {other}" for one, other in findings])
     axes[0].invert_yaxis()
     return figure
 

@@ -46,7 +46,7 @@ class Score:
         def show(value: float) -> str:
             return f"{value:+.1%}" if self.is_ratio else f"{value:+.{self.digits}f}"
 
-        ends = f" [{show(difference.low)}, {show(difference.high)}]" if difference.is_known else ""
+        ends = f" [{show(difference.low)}, {show(difference.high)}]" if difference.has_interval else ""
         return show(difference.mean) + ends
 
 
@@ -114,7 +114,7 @@ def compare(one: Evaluation, other: Evaluation, smallest: float) -> dict[str, Fi
     the difference is a share of the other's, the geometric mean over the drawings; of scores in their own unit. One
     under `smallest`, a share of the other's value, does not count.
     """
-    found = {}
+    findings = {}
     for column, score in SCORES.items():
         tables = (getattr(evaluation, score.table) for evaluation in (one, other))
         values = [table.groupby(score.unit)[column].mean() for table in tables]
@@ -126,12 +126,12 @@ def compare(one: Evaluation, other: Evaluation, smallest: float) -> dict[str, Fi
             least = smallest
         else:
             difference, least = paired_difference(*values), smallest * abs(other.metrics[column])
-        found[column] = Finding(difference, verdict_of(difference, score, least))
-    return found
+        findings[column] = Finding(difference, judge(difference, score, least))
+    return findings
 
 
-def verdict_of(difference: Difference, score: Score, least: float) -> str:
-    if not difference.is_known:
+def judge(difference: Difference, score: Score, least: float) -> str:
+    if not difference.has_interval:
         return TOO_FEW
     if not difference.is_real(least):
         return "no difference"
@@ -149,48 +149,48 @@ def compare_all(evaluations: dict[str, Evaluation], smallest: float) -> Findings
     }
 
 
-def verdicts(one: str, other: str, found: Findings) -> dict[str, str]:
+def verdicts(one: str, other: str, findings: Findings) -> dict[str, str]:
     """The verdicts on one against other by score, whichever way round the pair was compared."""
-    if (one, other) in found:
-        return {column: finding.verdict for column, finding in found[one, other].items()}
-    return {column: OPPOSITE.get(finding.verdict, finding.verdict) for column, finding in found[other, one].items()}
+    if (one, other) in findings:
+        return {column: finding.verdict for column, finding in findings[one, other].items()}
+    return {column: OPPOSITE.get(finding.verdict, finding.verdict) for column, finding in findings[other, one].items()}
 
 
-def beats(one: str, other: str, found: Findings) -> bool:
+def beats(one: str, other: str, findings: Findings) -> bool:
     """Whether one is better in a score that decides, and worse in none, as far as all of these can be told."""
-    deciding = {verdict for column, verdict in verdicts(one, other, found).items() if column in DECIDE}
+    deciding = {verdict for column, verdict in verdicts(one, other, findings).items() if column in DECIDE}
     return "better" in deciding and not deciding & {"worse", TOO_FEW}
 
 
-def unbeaten(names: Sequence[str], found: Findings) -> list[str]:
+def unbeaten(names: Sequence[str], findings: Findings) -> list[str]:
     """Those that no other of them beats."""
-    return [name for name in names if not any(beats(other, name, found) for other in names if other != name)]
+    return [name for name in names if not any(beats(other, name, findings) for other in names if other != name)]
 
 
-def winner(names: Sequence[str], found: Findings) -> str | None:
+def winner(names: Sequence[str], findings: Findings) -> str | None:
     """The one that beats all others, if there is one; the first of the names, the base, does not win."""
     for name in names[1:]:
-        if all(beats(name, other, found) for other in names if other != name):
+        if all(beats(name, other, findings) for other in names if other != name):
             return name
     return None
 
 
-def headline(evaluations: dict[str, Evaluation], found: Findings, target: LineArt) -> str:
+def headline(evaluations: dict[str, Evaluation], findings: Findings, target: LineArt) -> str:
     """The result in one line; the first evaluation is the base."""
     base, *variants = evaluations
-    against_base = {name: verdicts(name, base, found) for name in variants}
+    against_base = {name: verdicts(name, base, findings) for name in variants}
     # What a picture shows comes first.
     for column in reversed(DECIDE):
         if all(verdict[column] == "worse" for verdict in against_base.values()):
             return all_worse(column, evaluations)
-    best = winner(list(evaluations), found)
+    best = winner(list(evaluations), findings)
     if best is not None:
         won = f"Winner: {best}" if len(variants) > 1 else f"{best} is better than the {base} model"
         return won if evaluations[best].is_line_art(target) else f"{won}, but what it draws is not line art"
-    return no_winner(evaluations, found, against_base) + all_below(evaluations)
+    return no_winner(evaluations, findings, against_base) + all_below(evaluations)
 
 
-def no_winner(evaluations: dict[str, Evaluation], found: Findings, against_base: dict[str, dict[str, str]]) -> str:
+def no_winner(evaluations: dict[str, Evaluation], findings: Findings, against_base: dict[str, dict[str, str]]) -> str:
     """Why there is no winner, or between which variants it is open."""
     base, *variants = evaluations
     for column in DECIDE:
@@ -199,10 +199,10 @@ def no_winner(evaluations: dict[str, Evaluation], found: Findings, against_base:
     fit = [name for name in variants if not any(against_base[name][column] == "worse" for column in DECIDE)]
     if not fit:
         return f"No winner: each is worse than the {base} model in {' or '.join(DECIDE)}"
-    better = [name for name in fit if beats(name, base, found)]
+    better = [name for name in fit if beats(name, base, findings)]
     if not better:
         return f"No winner: none is better than the {base} model"
-    first = unbeaten(better, found)
+    first = unbeaten(better, findings)
     if len(first) == 1:
         return f"No winner: {first[0]} comes nearest, but is not better than each other"
     return f"No winner: open between {' and '.join(first)}" if first else "No winner: each is beaten by another"

@@ -23,7 +23,7 @@ class Difference:
     high: float
 
     @property
-    def is_known(self) -> bool:
+    def has_interval(self) -> bool:
         return bool(np.isfinite([self.low, self.high]).all())
 
     def is_real(self, smallest: float = 0.0) -> bool:

@@ -28,8 +28,8 @@ def plain(text: object) -> str:
 def web_page(title: str, text: str, folder: Path) -> str:
     """The page for a Markdown text whose pictures lie at paths relative to `folder`."""
 
-    def inside(found: re.Match) -> str:
-        content = base64.b64encode((folder / html.unescape(found[1])).read_bytes()).decode()
+    def inside(match: re.Match) -> str:
+        content = base64.b64encode((folder / html.unescape(match[1])).read_bytes()).decode()
         return f'src="data:image/png;base64,{content}"'
 
     body = re.sub(r'src="([^"]+)"', inside, markdown(text, extensions=["tables"]))

@@ -168,9 +168,9 @@ def pick_micro_batch_size(
     return largest_fitting(effective_batch_size, lambda n: cuda_memory(lambda: make_gradients(n)), available)
 
 
-def largest_fitting(batch_size: int, memory_of: Callable[[int], float], available: float) -> int:
+def largest_fitting(batch_size: int, memory_for: Callable[[int], float], available: float) -> int:
     """The largest divisor of batch_size that fits, by what one sample and two of them take."""
-    one, two = memory_of(1), memory_of(2)
+    one, two = memory_for(1), memory_for(2)
     fitting = [n for n in divisors(batch_size) if n == 1 or one + (n - 1) * (two - one) <= available]
     return max(fitting)
 

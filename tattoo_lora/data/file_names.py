@@ -19,7 +19,7 @@ EMPTY = set("tattoo tattoos flash drawing drawings sketch design line lines art 
 JOINING = set("a an the of with and in on at by from for to".split())
 
 
-def words_of(stem: str) -> list[str]:
+def split_words(stem: str) -> list[str]:
     """The words of a preprocessed drawing's name (its stem) that say what is drawn; empty if none do."""
     name, marks = MARK.subn("", UUID.sub(" ", stem.casefold()))
     tokens = [token for token in re.split(r"[\W_]+", name) if token]
@@ -44,7 +44,7 @@ def caption_from_name(stem: str) -> str:
 
     Plurals and names in other scripts have no article.
     """
-    words = words_of(stem)
+    words = split_words(stem)
     if not words:
         return ""
     article = "an " if words[0][0] in "aeiou" else "a "

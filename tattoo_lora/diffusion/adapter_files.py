@@ -57,7 +57,7 @@ def read_adapter(path: Path, unet: nn.Module, text_encoder: nn.Module | None) ->
         where = f"{path}: {name}"
         if not {"down", "up"} <= layer.keys():
             raise UserError(f"{where}: half of the adapter's layer is missing")
-        down, up = fold(layer, scale_of(name, layer, config))
+        down, up = fold(layer, lora_scale(name, layer, config))
         down, up = fitting(where, down, up, modules[name])
         folded |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
         if "magnitude" in layer:
@@ -88,8 +88,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def plain_name(name: str) -> str:
     """The same text for all names that formats give a layer: `unet_down_blocks_0_…`, `te_encoder_layers_0_…`."""
     name = name.replace("base_model.model.", "").replace(".processor.", ".").replace(".", "_")
-    if found := re.match(r"(?:lora_te1?|text_encoder)_(?:text_model_)?|text_model_|(?=encoder_layers_)", name):
-        name = re.sub(r"_to_(q|k|v|out)$", r"_\1_proj", name[found.end() :])
+    if prefix := re.match(r"(?:lora_te1?|text_encoder)_(?:text_model_)?|text_model_|(?=encoder_layers_)", name):
+        name = re.sub(r"_to_(q|k|v|out)$", r"_\1_proj", name[prefix.end() :])
         return f"te_{name}"
     name = re.sub(r"^(?:lora_)?unet_", "", name)
     return "unet_" + re.sub(r"_to_out$", "_to_out_0", name)
@@ -100,12 +100,12 @@ def by_layer(path: Path, tensors: dict[str, Tensor], names: dict[str, str]) -> d
     layers: dict[str, Layer] = {}
     unknown = []
     for key, tensor in tensors.items():
-        found = next(filter(None, (pattern.fullmatch(key) for pattern in KEYS)), None)
-        name = names.get(plain_name(found[1])) if found else None
+        match = next(filter(None, (pattern.fullmatch(key) for pattern in KEYS)), None)
+        name = names.get(plain_name(match[1])) if match else None
         if name is None:
             unknown.append(key)
         else:
-            layers.setdefault(name, {})[ROLES.get(found[2], found[2])] = tensor
+            layers.setdefault(name, {})[ROLES.get(match[2], match[2])] = tensor
     if unknown:
         raise UserError(
             f"{path}: {len(unknown)} of {len(tensors)} keys fit no layer (first: {unknown[0]}); "
@@ -128,18 +128,18 @@ def read_config(path: Path, header: dict[str, str]) -> dict[str, dict]:
     return by_model if any(by_model.values()) else dict.fromkeys(models, config)
 
 
-def scale_of(name: str, layer: Layer, config: dict[str, dict]) -> float:
+def lora_scale(name: str, layer: Layer, config: dict[str, dict]) -> float:
     """alpha / rank of the layer; 1 if nothing says otherwise."""
     rank = layer["down"].shape[0]
     if "alpha" in layer:
         return layer["alpha"].item() / rank
     model, _, module = name.replace("text_model.", "").partition(".")
-    found = config.get(model, {})
-    if found.get("lora_alpha") is None:
+    settings = config.get(model, {})
+    if settings.get("lora_alpha") is None:
         return 1.0
-    pattern = {key.removeprefix("text_model."): of for key, of in (found.get("alpha_pattern") or {}).items()}
-    alpha = pattern.get(get_pattern_key(pattern.keys(), module), found["lora_alpha"])
-    return alpha / (rank**0.5 if found.get("use_rslora") else rank)
+    pattern = {key.removeprefix("text_model."): alpha for key, alpha in (settings.get("alpha_pattern") or {}).items()}
+    alpha = pattern.get(get_pattern_key(pattern.keys(), module), settings["lora_alpha"])
+    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 
 
 def fold(layer: Layer, scale: float) -> tuple[Tensor, Tensor]:

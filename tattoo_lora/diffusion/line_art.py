@@ -103,6 +103,6 @@ def mean_line_art(measured: Sequence[LineArt]) -> LineArt:
     means = {}
     for field in fields(LineArt):
         values = np.array([getattr(picture, field.name) for picture in measured], dtype=float)
-        known = values[~np.isnan(values)]
-        means[field.name] = float(known.mean()) if len(known) else float("nan")
+        numbers = values[~np.isnan(values)]
+        means[field.name] = float(numbers.mean()) if len(numbers) else float("nan")
     return LineArt(**means)
