@@ -62,7 +62,7 @@ class Defect:
     def key(self, root: Path) -> str:
         """Of what the result depends on: the defect, its file and its tests."""
         parts = [repr(self), (root / self.file).read_text(encoding="utf-8")]
-        parts += [(root / of.partition("::")[0]).read_text(encoding="utf-8") for of in self.tests]
+        parts += [(root / test.partition("::")[0]).read_text(encoding="utf-8") for test in self.tests]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -70,7 +70,7 @@ def read_table() -> list[Defect]:
     """The defects of plant_defects.yaml: by file, then [id, old, new, tests], where tests lie in this folder."""
     table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     return [
-        Defect(id, file, old, new, tuple(f"tests/{of}" for of in tests.split()))
+        Defect(id, file, old, new, tuple(f"tests/{test}" for test in tests.split()))
         for file, rows in table.items()
         for id, old, new, tests in rows
     ]
@@ -156,16 +156,16 @@ def main() -> None:
     # First all of these tests with no defect: they must pass.
     tests = sorted({test for defect in remaining for test in defect.tests})
     work = [
-        (f"{AS_IT_IS}{Path(file).stem}", None, [file] if file in of else of)
-        for file, of in ((file, list(of)) for file, of in groupby(tests, lambda test: test.partition("::")[0]))
+        (f"{AS_IT_IS}{Path(file).stem}", None, [file] if file in parts else parts)
+        for file, parts in ((file, list(parts)) for file, parts in groupby(tests, lambda test: test.partition("::")[0]))
     ]
     work += [(defect.id, defect, defect.tests) for defect in remaining]
-    key_of, started = {defect.id: keys[defect] for defect in remaining}, time.monotonic()
+    ids, started = {defect.id: keys[defect] for defect in remaining}, time.monotonic()
     for name, code in attempts(work, args.jobs):
-        said = "passes" if name not in key_of else {0: "SURVIVED", 1: "caught"}.get(code, f"no result ({code})")
+        said = "passes" if name not in ids else {0: "SURVIVED", 1: "caught"}.get(code, f"no result ({code})")
         print(f"{time.monotonic() - started:5.0f} s  {said:<9} {name}", flush=True)
-        if name in key_of and code in (0, 1):
-            results[key_of[name]] = code == 1
+        if name in ids and code in (0, 1):
+            results[ids[name]] = code == 1
             results_path.parent.mkdir(exist_ok=True)
             results_path.write_text(json.dumps(results, indent=0))
     by_result = {result: [d.id for d in defects if results.get(keys[d]) is result] for result in (True, False, None)}

@@ -46,9 +46,14 @@ def interrupt(project, arguments, log, row, with_signal):
     """Start the command and send the signal once the log has `row` rows; the exit code and what was printed."""
     # A suite run in the background may itself have been told to ignore Ctrl-C, and would hand that on.
     process = subprocess.Popen(
-        arguments, cwd=project, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        arguments,
+        cwd=project,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 120
     while rows(log) < row and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -15,8 +15,8 @@ SCRIPTS = sorted((ROOT / ".ci").iterdir())
 
 
 def test_the_workflows_and_the_citation_are_what_their_schemas_say():
-    of_schema = {"github-workflows": WORKFLOWS, "citation-file-format": [ROOT / "CITATION.cff"]}
-    for schema, files in of_schema.items():
+    files_by_schema = {"github-workflows": WORKFLOWS, "citation-file-format": [ROOT / "CITATION.cff"]}
+    for schema, files in files_by_schema.items():
         run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files), cwd=ROOT)
 
 
@@ -39,7 +39,7 @@ def test_every_script_that_a_workflow_calls_is_there():
 def test_a_job_of_every_week_runs_all_slow_tests():
     jobs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in WORKFLOWS]
     weekly = [job for job in jobs if "schedule" in (job.get(True) or {})]  # YAML 1.1 takes `on` for true
-    steps = [step.get("run") for job in weekly for of in job["jobs"].values() for step in of["steps"]]
+    steps = [step.get("run") for job in weekly for task in job["jobs"].values() for step in task["steps"]]
     assert ".ci/slow" in steps
     assert (ROOT / ".ci/slow").read_text(encoding="utf-8").splitlines()[-1].endswith("pytest -n 0 -m slow")
 

@@ -289,7 +289,7 @@ def test_started_in_any_folder_it_answers_on_this_machine_alone_and_sends_nothin
     command = ["streamlit", "run", str(ROOT / "app/dashboard.py"), "--server.port", str(port)]
     server = psutil.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     try:
-        while not (heard := [of.laddr.ip for of in server.net_connections() if of.status == psutil.CONN_LISTEN]):
+        while not (heard := [one.laddr.ip for one in server.net_connections() if one.status == psutil.CONN_LISTEN]):
             assert server.poll() is None
             time.sleep(0.05)
     finally:

@@ -82,9 +82,10 @@ def keys_read(paths, kind):
                 [target] = parents[call].targets
                 names.add(target.id)
             wholes += [
-                node for node in ast.walk(function)
+                node
+                for node in ast.walk(function)
                 if isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load)
-            ]  # fmt: skip
+            ]
         assert assigned == [], "a module's own variable can be read from anywhere"
         for node in wholes:
             parent = parents[node]
@@ -128,9 +129,9 @@ def test_the_keys_that_a_stage_reads_are_declared_and_no_others(stage, kind):
     read = keys_read(own, kind) - {"dataset", "profile"}  # in the stage's command or in the profile's name
     declared = set()
     for params in definition(stage).get("params", []):
-        of_profile = isinstance(params, dict)
-        if of_profile == (kind == "Profile"):
-            declared |= set(*params.values()) if of_profile else {re.sub(r"^variants\.[^.]+", "variants.*", params)}
+        in_profile = isinstance(params, dict)
+        if in_profile == (kind == "Profile"):
+            declared |= set(*params.values()) if in_profile else {re.sub(r"^variants\.[^.]+", "variants.*", params)}
     assert [key for key in read if not any(lies_in(key, section) for section in declared)] == []
     assert [section for section in declared if not any(lies_in(key, section) for key in read)] == []
 

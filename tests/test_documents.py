@@ -20,13 +20,13 @@ BLOCK = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n)?```bash\n(?P<code>.*?)
 LINK = re.compile(r"\]\((?!https?://)([^)\s]+)\)")
 
 
-def text_of(document):
+def read_text(document):
     return document.read_text(encoding="utf-8")
 
 
 def blocks(document):
     """(command lines, why they are not run or None) of each block for a shell."""
-    return [(match["code"], match["why"]) for match in BLOCK.finditer(text_of(document))]
+    return [(match["code"], match["why"]) for match in BLOCK.finditer(read_text(document))]
 
 
 RUN = [document for document in DOCUMENTS if any(why is None for _, why in blocks(document))]
@@ -58,13 +58,13 @@ def test_what_is_not_run_is_listed_and_at_least_parses(document, why, code):
 
 def anchors(document):
     """The headings as links name them on a Git host."""
-    headings = re.findall(r"^#+ (.+)$", text_of(document), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", read_text(document), re.MULTILINE)
     return {re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_every_link_leads_somewhere(document):
-    for link in LINK.findall(text_of(document)):
+    for link in LINK.findall(read_text(document)):
         path, _, anchor = link.partition("#")
         target = (document.parent / path).resolve() if path else document
         assert target.exists(), link
@@ -73,17 +73,17 @@ def test_every_link_leads_somewhere(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_every_program_that_is_named_is_there(document):
-    for module in re.findall(r"python -m ((?:app|stages|bench)[\w.]*)", text_of(document)):
+    for module in re.findall(r"python -m ((?:app|stages|bench)[\w.]*)", read_text(document)):
         path = ROOT / module.replace(".", "/")
         shown_in_a_recipe = module == "stages.shorten"
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file() or shown_in_a_recipe, module
-    for script in re.findall(r"(?<![\w/])(?:\.ci|tests)/[\w.]+", text_of(document)):
+    for script in re.findall(r"(?<![\w/])(?:\.ci|tests)/[\w.]+", read_text(document)):
         assert (ROOT / script).exists(), script
 
 
 def errors(source):
     """What the guide's line for each UserError holds, and how it ends: fixed parts of the message."""
-    for node in ast.walk(ast.parse(text_of(source))):
+    for node in ast.walk(ast.parse(read_text(source))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
             parts = [node.args[0]] if isinstance(node.args[0], ast.Constant) else node.args[0].values
             fixed = [part.value if isinstance(part, ast.Constant) else "…" for part in parts]
@@ -92,7 +92,7 @@ def errors(source):
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: os.path.relpath(source, ROOT))
 def test_every_error_is_in_the_troubleshooting_guide(source):
-    guide = [row.split(" |")[0] for row in text_of(ROOT / "docs/troubleshooting.md").splitlines()]
+    guide = [row.split(" |")[0] for row in read_text(ROOT / "docs/troubleshooting.md").splitlines()]
     missing = [error for error, end in errors(source) if not any(error in row and row.endswith(end) for row in guide)]
     assert missing == []
 

@@ -32,12 +32,12 @@ FLASH = Path(PROCESSED)
 BASE = Model(str(ROOT / "models/embedded/base"), None)
 
 
-def evaluated(project, *options):
-    call(
-        evaluate, project, "vanilla", "--latents", FLASH / "latents.safetensors",
-        "--drawings", FLASH / "drawings.csv", "--images", FLASH / "images", "--captions", FLASH / "captions_blip",
-        "--out", "out", *options,
-    )  # fmt: skip
+def evaluated(project, *more):
+    options = (
+        f"--latents {FLASH}/latents.safetensors --drawings {FLASH}/drawings.csv "
+        f"--images {FLASH}/images --captions {FLASH}/captions_blip --out out"
+    )
+    call(evaluate, project, "vanilla", *options.split(), *more)
     folder = project / "out"
     metrics = json.loads((folder / "metrics.json").read_text())
     return metrics, pd.read_csv(folder / "drawings.csv"), pd.read_csv(folder / "pictures.csv")
@@ -66,12 +66,12 @@ def encode(pipeline, texts):
     return encode_prompts(pipeline.tokenizer, pipeline.text_encoder, texts)
 
 
-def losses_by_hand(project, pipeline, texts_of):
-    """(held-out drawings, timesteps), with the text that `texts_of` gives a drawing's stem."""
+def losses_by_hand(project, pipeline, caption):
+    """(held-out drawings, timesteps), with the text that `caption` gives a drawing's stem."""
     drawings = [drawing for drawing in read_drawings(project / FLASH / "drawings.csv") if drawing.split == "val"]
     stored = load_file(project / FLASH / "latents.safetensors")
     latents = scaled_means([stored[drawing.file] for drawing in drawings], pipeline.vae.config.scaling_factor)
-    embeds = encode(pipeline, [texts_of(drawing.stem) for drawing in drawings])
+    embeds = encode(pipeline, [caption(drawing.stem) for drawing in drawings])
     noise_scheduler = load_noise_scheduler(BASE)
     return drawings, validation_losses(pipeline.unet, noise_scheduler, latents, embeds, timestep_grid(3, 1000), 8)
 

@@ -91,9 +91,14 @@ def test_an_experiment_in_a_temporary_folder_goes_on_where_it_was_stopped_and_kn
     commit(copy)
     command = ["dvc", "exp", "run", "--temp", "-f", "-S", "caption_blip.max_new_tokens=20"]  # -f: every stage runs
     process = subprocess.Popen(
-        command, cwd=copy, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+        command,
+        cwd=copy,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 300
     while not list((copy / ".scratch/train").glob("*/step00000020")):
         assert process.poll() is None and time.monotonic() < deadline

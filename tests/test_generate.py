@@ -105,7 +105,7 @@ def test_each_setting_of_the_command_counts(processed, tmp_path):
         made = json.loads(call(generate, project, "an owl", *options, *arguments, "--out", kind))
         pictures[kind] = [Image.open(project / entry["files"][0]).tobytes() for entry in made]
         assert [entry["settings"]["seed"] for entry in made] == [5, 6]
-    assert len({picture for of_kind in pictures.values() for picture in of_kind}) == 8
+    assert len({picture for kind in pictures.values() for picture in kind}) == 8
     profile = load_profile("embedded", ROOT)
     pipeline = load_pipeline(Model(str(ROOT / profile.base.id), None), profile.inference.dtype)
     embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["an owl", "a skull", ""]).split(1)

@@ -52,11 +52,11 @@ def train(project, **settings):
     for key, value in settings.items():
         name = key.rpartition(".")[2]
         set_value(next(path for path in files if re.search(rf"(?m)^ *{name}:", path.read_text())), key, value)
-    call(
-        stages.train.__main__, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
-        "--drawings", f"{PROCESSED}/drawings.csv", "--captions", f"{PROCESSED}/captions_blip",
-        "--lora", "lora", "--log-csv", "log.csv", "--samples", "samples",
-    )  # fmt: skip
+    options = (
+        f"--latents {PROCESSED}/latents.safetensors --drawings {PROCESSED}/drawings.csv "
+        f"--captions {PROCESSED}/captions_blip --lora lora --log-csv log.csv --samples samples"
+    )
+    call(stages.train.__main__, project, "blip", *options.split())
     for path, text in zip(files, before, strict=True):
         path.write_text(text)
     return project / "lora"
@@ -87,11 +87,11 @@ def test_an_adapter_is_trained_with_pictures_on_the_way(project, kind):
 
 def test_an_adapter_is_measured_and_drawn_with(project):
     lora = train(project) / "best.safetensors"
-    call(
-        stages.evaluate.__main__, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
-        "--drawings", f"{PROCESSED}/drawings.csv", "--images", f"{PROCESSED}/images",
-        "--captions", f"{PROCESSED}/captions_blip", "--lora", lora, "--out", "out",
-    )  # fmt: skip
+    options = (
+        f"--latents {PROCESSED}/latents.safetensors --drawings {PROCESSED}/drawings.csv --images {PROCESSED}/images "
+        f"--captions {PROCESSED}/captions_blip --lora {lora} --out out"
+    )
+    call(stages.evaluate.__main__, project, "blip", *options.split())
     assert all(is_drawn(path) for path in (project / "out").glob("*.png"))
     metrics = json.loads((project / "out/metrics.json").read_text())
     # As in float32, up to the dtype's own rounding: bfloat16 has 8 bits.
@@ -100,11 +100,11 @@ def test_an_adapter_is_measured_and_drawn_with(project):
 
 def reference(project, lora):
     set_value(project / "profiles/embedded.yaml", "dtype", "float32")
-    call(
-        stages.evaluate.__main__, project, "blip", "--latents", f"{PROCESSED}/latents.safetensors",
-        "--drawings", f"{PROCESSED}/drawings.csv", "--images", f"{PROCESSED}/images",
-        "--captions", f"{PROCESSED}/captions_blip", "--lora", lora, "--out", "reference",
-    )  # fmt: skip
+    options = (
+        f"--latents {PROCESSED}/latents.safetensors --drawings {PROCESSED}/drawings.csv --images {PROCESSED}/images "
+        f"--captions {PROCESSED}/captions_blip --lora {lora} --out reference"
+    )
+    call(stages.evaluate.__main__, project, "blip", *options.split())
     return json.loads((project / "reference/metrics.json").read_text())["val_loss"]
 
 

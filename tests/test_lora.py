@@ -136,9 +136,15 @@ def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
     """What the pipeline draws, before rounding to bytes."""
     embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, ["", "an owl"])
     return pipeline(
-        prompt_embeds=embeds[1:], negative_prompt_embeds=embeds[:1], num_inference_steps=3, guidance_scale=3.0,
-        height=64, width=64, generator=torch.Generator().manual_seed(0), output_type="np",
-    ).images  # fmt: skip
+        prompt_embeds=embeds[1:],
+        negative_prompt_embeds=embeds[:1],
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        height=64,
+        width=64,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images
 
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -155,17 +161,17 @@ FACTORS = {
 ATTENTION_ONLY = [key for key in FACTORS if "to_" in key or "q_proj" in key]
 
 
-def module_of(pipeline, name):
+def find_module(pipeline, name):
     model, _, inner = name.replace("text_model.", "").partition(".")
     return getattr(pipeline, model).get_submodule(inner)
 
 
-def layers_of(pipeline, names=tuple(FACTORS)):
+def make_layers(pipeline, names=tuple(FACTORS)):
     """{module: (down, up, mid or None, alpha)} of random numbers that change what the model says."""
     generator, layers = torch.Generator().manual_seed(0), {}
     for name in names:
         rank, alpha, split = FACTORS[name]
-        outer, inner, *kernel = module_of(pipeline, name).weight.shape
+        outer, inner, *kernel = find_module(pipeline, name).weight.shape
 
         def normal(*shape):
             return torch.randn(shape, generator=generator) * 0.2
@@ -212,43 +218,54 @@ FILES = {
     "kohya LoCon": lambda layers: (kohya_file(layers), {}, True),
     "kohya of diffusers' script, lora_te1_": lambda layers: (kohya_file(layers, te="lora_te1_"), {}, True),
     "kohya without alphas, in half precision": lambda layers: (
-        {key: tensor.half() for key, tensor in kohya_file(layers).items() if "alpha" not in key}, {}, False
+        {key: tensor.half() for key, tensor in kohya_file(layers).items() if "alpha" not in key},
+        {},
+        False,
     ),
     "diffusers, first": lambda layers: (
-        named({key: layers[key] for key in ATTENTION_ONLY}, ".down.weight", ".up.weight", processor_name), {}, False
+        named({key: layers[key] for key in ATTENTION_ONLY}, ".down.weight", ".up.weight", processor_name),
+        {},
+        False,
     ),
-    "diffusers, second": lambda layers: (
-        named(locon_off(layers), ".lora.down.weight", ".lora.up.weight"), {}, False
-    ),
+    "diffusers, second": lambda layers: (named(locon_off(layers), ".lora.down.weight", ".lora.up.weight"), {}, False),
     "diffusers, text encoder's": lambda layers: (
         named(
-            {key: of for key, of in layers.items() if key.startswith("text")},
-            ".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight",
-        ), {}, False,
+            {key: layer for key, layer in layers.items() if key.startswith("text")},
+            ".lora_linear_layer.down.weight",
+            ".lora_linear_layer.up.weight",
+        ),
+        {},
+        False,
     ),
     "PEFT of diffusers, with its header": lambda layers: (
-        named(locon_off(layers), ".lora_A.weight", ".lora_B.weight"), metadata(locon_off(layers)), True
+        named(locon_off(layers), ".lora_A.weight", ".lora_B.weight"),
+        metadata(locon_off(layers)),
+        True,
     ),
     "PEFT without text_model": lambda layers: (
         named(locon_off(layers), ".lora_A.weight", ".lora_B.weight", lambda name: name.replace("text_model.", "")),
-        {}, False,
+        {},
+        False,
     ),
     "PEFT, raw": lambda layers: (
         named(
-            {key: of for key, of in locon_off(layers).items() if key.startswith("unet")},
-            ".lora_A.default.weight", ".lora_B.default.weight",
+            {key: layer for key, layer in locon_off(layers).items() if key.startswith("unet")},
+            ".lora_A.default.weight",
+            ".lora_B.default.weight",
             lambda name: "base_model.model." + name.removeprefix("unet."),
-        ), {}, False,
+        ),
+        {},
+        False,
     ),
-}  # fmt: skip
+}
 
 
 def metadata(layers):
     pattern = {name: alpha for name, (*_, alpha) in layers.items()}
     config = {"unet.r": 4, "unet.lora_alpha": 1.0, "text_encoder.r": 4, "text_encoder.lora_alpha": 1.0}
     for model in ("unet", "text_encoder"):
-        of_model = {k.removeprefix(f"{model}."): v for k, v in pattern.items() if k.startswith(f"{model}.")}
-        config[f"{model}.alpha_pattern"] = {k: v for k, v in of_model.items() if v != 1.0}
+        own = {k.removeprefix(f"{model}."): v for k, v in pattern.items() if k.startswith(f"{model}.")}
+        config[f"{model}.alpha_pattern"] = {k: v for k, v in own.items() if v != 1.0}
     return {"lora_adapter_metadata": json.dumps(config)}
 
 
@@ -263,17 +280,17 @@ def said(pipeline):
 @pytest.mark.parametrize("kind", FILES)
 def test_a_file_of_others_does_what_merging_it_exactly_does(kind, tmp_path):
     merged, loaded = make_pipeline(), make_pipeline()
-    layers = layers_of(merged)
+    layers = make_layers(merged)
     tensors, header, alphas_count = FILES[kind](layers)
     held = {key.rpartition("lora")[0] for key in tensors}
-    save_file({key: of.clone() for key, of in tensors.items()}, tmp_path / "file.safetensors", header)
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "file.safetensors", header)
     before = said(merged)
     read = read_adapter(tmp_path / "file.safetensors", merged.unet, merged.text_encoder)
     assert len(held) >= 2 and len(read) == 2 * len({key.rpartition(".lora_")[0] for key in read})
     for name, (down, up, mid, alpha) in layers.items():
         if f"{name.replace('text_model.', '')}.lora_A.weight" in read:
             kernel = down.flatten(1) if mid is None else torch.einsum("rshw,si->rihw", mid, down.flatten(1)).flatten(1)
-            weight = module_of(merged, name).weight
+            weight = find_module(merged, name).weight
             change = (up.flatten(1) @ kernel).view_as(weight) * (alpha / down.shape[0] if alphas_count else 1)
             weight.data += change
     load_lora(loaded, tmp_path / "file.safetensors")
@@ -284,7 +301,7 @@ def test_a_file_of_others_does_what_merging_it_exactly_does(kind, tmp_path):
 def test_raw_peft_files_take_their_scale_from_the_config_beside_them(tmp_path):
     pipeline = make_pipeline()
     name = f"{BLOCK}.attn1.to_q"
-    down, up, _, _ = layers_of(pipeline)[f"unet.{name}"]
+    down, up, _, _ = make_layers(pipeline)[f"unet.{name}"]
     tensors = {f"base_model.model.{name}.lora_A.weight": down, f"base_model.model.{name}.lora_B.weight": up}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     for config, scale in (({"lora_alpha": 8, "r": 4}, 2), ({"lora_alpha": 8, "r": 4, "use_rslora": True}, 4)):
@@ -298,8 +315,8 @@ def test_raw_peft_files_take_their_scale_from_the_config_beside_them(tmp_path):
 
 def some(changes):
     """A kohya file of two layers of the miniature, changed."""
-    tensors = kohya_file(layers_of(MINIATURE(), ATTENTION_ONLY[:2]))
-    return {key: of for key, of in (tensors | changes).items() if of is not None}
+    tensors = kohya_file(make_layers(MINIATURE(), ATTENTION_ONLY[:2]))
+    return {key: tensor for key, tensor in (tensors | changes).items() if tensor is not None}
 
 
 TO_Q = kohya_name(f"unet.{BLOCK}.attn1.to_q")

@@ -59,8 +59,12 @@ def test_only_what_is_new_or_newer_is_copied_and_edits_of_the_copy_stay(root, tm
     folder(mine, fox=b"1")
     assert bring_in(mine, root) == "mine"
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
-        "owl.png": b"1", "owl.txt": b"my owl", "rose.png": b"edited", "wolf.png": b"newer", "fox.png": b"1"
-    }  # fmt: skip
+        "owl.png": b"1",
+        "owl.txt": b"my owl",
+        "rose.png": b"edited",
+        "wolf.png": b"newer",
+        "fox.png": b"1",
+    }
     assert "2 files copied to data/raw/mine, 2 were there already." in capsys.readouterr().out
 
 

@@ -21,18 +21,18 @@ SIDE = 128
 
 
 @cache
-def path_of(seed):
+def drawing_path(seed):
     return DRAWINGS[seed * 37 % len(DRAWINGS)]
 
 
-def of_photo(tmp_path, image):
+def prepared_photo(tmp_path, image):
     image.save(tmp_path / "photo.jpg", quality=90)
     found = prepare(tmp_path / "photo.jpg", PARAMS, SIDE)
     assert found.notes[0].startswith("taken as a photo: ")
     return np.asarray(Image.open(io.BytesIO(found.png)).convert("L")) / 255, found.notes[0]
 
 
-def ink_of(luminance):
+def ink_share(luminance):
     """The ink in its box, stretched to a square: a photo does not tell how long the sheet was."""
     ink = Image.fromarray((255 * (1 - luminance)).astype(np.uint8))
     box = ink.point(lambda level: 255 * (level > 100)).getbbox()
@@ -40,8 +40,8 @@ def ink_of(luminance):
 
 
 def correlation(luminance, seed):
-    straight = Image.open(io.BytesIO(prepare(path_of(seed), PARAMS, SIDE).png)).convert("L")
-    return np.corrcoef(ink_of(luminance).ravel(), ink_of(np.asarray(straight) / 255).ravel())[0, 1]
+    straight = Image.open(io.BytesIO(prepare(drawing_path(seed), PARAMS, SIDE).png)).convert("L")
+    return np.corrcoef(ink_share(luminance).ravel(), ink_share(np.asarray(straight) / 255).ravel())[0, 1]
 
 
 def check(luminance, seed, least=0.85):
@@ -52,12 +52,12 @@ def check(luminance, seed, least=0.85):
 
 
 def drawing(seed):
-    return Image.open(path_of(seed)).convert("RGB")
+    return Image.open(drawing_path(seed)).convert("RGB")
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_photo_of_a_sheet_on_a_table_becomes_the_drawing(tmp_path, seed):
-    luminance, note = of_photo(tmp_path, photo(seed, [drawing(seed)], dim=0.3 if seed % 4 == 0 else None))
+    luminance, note = prepared_photo(tmp_path, photo(seed, [drawing(seed)], dim=0.3 if seed % 4 == 0 else None))
     assert "sheet straightened, light evened" in note
     check(luminance, seed)
 
@@ -78,14 +78,14 @@ def test_a_photo_of_a_sheet_on_a_table_becomes_the_drawing(tmp_path, seed):
     ids=["fills", "dim", "ruled", "ruled, fills", "kraft", "pink", "mid table", "white on black", "white, fills"],
 )
 def test_other_papers_and_tables(tmp_path, seed, options, straightened):
-    luminance, note = of_photo(tmp_path, photo(seed, [drawing(seed)], **options))
+    luminance, note = prepared_photo(tmp_path, photo(seed, [drawing(seed)], **options))
     assert ("sheet straightened" in note) == straightened
     assert ("light on dark turned around" in note) == ("white_ink" in options)
     check(luminance, seed)
 
 
 def test_several_motifs_stay_on_one_picture(tmp_path):
-    luminance, _ = of_photo(tmp_path, photo(37, [drawing(seed) for seed in (3, 1, 12)]))
+    luminance, _ = prepared_photo(tmp_path, photo(37, [drawing(seed) for seed in (3, 1, 12)]))
     rows = (luminance < 0.5).any(axis=1)
     assert np.count_nonzero(np.diff(rows.astype(int)) == 1) == 3
 
@@ -111,7 +111,7 @@ def test_a_sheet_on_a_black_lid_is_one_without_any_noise_too(tmp_path, angle):
     table = Image.new("RGB", (800, 900))
     sheet = page.convert("RGBA").rotate(angle, Image.Resampling.BICUBIC, expand=True)
     table.paste(sheet, ((800 - sheet.width) // 2, (900 - sheet.height) // 2), sheet)
-    luminance, note = of_photo(tmp_path, table)
+    luminance, note = prepared_photo(tmp_path, table)
     assert note == "taken as a photo: sheet straightened, light evened"
     check(luminance, 3)
 

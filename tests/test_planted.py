@@ -26,7 +26,7 @@ def let_learn(drawing: Path) -> None:
         drawing.write_bytes(drawing.read_bytes() + b"\0")
 
 
-def copy_of(target: Path, learned: list[str] = (), others: list[str] | None = None) -> Path:
+def planted_copy(target: Path, learned: list[str] = (), others: list[str] | None = None) -> Path:
     """The project as Git would carry it, with the named drawings or all, as far as the latents.
 
     Those of `learned` are learned from in any case, the `others` as their content decides.
@@ -89,7 +89,7 @@ def verdicts(one, other):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return copy_of(tmp_path_factory.mktemp("planted") / "p")
+    return planted_copy(tmp_path_factory.mktemp("planted") / "p")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_training_that_copies_its_drawings_is_flagged(tmp_path, right):
     prompts = load_params(ROOT).evaluate.prompts
     asked_for = [prompt.split(",")[0].removeprefix("a ").replace(" ", "-") for prompt in prompts]
     # These eight and some to hold out, so often that nothing is left to learn but they themselves.
-    project = copy_of(tmp_path / "p", asked_for, ["brain", "bug", "grapes", "lizard"])
+    project = planted_copy(tmp_path / "p", asked_for, ["brain", "bug", "grapes", "lizard"])
     drawings = read_drawings(project / PROCESSED / "drawings.csv")
     assert {Path(drawing.file).stem for drawing in drawings if drawing.split == "train"} == set(asked_for)
     set_value(project / "profiles/embedded.yaml", "steps", 900)

@@ -54,7 +54,7 @@ def run_preprocess(raw, out, processes=1, resolution=32, **changes):
     return preprocess(raw, out, out.with_name("sheet.png"), replace(PARAMS, **changes), resolution, processes)
 
 
-def of_source(rows):
+def by_source(rows):
     return {row.source: row for row in rows}
 
 
@@ -204,7 +204,7 @@ def hostile_folder(raw):
 
 
 def check_hostile(rows, out, expected):
-    found = of_source(rows)
+    found = by_source(rows)
     assert found.keys() == expected.keys()
     wrong = {
         source: (found[source].status, found[source].reason, found[source].note)
@@ -225,7 +225,7 @@ def test_of_a_hostile_folder_every_file_has_the_right_row(tmp_path):
     check_hostile(rows, tmp_path / "out", expected)
     assert {path: path.lstat().st_mtime_ns for path in (tmp_path / "raw").rglob("*")} == before
     assert read_user_captions(tmp_path / "out/captions_user.csv") == {
-        of_source(rows)[source].file: "an anchor" for source in ("stem.png", "stem.jpg")
+        by_source(rows)[source].file: "an anchor" for source in ("stem.png", "stem.jpg")
     }
     draw_sheet(tmp_path / "sheet.png", tmp_path / "raw", rows, facts)
     assert Image.open(tmp_path / "sheet.png").height > 1500
@@ -381,13 +381,13 @@ hashes = st.lists(st.integers(0, 2**64 - 1).map(lambda n: f"{n:064x}"), max_size
 def test_groups_are_transitive_and_complete(hashes, distance):
     pairs = [*near_pairs(hashes, hashes, distance), *same_pairs(hashes)]
     groups = group(len(hashes), pairs)
-    of = {position: k for k, positions in enumerate(groups) for position in positions}
-    assert len(of) == sum(map(len, groups))  # a drawing is in one group only
+    number = {position: k for k, positions in enumerate(groups) for position in positions}
+    assert len(number) == sum(map(len, groups))  # a drawing is in one group only
     words = to_words(hashes) if hashes else np.zeros((0, 4), np.uint64)
     near = distances(words, words, words) <= distance
     for i in range(len(hashes)):
         for j in range(i):
-            assert not near[i, j] or of[i] == of[j]
+            assert not near[i, j] or number[i] == number[j]
 
 
 @settings(deadline=None, max_examples=8)
@@ -403,9 +403,9 @@ def test_a_group_never_straddles_the_split(tmp_path_factory, seeds, duplicates):
     except UserError:
         return
     groups = {row.group for row in rows if row.group}
-    for of in ([row for row in rows if row.group == name] for name in groups):
-        assert len({row.split for row in of}) == 1
-        assert sum(row.status == "kept" for row in of) == (1 if duplicates == "drop" else len(of))
+    for members in ([row for row in rows if row.group == name] for name in groups):
+        assert len({row.split for row in members}) == 1
+        assert sum(row.status == "kept" for row in members) == (1 if duplicates == "drop" else len(members))
     same = [row for row in rows if row.source[0].isdigit()]
     for one in same:
         for other in same:
@@ -415,10 +415,10 @@ def test_a_group_never_straddles_the_split(tmp_path_factory, seeds, duplicates):
 
 def test_of_duplicates_the_largest_is_kept_and_one_with_a_caption_before_it(raw, tmp_path):
     drawing(3).resize((600, 450), Image.Resampling.LANCZOS).save(raw / "d3 large.png")
-    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    rows = by_source(run_preprocess(raw, tmp_path / "out")[0])
     assert (rows["d3.png"].status, rows["d3 large.png"].status) == ("duplicate", "kept")
     (raw / "d3.txt").write_text("mine")
-    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    rows = by_source(run_preprocess(raw, tmp_path / "out")[0])
     assert (rows["d3.png"].status, rows["d3 large.png"].status) == ("kept", "duplicate")
 
 
@@ -430,7 +430,7 @@ def test_of_equally_large_duplicates_the_one_is_kept_whose_name_has_nothing_adde
     (raw / "z").mkdir()
     for name in ("z/anchor", copy):
         drawing(80).save(raw / f"{name}.png")
-    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    rows = by_source(run_preprocess(raw, tmp_path / "out")[0])
     assert (rows["z/anchor.png"].status, rows[f"{copy}.png"].status) == ("kept", "duplicate")
     assert rows[f"{copy}.png"].reason == "same file as z/anchor.png"
 
@@ -501,9 +501,9 @@ def test_what_is_no_copy_of_the_kept_one_is_kept_though_a_third_is_like_both(tmp
     names, bits = ("a.png", "b.png", "c.png"), (0, 20, 40)
     hashes = [f"{(1 << n) - 1:064x}" for n in bits]
     drawings = []
-    for i, (name, bits_of) in enumerate(zip(names, hashes, strict=True)):
+    for i, (name, bits) in enumerate(zip(names, hashes, strict=True)):
         sha256 = f"{i}" * 64
-        outcome = Outcome(sha256, sha256, True, "", sha256, 9 - i, 9, hash=bits_of, mirrored_hash=bits_of)
+        outcome = Outcome(sha256, sha256, True, "", sha256, 9 - i, 9, hash=bits, mirrored_hash=bits)
         drawings.append(Candidate(RawFile(Path(name), name), outcome))
         Memo("preprocess").write(outcome.key, ".ink.png", to_png(Image.new("L", (192, 192), 2)))
     places = find_places(drawings, replace(PARAMS, duplicate_distance=30))
@@ -515,7 +515,7 @@ def test_texts_and_rights_that_belong_to_no_drawing_are_said(raw, tmp_path, caps
     (raw / "d1.txt").write_text("an anchor")
     (raw / "d11.txt").write_text("a typing error")
     (raw / "rights.csv").write_text("file,license\nd1.png,CC0\nd1.pgn,CC0\nD2.png,CC0\n*,CC0\n")
-    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    rows = by_source(run_preprocess(raw, tmp_path / "out")[0])
     assert (rows["d11.txt"].status, rows["d11.txt"].reason) == ("ignored", "a text, and no drawing of its name")
     note = "rows that name no file of the folder: 2, the first: d1.pgn"
     assert rows["rights.csv"].note == note
@@ -555,17 +555,17 @@ def test_a_drawing_linked_from_a_dvc_cache_is_read(raw, tmp_path):
     cached.parent.mkdir(parents=True)
     (tmp_path / "linked.png").rename(cached)
     (raw / "linked.png").symlink_to(cached)
-    assert of_source(run_preprocess(raw, tmp_path / "out")[0])["linked.png"].status == "kept"
+    assert by_source(run_preprocess(raw, tmp_path / "out")[0])["linked.png"].status == "kept"
 
 
 def test_rights_go_into_the_manifest_and_may_be_required(raw, tmp_path):
     (raw / "rights.csv").write_text(
         "file,license,author\nd1.png,CC0,Ada\nd2.png,,\n*,CC BY 4.0,\n", encoding="utf-8-sig"
     )
-    rows = of_source(run_preprocess(raw, tmp_path / "out")[0])
+    rows = by_source(run_preprocess(raw, tmp_path / "out")[0])
     assert (rows["d1.png"].license, rows["d1.png"].author, rows["d3.png"].license) == ("CC0", "Ada", "CC BY 4.0")
     assert rows["rights.csv"].reason == "the drawings' rights"
-    rows = of_source(run_preprocess(raw, tmp_path / "out", require_license=True)[0])
+    rows = by_source(run_preprocess(raw, tmp_path / "out", require_license=True)[0])
     assert (rows["d2.png"].status, rows["d2.png"].reason) == ("rejected", "no license in rights.csv")
     assert sum(row.status == "kept" for row in rows.values()) == 7
 
@@ -679,9 +679,7 @@ def test_few_drawings_are_held_out_by_the_lowest_hashes_and_one_more_moves_at_mo
         assert not moved
 
 
-@pytest.mark.parametrize(
-    ("count", "fewest"), [(2, 1), (3, 1), (7, 1), (8, 2), (11, 2), (12, 3), (25, 3), (2000, 3)]
-)  # fmt: skip
+@pytest.mark.parametrize(("count", "fewest"), [(2, 1), (3, 1), (7, 1), (8, 2), (11, 2), (12, 3), (25, 3), (2000, 3)])
 def test_of_few_drawings_enough_are_held_out_to_judge_by(count, fewest):
     contents = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)]
     assert fewest_held_out(count) == fewest == len(held_out(contents, 1e-9))

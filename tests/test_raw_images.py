@@ -173,7 +173,7 @@ def test_of_a_camera_raw_the_small_preview_is_not_taken_for_the_picture(tmp_path
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK"])
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 def test_of_several_pages_the_first_is_read_and_usable_when_the_file_is_closed(tmp_path, mode, compression):
-    pages = [of.convert(mode) for of in (bar(), ImageOps.mirror(bar()), bar((30, 30)))]
+    pages = [page.convert(mode) for page in (bar(), ImageOps.mirror(bar()), bar((30, 30)))]
     pages[0].save(tmp_path / "m.tif", save_all=True, append_images=pages[1:], compression=compression)
     image, notes = open_rgb(tmp_path / "m.tif")
     assert notes == ["first of 3 frames"]
@@ -182,8 +182,8 @@ def test_of_several_pages_the_first_is_read_and_usable_when_the_file_is_closed(t
 
 def psd(layers):
     """A PSD, whole and flattened, with that many layers of nothing."""
-    of_layer = struct.pack(">4iH", 0, 0, 0, 0, 0) + b"8BIMnorm" + struct.pack(">4BI", 255, 0, 0, 0, 12) + bytes(12)
-    info = struct.pack(">h", layers) + layers * of_layer
+    layer = struct.pack(">4iH", 0, 0, 0, 0, 0) + b"8BIMnorm" + struct.pack(">4BI", 255, 0, 0, 0, 12) + bytes(12)
+    info = struct.pack(">h", layers) + layers * layer
     section = struct.pack(">I", len(info)) + info + bytes(4)
     header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 40, 80, 8, 3) + bytes(8)
     return header + struct.pack(">I", len(section)) + section + b"\0\0" + np.moveaxis(np.asarray(bar()), 2, 0).tobytes()
@@ -199,10 +199,19 @@ def test_of_a_psd_all_layers_together_are_read(tmp_path, layers):
 @pytest.mark.parametrize(
     "error",
     [
-        AssertionError(), struct.error("unpack"), SyntaxError("x"), OverflowError("x"), MemoryError(), IndexError("x"),
-        KeyError("x"), RuntimeError("x"), ZeroDivisionError("x"), EOFError(), RecursionError(),
+        AssertionError(),
+        struct.error("unpack"),
+        SyntaxError("x"),
+        OverflowError("x"),
+        MemoryError(),
+        IndexError("x"),
+        KeyError("x"),
+        RuntimeError("x"),
+        ZeroDivisionError("x"),
+        EOFError(),
+        RecursionError(),
     ],
-)  # fmt: skip
+)
 def test_whatever_a_decoder_raises_rejects_the_file(tmp_path, monkeypatch, error):
     bar().save(tmp_path / "a.png")
 
@@ -247,9 +256,17 @@ def test_a_tiff_whose_palette_has_eight_bits_is_not_black(tmp_path):
 
 def test_channels_of_sixteen_bits_that_lie_apart_are_rejected_and_not_read_as_noise(tmp_path):
     entries = [
-        (0x100, 3, 1, 40), (0x101, 3, 1, 40), (0x102, 3, 3, 200), (0x103, 3, 1, 1), (0x106, 3, 1, 2),
-        (0x111, 4, 3, 206), (0x115, 3, 1, 3), (0x116, 3, 1, 40), (0x117, 4, 3, 218), (0x11C, 3, 1, 2),
-    ]  # fmt: skip
+        (0x100, 3, 1, 40),
+        (0x101, 3, 1, 40),
+        (0x102, 3, 3, 200),
+        (0x103, 3, 1, 1),
+        (0x106, 3, 1, 2),
+        (0x111, 4, 3, 206),
+        (0x115, 3, 1, 3),
+        (0x116, 3, 1, 40),
+        (0x117, 4, 3, 218),
+        (0x11C, 3, 1, 2),
+    ]
     directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
     offsets = struct.pack("<3I", *(300 + 3200 * i for i in range(3)))
     content = (b"II*\0" + struct.pack("<I", 8) + directory).ljust(200, b"\0") + struct.pack("<3H", 16, 16, 16)
@@ -284,16 +301,16 @@ def test_floats_of_any_usual_range_keep_their_brightness(tmp_path, top, beyond):
 def grey_profile():
     """A profile of greys with gamma 1, the smallest that the specification allows."""
 
-    def text(of):
-        return b"desc" + bytes(4) + struct.pack(">I", len(of) + 1) + of + bytes(79)
+    def text(words):
+        return b"desc" + bytes(4) + struct.pack(">I", len(words) + 1) + words + bytes(79)
 
     white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
     curve = b"curv" + bytes(4) + struct.pack(">I", 0)
     tags, offset, content = [], 128 + 4 + 3 * 12, b""
-    for name, of in ((b"desc", text(b"linear grey")), (b"wtpt", white), (b"kTRC", curve)):
-        of += bytes(-len(of) % 4)
-        tags.append(name + struct.pack(">II", offset + len(content), len(of)))
-        content += of
+    for name, value in ((b"desc", text(b"linear grey")), (b"wtpt", white), (b"kTRC", curve)):
+        value += bytes(-len(value) % 4)
+        tags.append(name + struct.pack(">II", offset + len(content), len(value)))
+        content += value
     size = offset + len(content)
     header = struct.pack(">I4sI", size, b"lcms", 0x02100000) + b"mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28)
     header += struct.pack(">3i", 63190, 65536, 54061)
@@ -337,7 +354,7 @@ def test_margins_are_trimmed_and_padded_evenly(tmp_path):
     page.save(tmp_path / "corner.png")
     trimmed = picture(prepared(tmp_path / "corner.png", margin=0.25).png)[:, :, 0]
     ink = np.flatnonzero((trimmed < 128).any(axis=0)), np.flatnonzero((trimmed < 128).any(axis=1))
-    assert [(of[0], of[-1]) for of in ink] == [(5, 26), (5, 26)]  # 40 px and a quarter of it on each side
+    assert [(side[0], side[-1]) for side in ink] == [(5, 26), (5, 26)]  # 40 px and a quarter of it on each side
     assert (picture(prepared(tmp_path / "corner.png", trim=False).png)[:, :, 0] < 128).sum() < 20
 
 
@@ -398,9 +415,15 @@ def alpha(image):
 
 
 CLEAN = {
-    white_on_black: True, one_pixel_frame: False, thick_frame: False, two_dark_edges: False,
-    opposite_dark_edges: False, black_on_dark_grey: False, on_pink: False, alpha: False,
-}  # fmt: skip
+    white_on_black: True,
+    one_pixel_frame: False,
+    thick_frame: False,
+    two_dark_edges: False,
+    opposite_dark_edges: False,
+    black_on_dark_grey: False,
+    on_pink: False,
+    alpha: False,
+}
 
 
 @pytest.mark.parametrize("kind", [".png", ".jpg"])

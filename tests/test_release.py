@@ -51,7 +51,7 @@ def refused(project, *arguments, **environment):
     return result.stderr.strip().splitlines()[-1]
 
 
-def card_of(folder):
+def read_card(folder):
     _, matter, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     return yaml.safe_load(matter), text
 
@@ -67,7 +67,7 @@ def test_the_folder_holds_weights_pictures_credits_and_a_card(released):
         with safe_open(weights, "pt") as file, safe_open(trained, "pt") as before:
             commit = run("git", "rev-parse", "HEAD", cwd=released).stdout.strip()
             assert file.metadata() == before.metadata() | {"ss_git_commit": commit}
-    matter, text = card_of(folder)
+    matter, text = read_card(folder)
     assert matter["license"] == "cc-by-sa-4.0" and matter["library_name"] == "diffusers"
     assert all((folder / example["output"]["url"]).is_file() for example in matter["widget"])
     assert all((folder / picture).is_file() for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text))
@@ -84,7 +84,7 @@ def test_the_folder_holds_weights_pictures_credits_and_a_card(released):
 
 
 def test_what_the_card_says_to_run_runs(released):
-    code = re.search(r"```python\n(.*?)```", card_of(released / "runs/release/blip_plus")[1], re.DOTALL)[1]
+    code = re.search(r"```python\n(.*?)```", read_card(released / "runs/release/blip_plus")[1], re.DOTALL)[1]
     run("python", "-c", code, cwd=released)
     assert (released / "picture.png").stat().st_size > 1000
 

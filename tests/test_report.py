@@ -61,10 +61,10 @@ def evaluation(val_losses, scores, saturation=0.0, copies=()):
     metrics = {"val_loss": np.mean(val_losses), "val_loss_common": np.mean(val_losses), "clip_score": np.mean(scores)}
     metrics |= {"ink": 0.1, "saturation": saturation, "grey": 0.1, "stroke": None, "spread": 0.5, "pieces": 2.0}
     metrics |= {"specks": 0.0, "copies": len(copies) / len(scores)}
-    return Evaluation(metrics, drawings.assign(val_loss_common=val_losses), pictures, pictures_of(len(scores)))
+    return Evaluation(metrics, drawings.assign(val_loss_common=val_losses), pictures, make_pictures(len(scores)))
 
 
-def pictures_of(count):
+def make_pictures(count):
     return [Image.new("RGB", (64, 64), (10 * i, 0, 0)) for i in range(count)]
 
 
@@ -159,7 +159,7 @@ def found(**verdicts):
 
 
 @pytest.mark.parametrize(
-    ("of_pairs", "best", "says"),
+    ("verdicts", "best", "says"),
     [
         (found(x_y="bn", x_z="bb"), "x", "Winner: x"),
         (found(y_x="wn", z_x="ww", z_y="bn"), "x", "Winner: x"),  # as the other way round
@@ -200,18 +200,18 @@ def found(**verdicts):
         (found(x_o="bf", y_o="bf", z_o="bf"), None, "No verdict: fewer than 5 prompts are too few to tell"),
     ],
 )
-def test_a_winner_is_better_than_the_base_and_each_other_and_worse_in_nothing(of_pairs, best, says):
+def test_a_winner_is_better_than_the_base_and_each_other_and_worse_in_nothing(verdicts, best, says):
     evaluations = {name: evaluation([0.1] * 5, [40.0] * 5) for name in "xyz"}
     evaluations = {"o": evaluation([0.1] * 5, [62.0] * 5)} | evaluations
-    assert winner(list(evaluations), of_pairs) == best
-    said = headline(evaluations, of_pairs, TARGET)
+    assert winner(list(evaluations), verdicts) == best
+    said = headline(evaluations, verdicts, TARGET)
     assert said.startswith(says)
     # 40 against 62 is said in any case but that of a winner.
     assert (best is not None) != said.endswith("40.00, 40.00 and 40.00 against 62.00") or "val_loss 0" in said
 
 
 @pytest.mark.parametrize(
-    ("of_pair", "says"),
+    ("verdict", "says"),
     [
         ("bb", "x is better than the o model"),
         ("bw", "x draws worse than the o model: clip_score 40.00 against 62.00"),
@@ -223,9 +223,9 @@ def test_a_winner_is_better_than_the_base_and_each_other_and_worse_in_nothing(of
         ),
     ],
 )
-def test_one_variant_alone_is_held_against_the_base(of_pair, says):
+def test_one_variant_alone_is_held_against_the_base(verdict, says):
     evaluations = {"o": evaluation([0.1] * 5, [62.0] * 5), "x": evaluation([0.1] * 5, [40.0] * 5)}
-    assert headline(evaluations, found(x_o=of_pair), TARGET) == says
+    assert headline(evaluations, found(x_o=verdict), TARGET) == says
 
 
 def test_scores_little_below_the_bases_are_not_worth_a_word():
@@ -259,7 +259,7 @@ def test_the_findings_are_there_as_json_too():
 
 
 def test_a_grid_holds_the_pictures_in_reading_order():
-    grid = np.asarray(sample_grid(pictures_of(5), 4))
+    grid = np.asarray(sample_grid(make_pictures(5), 4))
     assert grid.shape == (320, 640, 3)
     assert [grid[80, 80 + 160 * i, 0] for i in range(4)] == [0, 10, 20, 30]
     assert grid[240, 80, 0] == 40 and tuple(grid[240, 400]) == (255, 255, 255)
@@ -281,12 +281,12 @@ def test_figures_are_written_the_same_twice(tmp_path):
     found = compare_all(EVALUATIONS, 0.01)
     for folder in ("a", "b"):
         for name, figure in {
-            "comparison": comparison(["an owl, ink", "an owl, ink"], {"base": pictures_of(2)}),
+            "comparison": comparison(["an owl, ink", "an owl, ink"], {"base": make_pictures(2)}),
             "curves": training_curves({"blip": log}),
             "differences": difference_plot(found),
             "line_art": line_art_plot(EVALUATIONS, TARGET),
             "nearest": nearest_pairs(EVALUATIONS, tmp_path),
-            "steps": step_strip("an owl", {"blip": dict(enumerate(pictures_of(3)))}),
+            "steps": step_strip("an owl", {"blip": dict(enumerate(make_pictures(3)))}),
             "timesteps": by_timestep(EVALUATIONS),
         }.items():
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -297,7 +297,7 @@ def test_figures_are_written_the_same_twice(tmp_path):
 
 
 def test_a_strip_of_many_steps_shows_the_first_the_last_and_some_between():
-    figure = step_strip("an owl", {"x": dict(enumerate(pictures_of(20))), "y": {0: pictures_of(1)[0]}})
+    figure = step_strip("an owl", {"x": dict(enumerate(make_pictures(20))), "y": {0: make_pictures(1)[0]}})
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert len(titles) == 8 and titles[0] == "step 0" and titles[-1] == "step 19"
     assert len(figure.axes) == 16 and sum(axis.axison for axis in figure.axes) == 9  # y was drawn once
@@ -306,7 +306,7 @@ def test_a_strip_of_many_steps_shows_the_first_the_last_and_some_between():
 def test_the_pictures_of_a_training_are_found_by_step(tmp_path):
     for step in (0, 60, 1000):
         (tmp_path / f"eval_step{step:04d}").mkdir()
-        for image, prompt in zip(pictures_of(2), range(2), strict=True):
+        for image, prompt in zip(make_pictures(2), range(2), strict=True):
             image.save(tmp_path / f"eval_step{step:04d}/prompt{prompt:02d}.png")
     assert sorted(read_steps(tmp_path)) == [0, 60, 1000] and read_steps(tmp_path / "nothing") == {}
 
@@ -343,7 +343,7 @@ def test_pictures_are_read_in_the_order_of_their_table(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"val_loss": 0.1}))
     (tmp_path / "drawings.csv").write_text("file,val_loss\na.png,0.1\n")
     (tmp_path / "pictures.csv").write_text("file\nprompt00_seed7.png\nprompt00_seed10.png\n")
-    for image, seed in zip(pictures_of(2), (7, 10), strict=True):
+    for image, seed in zip(make_pictures(2), (7, 10), strict=True):
         image.save(tmp_path / f"prompt00_seed{seed}.png")
     assert [image.getpixel((0, 0))[0] for image in read_evaluation(tmp_path).images] == [0, 10]
 
@@ -422,10 +422,21 @@ def test_the_report_is_the_same_whatever_machine_user_and_terminal_write_it(tmp_
     home.mkdir()
     report(one, LC_ALL="C.UTF-8", TZ="UTC", PYTHONHASHSEED="0", OMP_NUM_THREADS="1")
     done = report(
-        other, LC_ALL="C", LANG="de_DE.ISO-8859-1", TZ="Asia/Tokyo", PYTHONHASHSEED="7", OMP_NUM_THREADS="2",
-        MATPLOTLIBRC=str(other), HOME=str(home), USER="somebody", PYTHONIOENCODING="iso-8859-1", PYTHONUTF8="0",
-        SOURCE_DATE_EPOCH="1", DVC_STAGE="report", DVC_ROOT=str(other),
-    )  # fmt: skip
+        other,
+        LC_ALL="C",
+        LANG="de_DE.ISO-8859-1",
+        TZ="Asia/Tokyo",
+        PYTHONHASHSEED="7",
+        OMP_NUM_THREADS="2",
+        MATPLOTLIBRC=str(other),
+        HOME=str(home),
+        USER="somebody",
+        PYTHONIOENCODING="iso-8859-1",
+        PYTHONUTF8="0",
+        SOURCE_DATE_EPOCH="1",
+        DVC_STAGE="report",
+        DVC_ROOT=str(other),
+    )
     assert written(one).keys() == written(other).keys() and len(written(one)) > 15
     assert [name for name, content in written(one).items() if content != written(other)[name]] == []
     assert "| variant | val_loss ? |" in done.stdout.decode("iso-8859-1") and not done.stderr
@@ -444,7 +455,7 @@ def test_the_target_is_of_held_out_drawings_small_differences_are_none_and_pictu
     target = json.loads((project / "metrics/held_out.json").read_text())
     assert target["ink"] == pytest.approx(measure(Image.open(project / "p/images/owl.png")).ink, abs=1e-6)
     differences = json.loads((project / "metrics/findings.json").read_text())["differences"]
-    assert {of["verdict"] for of in differences if of["score"] == "val_loss"} == {"no difference"}
+    assert {row["verdict"] for row in differences if row["score"] == "val_loss"} == {"no difference"}
     assert compare(evaluation(HARD - 0.01, [40.0]), evaluation(HARD, [40.0]), 0.0)["val_loss"].verdict == "better"
     colours = {colour[:3] for _, colour in Image.open(project / "plots/comparison.png").getcolors(1 << 20)}
     assert {(0, 0, 0), (20, 0, 0)} <= colours and (10, 0, 0) not in colours
@@ -467,13 +478,13 @@ def test_a_prompt_is_a_text_in_every_figure(tmp_path, prompt):
     Image.new("RGB", (64, 64)).save(tmp_path / "owl.png")
     evaluations = dict(zip((prompt, f"{prompt} 2"), EVALUATIONS.values(), strict=True))
     figures = [
-        comparison([prompt, f"x, {prompt}"], {prompt: pictures_of(2)}),
-        comparison([f"x, {prompt}"], {prompt: pictures_of(1)}),
+        comparison([prompt, f"x, {prompt}"], {prompt: make_pictures(2)}),
+        comparison([f"x, {prompt}"], {prompt: make_pictures(1)}),
         training_curves({prompt: log}),
         difference_plot(compare_all(evaluations, 0.01)),
         line_art_plot(evaluations, TARGET),
         nearest_pairs(evaluations, tmp_path),
-        step_strip(prompt, {prompt: dict(enumerate(pictures_of(3)))}),
+        step_strip(prompt, {prompt: dict(enumerate(make_pictures(3)))}),
         by_timestep(evaluations),
     ]
     for figure in figures:
@@ -483,7 +494,7 @@ def test_a_prompt_is_a_text_in_every_figure(tmp_path, prompt):
 
 def test_long_names_of_columns_do_not_overlap_and_the_seed_below_a_long_prompt_is_not_cut():
     names = ("a-very-long-adapter-name_from_a_site_v2.0", "rank16-experiment-of-mine:blip_plus", "base")
-    pictures = {name: pictures_of(2) for name in names}
+    pictures = {name: make_pictures(2) for name in names}
     figure = comparison(["word " * 40] * 2, pictures, ["seed 7", "seed 8"])
     figure.tight_layout()
     boxes = [axis.title.get_window_extent() for axis in figure.axes[:3]]

@@ -182,7 +182,7 @@ def test_a_stage_is_stale_when_it_or_one_before_it_changed():
         stage("d", ["c"], has_outs=False),
         stage("e", ["d"]),
     ]
-    found = {of.name: (of.state, of.why) for of in states(dag, set())}
+    found = {stage.name: (stage.state, stage.why) for stage in states(dag, set())}
     assert found == {
         "a": ("stale", "changed: x, y and 1 more"),
         "b": ("stale", "waits for a"),
@@ -230,12 +230,17 @@ def test_experiments_are_told_apart_by_their_state(tmp_path):
     ]
     found = parse_runs(shown, {"running": tmp_path})
     assert list(found[1].params.items()) == [("train.rank", 4), ("tiny: train.steps", 9)]
-    measured = {of.name: bool(of.metrics) for of in found}
+    measured = {run.name: bool(run.metrics) for run in found}
     assert measured == {
-        "main": False, "good": True, "success": True, "failed": False, "queued": False, "running": False,
+        "main": False,
+        "good": True,
+        "success": True,
+        "failed": False,
+        "queued": False,
+        "running": False,
         "good (0123456)": True,
-    }  # fmt: skip
-    running = next(of for of in found if of.name == "running")
+    }
+    running = next(run for run in found if run.name == "running")
     assert (running.state, running.rev, running.folder) == ("Running", None, tmp_path)
 
 
@@ -260,8 +265,8 @@ def test_files_of_a_commit_come_from_git_and_from_dvc_and_what_is_gone_is_none(f
     at = Run("main", head)
     assert at.read("params.yaml") == (finished / "params.yaml").read_bytes()
     assert at.read("runs/logs/blip.csv") == (finished / "runs/logs/blip.csv").read_bytes()
-    of_names = {"base.json", "blip.json", "blip_plus.json", "held_out.json", "vanilla.json"}
-    assert set(at.names("metrics")) == of_names | {"findings.json", "report.html", "report.md"}
+    evaluations = {"base.json", "blip.json", "blip_plus.json", "held_out.json", "vanilla.json"}
+    assert set(at.names("metrics")) == evaluations | {"findings.json", "report.html", "report.md"}
     assert list(list_samples(at)["blip"]) == [0, 2, 4]
     gone = Run("gone", "f" * 40)
     assert gone.read("params.yaml") is None and gone.names("metrics") == [] and read_curves(gone).empty
@@ -301,7 +306,7 @@ def test_stage_states_answers_while_a_stage_runs_and_takes_no_lock(finished, tmp
         while repro.poll() is None and "runs/lora/blip" not in being_written(copy):
             pass
         stages = json.loads(run("python", "-m", "app.stage_states", cwd=copy).stdout)
-        found = {of.name: of.state for of in states(stages, being_written(copy))}
+        found = {stage.name: stage.state for stage in states(stages, being_written(copy))}
         assert repro.poll() is None, "the stage was over before it was looked at"
     finally:
         os.killpg(repro.pid, signal.SIGTERM)
@@ -341,8 +346,8 @@ def test_results_of_another_dataset_are_told_until_their_stage_is_done_or_runs(f
     found = other_datasets(workspace(tmp_path))
     assert set(found.values()) == {"flash"}
     assert {"report", "train@blip", "evaluate_base", "encode"} <= set(found)
-    of_blip = {str(tmp_path / "runs/lora/blip"): {"pid": os.getpid(), "cmd": "dvc repro"}}
-    write(tmp_path / ".dvc/tmp/rwlock", json.dumps({"write": of_blip}))
+    writers = {str(tmp_path / "runs/lora/blip"): {"pid": os.getpid(), "cmd": "dvc repro"}}
+    write(tmp_path / ".dvc/tmp/rwlock", json.dumps({"write": writers}))
     assert set(found) - set(other_datasets(workspace(tmp_path))) == {"train@blip"}
     lock = (tmp_path / "dvc.lock").read_text()
     write(tmp_path / "dvc.lock", lock.replace("data/processed/flash", "data/processed/own"))

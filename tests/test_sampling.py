@@ -205,7 +205,7 @@ def test_latents_are_found_by_file_name_not_by_position(tmp_path):
     moments = {f"{name}.png": torch.full((2, 8, 1, 1), float(i)) for i, name in enumerate("cab")}
     write_moments(tmp_path / "l.safetensors", moments)
     read = read_moments(tmp_path / "l.safetensors", ["a.png", "c.png"])
-    assert [of_views[0, 0, 0, 0].item() for of_views in read] == [1.0, 0.0]
+    assert [views[0, 0, 0, 0].item() for views in read] == [1.0, 0.0]
     views = torch.stack([torch.arange(8.0), torch.arange(10.0, 18.0)])[:, :, None, None]
     assert scaled_means([views], 0.5).flatten().tolist() == [0.0, 0.5, 1.0, 1.5]  # the first view's mean
     with pytest.raises(UserError, match=r"no latents for z.png \(1 in all\); run `dvc repro encode`"):
@@ -241,11 +241,13 @@ def test_val_loss_is_steady_where_random_timesteps_are_not():
         grid = timestep_grid(10, 1000)
         fixed.append(validation_losses(unet, noise_scheduler, latents, hidden, grid, 64, seed * 10_000).mean().item())
         timesteps = torch.randint(1000, (len(latents), 10), generator=torch.Generator().manual_seed(seed)).tolist()
-        of_drawings = [
-            validation_losses(unet, noise_scheduler, latents[n : n + 1], hidden[:1], of_drawing, 64, seed * 10_000 + n)
-            for n, of_drawing in enumerate(timesteps)
+        per_drawing = [
+            validation_losses(
+                unet, noise_scheduler, latents[n : n + 1], hidden[:1], its_timesteps, 64, seed * 10_000 + n
+            )
+            for n, its_timesteps in enumerate(timesteps)
         ]
-        random.append(torch.cat(of_drawings).mean().item())
+        random.append(torch.cat(per_drawing).mean().item())
     print(f"{len(latents)} drawings: grid {spread(fixed):.2%}, random timesteps {spread(random):.2%}")
     assert spread(fixed) < 0.01
     assert spread(random) > 3 * spread(fixed)

@@ -79,9 +79,16 @@ def data():
 def make_text_encoder():
     torch.manual_seed(0)
     config = CLIPTextConfig(
-        vocab_size=20, hidden_size=12, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=7, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=20,
+        hidden_size=12,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=7,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
     return CLIPTextModel(config).eval().requires_grad_(False)
 
 
@@ -161,8 +168,8 @@ def test_both_views_are_drawn_as_often_as_each_other():
 
 
 def test_the_posteriors_noise_is_drawn_and_scaled_with_the_latents():
-    of_first = dataclasses.replace(marked(1, 2 * math.log(3.0)), moments=marked(1, 2 * math.log(3.0)).moments[:1])
-    latents = draw(of_first, 0, 40).latents
+    first_only = dataclasses.replace(marked(1, 2 * math.log(3.0)), moments=marked(1, 2 * math.log(3.0)).moments[:1])
+    latents = draw(first_only, 0, 40).latents
     assert latents.std().item() == pytest.approx(0.5 * 3.0, rel=0.05)  # 10,240 values
     assert latents.mean().item() == pytest.approx(0.0, abs=0.1)
 
@@ -442,14 +449,16 @@ def test_adding_an_adapter_leaves_the_global_random_state_alone(unet):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def start_of(folder, data, **knobs):
+def first_weights(folder, data, **knobs):
     """The adapter's A as it began, but for a step too small to see."""
     fit_with(folder, data, dataclasses.replace(PROFILE, steps=1, learning_rate=1e-8), **knobs)
     return torch.cat([tensor.flatten() for key, tensor in sorted(final(folder).items()) if "lora_A" in key])
 
 
 def test_the_adapter_begins_as_its_seed_says(data, tmp_path):
-    first, again, other = (start_of(tmp_path / name, data, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    first, again, other = (
+        first_weights(tmp_path / name, data, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
     assert torch.equal(first, again)
     assert (first - other).abs().mean() > 0.01
     assert first.std().item() == pytest.approx(1 / PARAMS.rank, rel=0.05)  # peft's "gaussian"
@@ -479,29 +488,29 @@ def test_the_learning_rate_rises_from_zero_over_the_warm_up(data, tmp_path):
     assert farthest == pytest.approx([0.5, 1.0], rel=0.1)
 
 
-def losses_of(unet, data, batch_size=16, drawings=slice(None), timesteps=10):
+def val_losses(unet, data, batch_size=16, drawings=slice(None), timesteps=10):
     latents, hidden = data.moments[drawings, 0, :4], EMBEDS[1:][drawings]
     return validation_losses(unet, NOISE_SCHEDULER, latents, hidden, timestep_grid(timesteps, 1000), batch_size)
 
 
 def test_an_untrained_adapter_changes_nothing(unet, data):
-    before = losses_of(unet, data)
+    before = val_losses(unet, data)
     add_lora(unet, CONFIG, seed=0)
-    assert torch.equal(losses_of(unet, data), before)
+    assert torch.equal(val_losses(unet, data), before)
 
 
 def test_val_loss_does_not_depend_on_the_batch_size_or_the_other_drawings(unet, data):
-    whole = losses_of(unet, data)
+    whole = val_losses(unet, data)
     assert whole.shape == (5, 10)
     for size in (1, 7, 64):
-        assert torch.allclose(losses_of(unet, data, size), whole, atol=1e-6)
-    assert torch.allclose(losses_of(unet, data, drawings=slice(2)), whole[:2], atol=1e-6)
+        assert torch.allclose(val_losses(unet, data, size), whole, atol=1e-6)
+    assert torch.allclose(val_losses(unet, data, drawings=slice(2)), whole[:2], atol=1e-6)
 
 
 def test_each_drawing_and_timestep_has_noise_of_its_own(unet, data):
     unet.conv_out.weight.zero_()
     unet.conv_out.bias.zero_()  # nothing is predicted: the loss is the noise's mean square
-    losses = losses_of(unet, data)
+    losses = val_losses(unet, data)
     assert len(losses.unique()) == losses.numel()
     assert losses.mean().item() == pytest.approx(1.0, abs=0.05)
 
@@ -538,9 +547,14 @@ def test_params_allow_just_what_the_tables_of_training_serve():
 
 def fit_with(folder, data, profile=PROFILE, text_encoder=None, scheduler=None, **knobs):
     return fit(
-        make_unet(), data, folder, dataclasses.replace(PARAMS, **knobs), profile,
-        text_encoder=text_encoder, scheduler=scheduler,
-    )  # fmt: skip
+        make_unet(),
+        data,
+        folder,
+        dataclasses.replace(PARAMS, **knobs),
+        profile,
+        text_encoder=text_encoder,
+        scheduler=scheduler,
+    )
 
 
 def test_rank_is_the_size_of_the_adapter_and_alpha_scales_it(data, tmp_path):
@@ -606,9 +620,11 @@ def test_the_text_encoder_learns_when_it_has_a_learning_rate(data, tmp_path):
         fit_with(tmp_path / name, data, text_encoder=make_text_encoder(), text_encoder_lr=lr)
     sizes = {}
     for name in ("a", "b"):
-        of_text = {key: tensor for key, tensor in final(tmp_path / name).items() if key.startswith("text_encoder.")}
-        assert len(of_text) == 2 * 4 * 2
-        sizes[name] = max(tensor.abs().max().item() for key, tensor in of_text.items() if "lora_B" in key)
+        text_tensors = {
+            key: tensor for key, tensor in final(tmp_path / name).items() if key.startswith("text_encoder.")
+        }
+        assert len(text_tensors) == 2 * 4 * 2
+        sizes[name] = max(tensor.abs().max().item() for key, tensor in text_tensors.items() if "lora_B" in key)
     assert 0 < sizes["b"] < sizes["a"] / 10
     kohya = load_file(tmp_path / "a/final.kohya.safetensors")
     assert "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight" in kohya
@@ -773,11 +789,11 @@ def trained(processed, tmp_path_factory):
     project = copy_project(processed, tmp_path_factory.mktemp("trained") / "p")
     set_value(project / "params.yaml", "trigger", "inked")  # vanilla's
     set_value(project / "params.yaml", "caption_dropout", 0.3)
-    call(
-        stages.train.__main__, project, "vanilla", "--latents", FLASH / "latents.safetensors",
-        "--drawings", FLASH / "drawings.csv", "--captions", FLASH / "captions_blip",
-        "--lora", "lora", "--log-csv", "logs/log.csv", "--samples", "samples",
-    )  # fmt: skip
+    options = (
+        f"--latents {FLASH}/latents.safetensors --drawings {FLASH}/drawings.csv --captions {FLASH}/captions_blip "
+        f"--lora lora --log-csv logs/log.csv --samples samples"
+    )
+    call(stages.train.__main__, project, "vanilla", *options.split())
     with (project / "logs/log.csv").open(encoding="utf-8") as file:
         return project, list(csv.DictReader(file))
 
@@ -791,17 +807,21 @@ def by_hand(trained):
     captions = read_captions(project / FLASH / "captions_blip", [drawing.stem for drawing in drawings])
     stored, pipeline = load_file(project / FLASH / "latents.safetensors"), load_pipeline(base, profile.inference.dtype)
 
-    def of_split(split):
+    def in_split(split):
         chosen = [drawing for drawing in drawings if drawing.split == split]
         texts = ["", *(f"inked, {captions[drawing.stem]}" for drawing in chosen)]
         embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, texts)
         return [stored[drawing.file] for drawing in chosen], embeds
 
     return types.SimpleNamespace(
-        params=load_params(project), profile=profile, pipeline=pipeline,
+        params=load_params(project),
+        profile=profile,
+        pipeline=pipeline,
         noise_scheduler=load_noise_scheduler(base),
-        scaling_factor=pipeline.vae.config.scaling_factor, train=of_split("train"), val=of_split("val"),
-    )  # fmt: skip
+        scaling_factor=pipeline.vae.config.scaling_factor,
+        train=in_split("train"),
+        val=in_split("val"),
+    )
 
 
 def test_the_command_validates_on_held_out_drawings_with_their_captions(trained, by_hand):
@@ -809,9 +829,13 @@ def test_the_command_validates_on_held_out_drawings_with_their_captions(trained,
     count = by_hand.params.train.val_drawings
     assert count < len(moments)
     losses = validation_losses(
-        by_hand.pipeline.unet, by_hand.noise_scheduler, scaled_means(moments[:count], by_hand.scaling_factor),
-        embeds[1 : count + 1], timestep_grid(by_hand.params.train.val_timesteps, 1000), 8,
-    )  # fmt: skip
+        by_hand.pipeline.unet,
+        by_hand.noise_scheduler,
+        scaled_means(moments[:count], by_hand.scaling_factor),
+        embeds[1 : count + 1],
+        timestep_grid(by_hand.params.train.val_timesteps, 1000),
+        8,
+    )
     assert float(trained[1][0]["val_loss"]) == pytest.approx(losses.mean().item(), abs=2e-5)
 
 
@@ -842,7 +866,10 @@ def test_the_command_writes_what_it_learned_beside_its_log(trained):
     project, rows = trained
     assert [row["step"] for row in rows] == ["0", "1"]
     assert {path.name for path in (project / "lora").iterdir()} >= {
-        "best.safetensors", "best.kohya.safetensors", "final.safetensors", "final.kohya.safetensors"
-    }  # fmt: skip
+        "best.safetensors",
+        "best.kohya.safetensors",
+        "final.safetensors",
+        "final.kohya.safetensors",
+    }
     assert {path.name for path in (project / "samples").iterdir()} == {"eval_step0000", "eval_step0001"}
     assert not list((project / ".scratch").glob("train/*"))

@@ -80,10 +80,12 @@ def test_the_code_that_a_stage_of_the_recipe_imports_is_declared_and_no_other(st
 
 
 def test_the_recipe_is_a_dvc_project_of_its_own():
-    of_pipeline, of_recipe = ({stage.name for stage in Repo(folder).index.stages} for folder in (ROOT, TRAINING))
-    assert of_recipe == set(STAGES)
+    pipeline_stages, recipe_stages = (
+        {stage.name for stage in Repo(folder).index.stages} for folder in (ROOT, TRAINING)
+    )
+    assert recipe_stages == set(STAGES)
     assert not any("models/training" in str(stage.path) for stage in Repo(ROOT).index.stages)
-    assert "train" in {name.split("@")[0] for name in of_pipeline}
+    assert "train" in {name.split("@")[0] for name in pipeline_stages}
 
 
 def folder_md5(folder: Path) -> str:
@@ -110,8 +112,8 @@ def test_the_readme_says_which_recipe_the_shipped_weights_came_from():
     lock = TRAINING / "dvc.lock"
     stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.exists() else {}
     put_out = {out["md5"] for out in stages.get("ship", {}).get("outs", [])}
-    of_former_recipe = "82e1775" in (TRAINING / "README.md").read_text(encoding="utf-8")
-    assert of_former_recipe == (folder_md5(ROOT / "models/embedded") not in put_out)
+    former_recipe = "82e1775" in (TRAINING / "README.md").read_text(encoding="utf-8")
+    assert former_recipe == (folder_md5(ROOT / "models/embedded") not in put_out)
 
 
 class Stopped(Exception):
