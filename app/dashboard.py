@@ -30,6 +30,7 @@ st.navigation(
         st.Page("views/gallery.py", title="Gallery", icon=":material/photo_library:"),
         st.Page("views/data.py", title="Data", icon=":material/folder_open:"),
         st.Page("views/playground.py", title="Playground", icon=":material/brush:"),
+        st.Page("views/tryon.py", title="Try on", icon=":material/back_hand:", url_path="tryon"),
         st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
     ],
     position="top",

@@ -11,12 +11,12 @@ noted beside it (place, time, owner). The photo is read where it lies; it goes n
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from app.checks import check, writable
@@ -86,7 +86,25 @@ def px_per_mm(ends: tuple[float, float, float, float], mm: float) -> float:
     return distance / mm
 
 
-def read_upright(path: Path, what: str, turn_white_ink: bool = False) -> Image.Image:
+@dataclass(frozen=True)
+class Upload:
+    """A file that a browser sent, with what `open_rgb` asks of a path: it is read in memory and lies nowhere."""
+
+    name: str
+    content: bytes = field(repr=False)
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.name).suffix
+
+    def open(self, mode: str) -> BytesIO:
+        return BytesIO(self.content)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_upright(path: Path | Upload, what: str, turn_white_ink: bool = False) -> Image.Image:
     """The picture or photo as it is seen, in sRGB, transparency on white; UserError if it is none."""
     try:
         return open_rgb(path, turn_white_ink)[0]
@@ -152,6 +170,25 @@ def try_on(picture: Image.Image, photo: Image.Image, placement: Placement, scale
         lit = to_linear(np.asarray(photo.crop(strip))) * np.stack(kept, axis=-1)
         done.paste(Image.fromarray(to_srgb(lit)), strip)
     return done
+
+
+def small(photo: Image.Image, placement: Placement, scale: float, side: int) -> tuple[Image.Image, Placement, float]:
+    """What `try_on` takes for a view of the photo whose longer side is at most `side` px."""
+    view = photo.copy()
+    view.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    share = view.width / photo.width
+    x, y = placement.at
+    return view, replace(placement, at=(x * share, y * share)), scale * share
+
+
+def mark_ends(view: Image.Image, ends: list[tuple[float, float]]) -> None:
+    """Draw a ring around each end of the scale and a line between them, seen on any skin."""
+    pen, radius = ImageDraw.Draw(view), max(view.size) / 150
+    for color, width in (("white", 5), ("black", 2)):
+        if len(ends) == 2:
+            pen.line(ends, color, width)
+        for x, y in ends:
+            pen.circle((x, y), radius + width / 2, outline=color, width=width)
 
 
 def axes(degrees: float) -> tuple[np.ndarray, np.ndarray]:

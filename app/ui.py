@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Hashable
 from functools import lru_cache
 from glob import glob
@@ -238,3 +239,39 @@ def curve_chart(curves: pd.DataFrame, title: str, height: int = 340):
         .configure_legend(orient="bottom")
         .add_params(zoom)
     )
+
+
+# A picture that says where it was clicked, as shares of its width and height. Arrow keys move the point by a step.
+CLICKED = st.components.v2.component(
+    "click_picture",
+    html='<img tabindex="0">',
+    css="img { max-width: 100%; max-height: 85vh; cursor: crosshair; touch-action: manipulation }",
+    js="""
+    export default function ({ data, parentElement, setTriggerValue }) {
+        const image = parentElement.querySelector("img")
+        image.src = data.url
+        image.alt = data.alt
+        const say = (x, y) => setTriggerValue("point", [x, y].map(share => Math.min(1, Math.max(0, share))))
+        image.onclick = event => {
+            const box = image.getBoundingClientRect()
+            say((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height)
+        }
+        image.onkeydown = event => {
+            const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key]
+            if (!way) return
+            event.preventDefault()
+            say(data.at[0] + way[0] / image.naturalWidth, data.at[1] + way[1] / image.naturalHeight)
+        }
+    }
+    """,
+)
+
+
+def click_picture(
+    picture: Image.Image, alt: str, at: tuple[float, float], on_click: Callable[[], None], key: str
+) -> None:
+    """Show the picture; a click, or an arrow key that moves the point `at`, puts `point` into the key's state."""
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=90)
+    url = "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
+    CLICKED(data={"url": url, "alt": alt, "at": at}, on_point_change=on_click, key=key)

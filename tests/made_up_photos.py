@@ -1,7 +1,7 @@
 """Photos of drawings as a phone takes them, made up from clean drawings: the same seed, the same photo."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 TABLES = [(58, 38, 24), (28, 30, 38), (90, 62, 40), (40, 52, 44)]
@@ -65,3 +65,17 @@ def photo(seed, drawings, table=True, paper=(246, 243, 236), dim=None, rules=Non
     picture = ndimage.gaussian_filter(picture, (0.6, 0.6, 0))
     noise = random.normal(0, 1, (*frame, 1)) * 0.012 + random.normal(0, 1, picture.shape) * 0.008
     return Image.fromarray((255 * (picture + noise)).clip(0, 255).astype(np.uint8))
+
+
+def arm(coin_px=90):
+    """An upright forearm of 700 x 950 px on a table, lit from the front, with a coin whose middle is at (450, 820)."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:950, :700]
+    across = (x - 350 - 0.05 * (y - 475)) / 260
+    grain = [ndimage.gaussian_filter(random.normal(size=y.shape), sigma) * sigma for sigma in (1, 15)]
+    light = (0.2 + 0.75 * np.sqrt(np.clip(1 - across**2, 0, 1))) * (1 + 0.12 * grain[0] + 0.1 * grain[1])
+    skin = light[..., None] * np.array([224, 172, 140])
+    table = np.array(TABLES[2]) * (1 + 0.15 * ndimage.gaussian_filter(random.normal(size=y.shape), (1, 14)))[..., None]
+    picture = Image.fromarray(np.where(abs(across[..., None]) < 1, skin, table).clip(0, 255).astype(np.uint8))
+    ImageDraw.Draw(picture).circle((450, 820), coin_px / 2, (190, 180, 120), (120, 110, 70), 4)
+    return picture

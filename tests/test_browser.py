@@ -8,8 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import ENVIRONMENT, copy_project, run
+from conftest import ENVIRONMENT, ROOT, copy_project, run
+from made_up_photos import arm
 from PIL import Image
 
 from app.generate import read_settings
@@ -27,7 +29,7 @@ PHONE = {  # Streamlit goes by what the browser calls itself
     "is_mobile": True,
     "has_touch": True,
 }
-PAGES = ("Overview", "Curves", "Gallery", "Data", "Playground", "Compare")
+PAGES = ("Overview", "Curves", "Gallery", "Data", "Playground", "Try on", "Compare")
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +149,51 @@ def test_a_visitor_uses_every_page(copy, chromium, tmp_path):
         assert visitor.wrong == []
 
 
+def click_photo(visitor, alt, x, y):
+    """A click on a point of the arm in made_up_photos.py, which is 700 px wide."""
+    image = visitor.page.get_by_role("img", name=alt, exact=True)
+    scale = image.bounding_box()["width"] / 700
+    image.click(position={"x": x * scale, "y": y * scale})
+    visitor.settle()
+
+
+def try_on(visitor):
+    """The owl on the arm, 80 mm wide, to the left of the middle."""
+    owl, photo = (ROOT / "data/raw/flash/owl.png").read_bytes(), io.BytesIO()
+    arm().save(photo, "PNG")
+    uploads = visitor.page.locator("input[type=file]")
+    uploads.nth(0).set_input_files({"name": "owl.png", "mimeType": "image/png", "buffer": owl})
+    visitor.settle()
+    uploads.nth(1).set_input_files({"name": "arm.png", "mimeType": "image/png", "buffer": photo.getvalue()})
+    visitor.expect("Click on the two ends")
+    visitor.settle()
+    click_photo(visitor, "the photo", 405, 820)
+    click_photo(visitor, "the photo", 495, 820)
+    click_photo(visitor, "the drawing on the skin", 330, 400)
+
+
+@pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_drawing_is_tried_on_by_clicks(project, chromium, device):
+    with served(project) as address:
+        visitor = Visitor(chromium, address, device)
+        visitor.go_to("Try on")
+        try_on(visitor)
+        before, image = arm(), visitor.page.get_by_role("img", name="the drawing on the skin")
+        tried = Image.open(io.BytesIO(visitor.download("JPEG at full size")))
+        ink = np.asarray(tried.convert("L"), int)[:750] < 0.6 * np.asarray(before.convert("L"), int)[:750]
+        left, right = np.flatnonzero(ink.any(axis=0))[[0, -1]]
+        owl = np.asarray(Image.open(ROOT / "data/raw/flash/owl.png").convert("L")) < 128
+        ends = np.flatnonzero(owl.any(axis=0))[[0, -1]]
+        assert right - left == pytest.approx(80 * 90 / 23.25 * (ends[1] - ends[0]) / owl.shape[1], abs=6)
+        image.press("ArrowRight")
+        visitor.settle()
+        assert visitor.wrong == []
+
+
 def test_any_page_can_be_the_first_after_a_start(finished, chromium):
     for title in PAGES[1:]:
         with served(finished) as address:
-            visitor = Visitor(chromium, f"{address}/{title.lower()}")
+            visitor = Visitor(chromium, f"{address}/{title.lower().replace(' ', '')}")
             sync_api.expect(visitor.page.get_by_role("heading", name=title, exact=True)).to_be_visible(timeout=60_000)
             visitor.settle()
             assert visitor.page.get_by_test_id("stSidebarNav").count() == 0

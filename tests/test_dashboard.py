@@ -1,7 +1,9 @@
 """The dashboard's pages on the small finished project, by Streamlit's own AppTest; in a browser: test_browser.py."""
 
 import contextlib
+import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import time
 import psutil
 import pytest
 from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
+from made_up_photos import arm
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -20,7 +23,7 @@ from app.ui import as_markdown, thumbnail
 from tattoo_lora.params import load_params
 
 LISTING = "DVC is still listing the experiments; they come by themselves."
-PAGES = ("overview", "curves", "gallery", "data", "playground", "compare")
+PAGES = ("overview", "curves", "gallery", "data", "playground", "tryon", "compare")
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def files(project):
     return {str(path.relative_to(project)): path.stat().st_mtime_ns for path in kept if "__pycache__" not in str(path)}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "tryon"])
 def test_before_any_run_a_page_says_what_to_do(project, page):
     with opened(project, page) as app:
         look_again_while(app, LISTING)
@@ -165,6 +168,38 @@ def test_the_data_page_shows_what_was_set_aside_and_why(copy):
         assert "owl.png\nkept" in texts(app)
         app.text_input[0].set_value("torn").run()
         assert [tab.label for tab in app.tabs][:2] == ["Drawings (0)", "Set aside (1)"]
+
+
+def test_a_drawing_is_tried_on_a_photo_at_its_size_and_nothing_is_written(tmp_path):
+    photo = io.BytesIO()
+    arm().save(photo, "PNG")
+    (tmp_path / "dvc.yaml").touch()
+    with opened(tmp_path, "tryon") as app:
+        assert not app.selectbox  # nothing was drawn here
+        app.file_uploader[0].upload("owl.png", (ROOT / "data/raw/flash/owl.png").read_bytes())
+        app.file_uploader[1].upload("arm.png", photo.getvalue()).run()
+        assert not app.error and not app.download_button and "Click on the two ends" in app.info[0].value
+        # A click comes from JavaScript: test_browser.py.
+        app.session_state["points"] = {"the scale's first end": (405, 820), "its second end": (495, 820)}
+        app.run()
+        assert not app.exception and not app.error and len(app.download_button) == 1
+        app.number_input[0].set_value(290.0)
+        app.segmented_control[1].set_value("cylinder").run()
+        assert "do not go around a limb of 250 mm" in texts(app)
+        app.file_uploader[1].clear().upload("arm.jpg", b"no photo").run()
+        assert "arm.jpg: no photo (no picture in a format that is read)" in texts(app)
+    assert [path.name for path in tmp_path.rglob("*")] == ["dvc.yaml"]
+
+
+def test_pictures_that_were_drawn_here_can_be_tried_on_the_newest_first(tmp_path):
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "runs/samples/adhoc").mkdir(parents=True)
+    for age, name in enumerate(("new.png", "old.png", "old.stencil.png")):
+        path = tmp_path / "runs/samples/adhoc" / name
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    with opened(tmp_path, "tryon") as app:
+        assert app.selectbox[0].options == ["new.png", "old.png"]
 
 
 def test_names_captions_and_prompts_stay_texts(light):

@@ -11,9 +11,17 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from PIL import Image  # noqa: E402
-from test_browser import CHROMIUM, DESKTOP, PAGES, PHONE, Visitor, served, sync_api  # noqa: E402
+from test_browser import CHROMIUM, DESKTOP, PAGES, PHONE, Visitor, served, sync_api, try_on  # noqa: E402
 
-HEIGHTS = {"Overview": 900, "Curves": 1000, "Gallery": 900, "Data": 900, "Playground": 1750, "Compare": 1400}
+HEIGHTS = {
+    "Overview": 900,
+    "Curves": 1000,
+    "Gallery": 900,
+    "Data": 900,
+    "Playground": 1750,
+    "Try on": 1100,
+    "Compare": 1400,
+}
 PHONE_HEIGHT = 1300
 
 
@@ -27,6 +35,8 @@ def show(visitor: Visitor, title: str) -> None:
         visitor.expect("Each PNG holds its settings")
         visitor.page.get_by_role("button", name="Make the stencil").click()
         visitor.expect("Print the PDF at 100%")
+    if title == "Try on":
+        try_on(visitor)
     if title == "Compare":
         visitor.expect("Params that differ")
     visitor.settle()
@@ -52,5 +62,6 @@ with sync_api.sync_playwright() as playwright, served(ROOT) as address:
             visitor.page.set_viewport_size(device["viewport"])
             show(visitor, title)
             height = PHONE_HEIGHT if prefix else HEIGHTS[title]
-            take(visitor, ROOT / f"docs/dashboard/{prefix}{title.lower()}.png", width, height)
+            name = title.lower().replace(" ", "")
+            take(visitor, ROOT / f"docs/dashboard/{prefix}{name}.png", width, height)
         assert visitor.wrong == [], visitor.wrong
