@@ -90,7 +90,9 @@ def check_models(profile: Profile, root: Path) -> None:
 
 def plan(params: Params, profile: Profile, drawings: int) -> str:
     """What is about to happen: drawings, held out, epochs, minutes; and that the miniature is a demonstration."""
-    held_out = max(round(drawings * params.preprocess.val_share), fewest_held_out(drawings))
+    held_out = max(
+        round(drawings * (params.preprocess.val_share + params.preprocess.test_share)), fewest_held_out(drawings)
+    )
     train = profile.train
     batch = train.batch_size * train.gradient_accumulation_steps
     epochs = math.ceil(train.steps * batch / max(drawings - held_out, 1))

@@ -173,7 +173,7 @@ def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str,
 def credits_text(drawings: list[ManifestRow]) -> str:
     """The number of drawings by author and by licence."""
     counts = Counter(drawing.license or UNKNOWN for drawing in drawings)
-    held_out = sum(drawing.split == "val" for drawing in drawings)
+    held_out = sum(drawing.split != "train" for drawing in drawings)
     lines = [f"{len(drawings)} drawings, {held_out} of them held out:\n", "| licence | drawings |", "|---|---:|"]
     lines += [f"| {license} | {count} |" for license, count in counts.most_common()]
     authors = Counter(drawing.author for drawing in drawings if drawing.author)
@@ -237,8 +237,8 @@ A LoRA adapter of rank {params.train.rank} that draws tattoo line art with `{bas
 ## Figures
 
 `{variant}` against the base model and the other adapters of the same run, which differ in their captions only.
-`val_loss` is the error in predicting the noise added to held-out drawings; `clip_score` says how well pictures fit
-their prompts.
+`test_loss` is the error in predicting the noise added to drawings that no training read; `clip_score` says how well
+pictures fit their prompts.
 
 {tables}
 

@@ -43,7 +43,7 @@ def prepare(folder: Path, models: Path, resolution: int, steps: int, drawings: i
     """params.yaml, a profile `full_size` and some sample drawings in `folder`."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["profile"] = "full_size"
-    params["preprocess"]["val_share"] = 0.3
+    params["preprocess"] |= {"val_share": 0.15, "test_share": 0.15}
     for section in ("train", "evaluate"):
         params[section]["prompts"] = params[section]["prompts"][:1]
     params["evaluate"]["seeds"] = params["evaluate"]["seeds"][:1]

@@ -68,7 +68,8 @@ class PreprocessParams:
     duplicate_distance: Annotated[int, Range(0, 128)]
     max_rejected: Share
     require_license: bool
-    val_share: Annotated[float, Range(0.01, 0.9)]
+    val_share: Annotated[float, Range(0.01, 0.45)]
+    test_share: Annotated[float, Range(0.01, 0.45)]
     vanilla_caption: str
 
 

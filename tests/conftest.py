@@ -179,7 +179,14 @@ def processed(shared) -> Path:
         shutil.copytree(ROOT / "profiles", target / "profiles")
         shutil.copy(ROOT / "params.yaml", target)
         (target / "models").symlink_to(ROOT / "models")
-        settings = {"val_share": 0.2, "val_drawings": 2, "val_timesteps": 2, "timesteps": 3, "seeds": "[7, 8]"}
+        settings = {
+            "val_share": 0.2,
+            "test_share": 0.05,
+            "val_drawings": 2,
+            "val_timesteps": 2,
+            "timesteps": 3,
+            "seeds": "[7, 8]",
+        }
         for key, value in settings.items():
             set_value(target / "params.yaml", key, value)
         fast = FAST | {"steps": 1, "eval_every": 1, "warmup_steps": 0, "inference.batch_size": 8}

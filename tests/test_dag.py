@@ -125,7 +125,15 @@ def test_every_result_is_where_the_readme_says(finished):
     for name in ("base", "vanilla", "blip", "blip_plus"):
         metrics = json.loads((finished / f"metrics/{name}.json").read_text())
         assert set(metrics) == {
-            *("val_loss", "val_loss_common", "val_loss_low", "val_loss_mid", "val_loss_high", "clip_score"),
+            *(
+                "test_loss",
+                "test_loss_common",
+                "test_loss_low",
+                "test_loss_mid",
+                "test_loss_high",
+                "val_loss",
+                "clip_score",
+            ),
             *("ink", "saturation", "grey", "stroke", "spread", "pieces", "specks", "copies"),
         }
         assert (finished / f"plots/samples/{name}.png").is_file()

@@ -83,7 +83,7 @@ def test_the_overview_shows_stages_winners_and_pictures(finished):
     with opened(finished) as app:
         look_again_while(app, "Looking at the stages")
         assert "Everything is up to date." in texts(app)
-        assert {metric.label for metric in app.metric} == {"val_loss ↓", "val_loss_common ↓", "clip_score ↑"}
+        assert {metric.label for metric in app.metric} == {"test_loss ↓", "test_loss_common ↓", "clip_score ↑"}
         assert "better than" in texts(app) or "no real difference from" in texts(app)
         assert json.loads((finished / "metrics/findings.json").read_text())["headline"] in texts(app)
         assert list(app.dataframe[0].value["variant"]) == ["base", "vanilla", "blip", "blip_plus"]
@@ -218,7 +218,7 @@ def test_names_captions_and_prompts_stay_texts(light):
 
 
 def test_markdown_is_made_of_a_text_so_that_it_shows_the_text():
-    assert as_markdown("train@blip_plus") == "train@blip_plus" and as_markdown("val_loss ↓") == "val_loss ↓"
+    assert as_markdown("train@blip_plus") == "train@blip_plus" and as_markdown("test_loss ↓") == "test_loss ↓"
     assert as_markdown("[a](http://x)") == "` [a](http://x) `"
     assert as_markdown("a``b\n<img>") == "``` a``b <img> ```"
     for odd in ("_a_", "*a*", "www.x.org", ":smile:", "$a$", "a@b.c"):

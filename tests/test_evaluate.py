@@ -67,8 +67,9 @@ def encode(pipeline, texts):
 
 
 def losses_by_hand(project, pipeline, caption):
-    """(held-out drawings, timesteps), with the text that `caption` gives a drawing's stem."""
-    drawings = [drawing for drawing in read_drawings(project / FLASH / "drawings.csv") if drawing.split == "val"]
+    """(drawings of test and then val, timesteps), with the text that `caption` gives a drawing's stem."""
+    drawings = read_drawings(project / FLASH / "drawings.csv")
+    drawings = [drawing for split in ("test", "val") for drawing in drawings if drawing.split == split]
     stored = load_file(project / FLASH / "latents.safetensors")
     latents = scaled_means([stored[drawing.file] for drawing in drawings], pipeline.vae.config.scaling_factor)
     embeds = encode(pipeline, [caption(drawing.stem) for drawing in drawings])
@@ -76,20 +77,24 @@ def losses_by_hand(project, pipeline, caption):
     return drawings, validation_losses(pipeline.unet, noise_scheduler, latents, embeds, timestep_grid(3, 1000), 8)
 
 
-def test_losses_are_those_of_held_out_drawings_with_their_captions_and_with_the_common_one(project, base, pipeline):
+def test_losses_are_those_of_test_and_val_drawings_with_their_captions_and_with_the_common_one(project, base, pipeline):
     metrics, rows, _ = base
     stems = [path.stem for path in (project / FLASH / "captions_blip").iterdir()]
     captions = read_captions(project / FLASH / "captions_blip", stems)
     drawings, own = losses_by_hand(project, pipeline, lambda stem: f"inked, {captions[stem]}")
     _, common = losses_by_hand(project, pipeline, lambda stem: load_params(project).evaluate.common_caption)
-    assert metrics["val_loss"] == pytest.approx(own.mean().item(), rel=1e-3)
-    assert metrics["val_loss_common"] == pytest.approx(common.mean().item(), rel=1e-3)
-    bands = [metrics[f"val_loss_{band}"] for band in ("low", "mid", "high")]
-    assert bands == pytest.approx(own.mean(dim=0).tolist(), rel=1e-3)  # one timestep in each
+    tests = sum(drawing.split == "test" for drawing in drawings)
+    assert 2 <= tests < len(drawings)
+    assert metrics["test_loss"] == pytest.approx(own[:tests].mean().item(), rel=1e-3)
+    assert metrics["test_loss_common"] == pytest.approx(common[:tests].mean().item(), rel=1e-3)
+    assert metrics["val_loss"] == pytest.approx(own[tests:].mean().item(), rel=1e-3)
+    bands = [metrics[f"test_loss_{band}"] for band in ("low", "mid", "high")]
+    assert bands == pytest.approx(own[:tests].mean(dim=0).tolist(), rel=1e-3)  # one timestep in each
     assert list(rows["file"].unique()) == [drawing.file for drawing in drawings]
     assert rows["timestep"].tolist() == timestep_grid(3, 1000) * len(drawings)
-    assert rows["val_loss"].tolist() == pytest.approx(own.flatten().tolist(), abs=2e-5)
-    assert rows["val_loss_common"].tolist() == pytest.approx(common.flatten().tolist(), abs=2e-5)
+    assert rows["split"].tolist() == [drawing.split for drawing in drawings for _ in range(3)]
+    assert rows["loss"].tolist() == pytest.approx(own.flatten().tolist(), abs=2e-5)
+    assert rows["loss_common"].dropna().tolist() == pytest.approx(common[:tests].flatten().tolist(), abs=2e-5)
 
 
 def test_each_prompt_is_drawn_with_each_seed_and_scored_against_itself(project, base, pipeline):
@@ -113,7 +118,8 @@ def test_each_prompt_is_drawn_with_each_seed_and_scored_against_itself(project, 
 def test_no_adapter_learns_from_the_drawings_that_the_comparison_asks_for():
     params, samples = load_params(ROOT), ROOT / "data/raw/flash"
     names = {file_sha256(path): path.stem.replace("-", " ") for path in samples.glob("*.png")}
-    held_out = {names[content] for content in split.held_out(names, params.preprocess.val_share)}
+    splits = split.split_contents(names, params.preprocess.val_share, params.preprocess.test_share)
+    held_out = {names[content] for content in splits if splits[content] != "train"}
     asked_for = {prompt.split(",")[0].removeprefix("a ") for prompt in params.evaluate.prompts}
     assert asked_for <= held_out
 
@@ -163,5 +169,6 @@ def test_the_adapter_that_is_named_is_measured(project, base, pipeline, tmp_path
     copy = copy_project(project, tmp_path / "p")
     metrics, _, _ = evaluated(copy, "--lora", tmp_path / "best.safetensors")
     captions = {path.stem: path.read_text().strip() for path in (copy / FLASH / "captions_blip").iterdir()}
-    _, own = losses_by_hand(copy, live, lambda stem: f"inked, {captions[stem]}")
-    assert metrics["val_loss"] == pytest.approx(own.mean().item(), rel=1e-3) != pytest.approx(base[0]["val_loss"])
+    drawings, own = losses_by_hand(copy, live, lambda stem: f"inked, {captions[stem]}")
+    own = own[: sum(drawing.split == "test" for drawing in drawings)]
+    assert metrics["test_loss"] == pytest.approx(own.mean().item(), rel=1e-3) != pytest.approx(base[0]["test_loss"])

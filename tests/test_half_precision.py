@@ -95,7 +95,7 @@ def test_an_adapter_is_measured_and_drawn_with(project):
     assert all(is_drawn(path) for path in (project / "out").glob("*.png"))
     metrics = json.loads((project / "out/metrics.json").read_text())
     # As in float32, up to the dtype's own rounding: bfloat16 has 8 bits.
-    assert metrics["val_loss"] == pytest.approx(reference(project, lora), rel=0.05)
+    assert metrics["test_loss"] == pytest.approx(reference(project, lora), rel=0.05)
 
 
 def reference(project, lora):
@@ -105,7 +105,7 @@ def reference(project, lora):
         f"--captions {PROCESSED}/captions_blip --lora {lora} --out reference"
     )
     call(stages.evaluate.__main__, project, "blip", *options.split())
-    return json.loads((project / "reference/metrics.json").read_text())["val_loss"]
+    return json.loads((project / "reference/metrics.json").read_text())["test_loss"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -163,7 +163,7 @@ def test_what_is_new_is_done_and_ends_as_a_clean_run_does(tmp_path):
     flash = ROOT / "data/raw/flash"
     project = project_with(tmp_path / "project", [flash / f"{name}.png" for name in DRAWINGS])
     set_value(project / "profiles/embedded.yaml", "inference.batch_size", 4)
-    set_value(project / "params.yaml", "val_share", 0.3)
+    set_value(project / "params.yaml", "test_share", 0.3)
     assert counts(project) == (12, 12, 12)
     raw = project / "data/raw/flash"
     shutil.copy(flash / "spider.png", raw)

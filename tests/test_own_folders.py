@@ -59,15 +59,18 @@ def two_duplicates(folder):
 
 
 FOLDERS = {
-    "clean 25": (lambda folder: clean(folder, 25), "25 drawings, 3 of them held out"),
+    "clean 25": (lambda folder: clean(folder, 25), "25 drawings, 3 of them held out (1 val, 2 test)"),
     "photos": (photos, "12 files look like photos"),
     "scans": (scans, "12 files look like photos"),
     "mixed sizes": (mixed_sizes, "drawings"),
-    "two duplicates": (two_duplicates, "12 drawings, 3 of them held out; 2 duplicates and 0 rejected files left out"),
+    "two duplicates": (
+        two_duplicates,
+        "12 drawings, 3 of them held out (1 val, 2 test); 2 duplicates and 0 rejected files left out",
+    ),
     "纹身": (lambda folder: clean(folder, 12, "花{}.png"), "12 of 12 names say what is drawn"),
-    "eight": (lambda folder: clean(folder, 8), "8 drawings, 2 of them held out"),
-    "three": (lambda folder: clean(folder, 3), "3 drawings, 1 of them held out"),
-    "one": (lambda folder: clean(folder, 1), "1 usable drawing(s) of 1; two are needed, one of them held out"),
+    "eight": (lambda folder: clean(folder, 8), "8 drawings, 2 of them held out (1 val, 1 test)"),
+    "three": (lambda folder: clean(folder, 3), "3 drawings, 2 of them held out (1 val, 1 test)"),
+    "one": (lambda folder: clean(folder, 1), "1 usable drawing(s) of 1; three are needed, two of them held out"),
     "2000": (lambda folder: clean(folder, 2000), "2000 drawings"),
 }
 

@@ -30,7 +30,7 @@ def test_the_shipped_files_are_valid():
         ("rank", "0", "train.rank: found 0, allowed: a whole number 1 to 1024"),
         ("weight_decay", "1e-4", "found '1e-4', allowed: a number 0 to 1 (write 0.0001 as 1.0e-04)"),
         ("weight_decay", "soon", "found 'soon', allowed: a number 0 to 1"),
-        ("val_share", ".nan", "preprocess.val_share: found nan, allowed: a number 0.01 to 0.9"),
+        ("val_share", ".nan", "preprocess.val_share: found nan, allowed: a number 0.01 to 0.45"),
         ("alpha", ".inf", "train.alpha: found inf, allowed: a number at least 0.001"),
         ("fit", "stretch", "preprocess.fit: found 'stretch', allowed: one of pad, crop"),
         ("flatten", "yes please", "preprocess.flatten: found 'yes please', allowed: one of auto, true, false"),

@@ -22,7 +22,8 @@ SMALLEST = load_params(ROOT).report.smallest_difference
 
 def let_learn(drawing: Path) -> None:
     """Change the file behind the picture's end until its content is one that is not held out."""
-    while is_held_out(file_sha256(drawing), load_params(ROOT).preprocess.val_share):
+    params = load_params(ROOT).preprocess
+    while is_held_out(file_sha256(drawing), params.val_share + params.test_share):
         drawing.write_bytes(drawing.read_bytes() + b"\0")
 
 
@@ -115,7 +116,7 @@ def test_another_seed_is_no_difference(project, right):
     set_value(params, "seed", 43)
     other = trained(project, "another_seed")
     params.write_text(text)
-    print({score: (right.metrics[score], other.metrics[score]) for score in ("val_loss", "clip_score")})
+    print({score: (right.metrics[score], other.metrics[score]) for score in ("test_loss", "clip_score")})
     assert set(verdicts(right, other).values()) == {"no difference"}
 
 
@@ -136,9 +137,7 @@ def test_a_training_that_copies_its_drawings_is_flagged(tmp_path, right):
 
 
 def test_coloured_pictures_are_reported_as_not_line_art(project, right):
-    held_out = [
-        drawing.file for drawing in read_drawings(project / PROCESSED / "drawings.csv") if drawing.split == "val"
-    ]
+    held_out = [drawing.file for drawing in read_drawings(project / PROCESSED / "drawings.csv") if drawing.is_held_out]
     target = mean_line_art([measure(Image.open(project / PROCESSED / "images" / file)) for file in held_out])
     base = trained(project, "base", adapter=False)
     assert not base.is_line_art(target)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +29,14 @@ from stages.preprocess.raw_images import to_png
 from tattoo_lora.data.captions import read_user_captions
 from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.data.manifest import read_manifest
-from tattoo_lora.data.split import fewest_held_out, file_sha256, held_out, is_held_out
+from tattoo_lora.data.split import fewest_held_out, file_sha256, held_out, is_held_out, split_contents
 from tattoo_lora.errors import UserError
 from tattoo_lora.memo import Memo
 from tattoo_lora.params import load_params
 
-PARAMS = replace(load_params(ROOT).preprocess, val_share=0.5, vanilla_caption="line art", max_rejected=1.0)
+PARAMS = replace(
+    load_params(ROOT).preprocess, val_share=0.25, test_share=0.25, vanilla_caption="line art", max_rejected=1.0
+)
 
 
 def drawing(seed, size=(120, 90)):
@@ -541,7 +544,7 @@ def test_a_name_decides_nothing_about_the_split(raw, tmp_path):
     for path in list(raw.iterdir()):
         path.rename(path.with_stem(f"renamed {path.stem}"))
     assert {row.sha256: row.split for row in run_preprocess(raw, tmp_path / "b")[0]} == before
-    assert set(before.values()) == {"train", "val"}
+    assert set(before.values()) == {"train", "val", "test"}
 
 
 def test_the_held_out_share_is_about_the_one_asked_for():
@@ -644,27 +647,57 @@ def test_no_drawings_is_an_error(tmp_path):
 
 def test_one_drawing_is_an_error(tmp_path):
     save(tmp_path / "raw/one.png")
-    with pytest.raises(UserError, match="1 usable drawing.* of 1; two are needed"):
+    with pytest.raises(UserError, match="1 usable drawing.* of 1; three are needed"):
         run_preprocess(tmp_path / "raw", tmp_path / "out")
 
 
 def test_drawings_that_all_show_one_picture_are_an_error(tmp_path):
     for i in range(3):
         save(tmp_path / f"raw/{i}.png", seed=5, compress_level=i)
-    with pytest.raises(UserError, match="all 3 drawings show the same picture; two different ones are needed"):
+    with pytest.raises(UserError, match=r"3 drawings show 1 different picture\(s\); three are needed"):
         run_preprocess(tmp_path / "raw", tmp_path / "out", duplicates="keep")
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.01, 2), (0.9, 7)])
-def test_both_sides_of_the_split_have_drawings(raw, tmp_path, share, count):
-    rows, _ = run_preprocess(raw, tmp_path / "out", val_share=share)
-    assert sum(row.split == "val" for row in rows) in (count, 6)  # of 8
+@pytest.mark.parametrize(("share", "count"), [(0.01, 2), (0.45, 7)])
+def test_all_parts_of_the_split_have_drawings(raw, tmp_path, share, count):
+    rows, _ = run_preprocess(raw, tmp_path / "out", val_share=share, test_share=share)
+    splits = [row.split for row in rows]
+    assert splits.count("val") + splits.count("test") in (count, 6)  # of 8
+    assert set(splits) == {"train", "val", "test"}
 
 
-@given(st.sets(st.text("0123456789abcdef", min_size=64, max_size=64), min_size=2, max_size=40), st.floats(0.01, 0.9))
+CONTENTS = st.sets(st.text("0123456789abcdef", min_size=64, max_size=64), min_size=3, max_size=40)
+
+
+@given(CONTENTS, st.floats(0.01, 0.45), st.floats(0.01, 0.45))
+def test_train_val_and_test_are_disjoint_and_stay_put_when_a_drawing_is_added_or_removed(contents, val, test):
+    new, *before = contents
+    if len(before) < 3:
+        return
+    splits, after = split_contents(before, val, test), split_contents(contents, val, test)
+    assert set(splits) == set(before) and set(splits.values()) == {"train", "val", "test"}  # each is in one of them
+    assert {content for content, split in splits.items() if split != "train"} == held_out(before, val + test)
+    moved = [content for content in before if splits[content] != after[content]]
+    assert len(moved) <= 2  # one over each line, while the lowest hashes fill up
+    tests, held = (sum(is_held_out(content, share) for content in before) for share in (test, val + test))
+    if tests >= 2 and held >= max(tests + 1, 3) and held < len(before):
+        assert not moved
+        assert all((split == "test") == is_held_out(content, test) for content, split in splits.items())
+
+
+@pytest.mark.parametrize(
+    ("count", "val", "test"), [(3, 1, 1), (8, 1, 1), (11, 1, 1), (12, 1, 2), (25, 1, 2), (2000, 1, 2)]
+)
+def test_of_few_drawings_one_is_val_and_one_or_two_are_test(count, val, test):
+    contents = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)]
+    splits = list(split_contents(contents, 1e-9, 1e-9).values())
+    assert (splits.count("val"), splits.count("test")) == (val, test)
+
+
+@given(CONTENTS, st.floats(0.01, 0.9))
 def test_few_drawings_are_held_out_by_the_lowest_hashes_and_one_more_moves_at_most_one(contents, share):
     new, *before = contents
-    if len(before) < 2:
+    if len(before) < 3:
         return
     val, after = held_out(before, share), held_out(contents, share)
     by_content = {content for content in before if is_held_out(content, share)}
@@ -679,16 +712,19 @@ def test_few_drawings_are_held_out_by_the_lowest_hashes_and_one_more_moves_at_mo
         assert not moved
 
 
-@pytest.mark.parametrize(("count", "fewest"), [(2, 1), (3, 1), (7, 1), (8, 2), (11, 2), (12, 3), (25, 3), (2000, 3)])
+@pytest.mark.parametrize(("count", "fewest"), [(2, 1), (3, 2), (8, 2), (11, 2), (12, 3), (25, 3), (2000, 3)])
 def test_of_few_drawings_enough_are_held_out_to_judge_by(count, fewest):
     contents = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)]
-    assert fewest_held_out(count) == fewest == len(held_out(contents, 1e-9))
+    assert min(fewest_held_out(count), count - 1) == fewest == len(held_out(contents, 1e-9))
 
 
 def test_the_sample_holds_out_what_its_drawings_contents_say():
     contents = [file_sha256(path) for path in sorted((ROOT / "data/raw/flash").glob("*.png"))]
-    share = load_params(ROOT).preprocess.val_share
-    assert held_out(contents, share) == {content for content in contents if is_held_out(content, share)}
+    params = load_params(ROOT).preprocess
+    splits = split_contents(contents, params.val_share, params.test_share)
+    assert all((splits[content] == "test") == is_held_out(content, params.test_share) for content in contents)
+    assert all((splits[content] == "train") != is_held_out(content, 0.12) for content in contents)
+    assert Counter(splits.values()) == {"train": 296, "test": 24, "val": 10}
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):

@@ -46,9 +46,9 @@ from tattoo_lora.errors import UserError
 TARGET = LineArt(0.1, 0.0, 0.1, 3.0, 0.5, 2.0, 0.0)
 
 
-def evaluation(val_losses, scores, saturation=0.0, copies=()):
+def evaluation(test_losses, scores, saturation=0.0, copies=()):
     """One drawing a loss, one picture a score; the pictures in `copies` count as copies."""
-    drawings = pd.DataFrame({"file": [f"{i}.png" for i in range(len(val_losses))], "val_loss": val_losses})
+    drawings = pd.DataFrame({"file": [f"{i}.png" for i in range(len(test_losses))], "test_loss": test_losses})
     drawings["timestep"] = 500
     prompts = [f"picture {i}" for i in range(len(scores))]
     pictures = pd.DataFrame({"prompt": prompts, "seed": 7, "clip_score": scores})
@@ -58,10 +58,14 @@ def evaluation(val_losses, scores, saturation=0.0, copies=()):
     for measured in dataclasses.fields(LineArt):
         pictures[measured.name] = getattr(TARGET, measured.name)
     pictures["saturation"] = saturation
-    metrics = {"val_loss": np.mean(val_losses), "val_loss_common": np.mean(val_losses), "clip_score": np.mean(scores)}
+    metrics = {
+        "test_loss": np.mean(test_losses),
+        "test_loss_common": np.mean(test_losses),
+        "clip_score": np.mean(scores),
+    }
     metrics |= {"ink": 0.1, "saturation": saturation, "grey": 0.1, "stroke": None, "spread": 0.5, "pieces": 2.0}
     metrics |= {"specks": 0.0, "copies": len(copies) / len(scores)}
-    return Evaluation(metrics, drawings.assign(val_loss_common=val_losses), pictures, make_pictures(len(scores)))
+    return Evaluation(metrics, drawings.assign(test_loss_common=test_losses), pictures, make_pictures(len(scores)))
 
 
 def make_pictures(count):
@@ -116,7 +120,7 @@ def test_one_drawing_does_not_decide_for_all():
     """19 are a tenth worse, and one, whose loss is a hundred times theirs, is half as high: the mean is lower."""
     losses = np.array([0.01] * 19 + [1.0])
     other = losses * np.array([*(1.1 + 0.002 * np.arange(19)), 0.5])
-    found = compare(evaluation(other, [1.0] * 5), evaluation(losses, [1.0] * 5), 0.0)["val_loss"]
+    found = compare(evaluation(other, [1.0] * 5), evaluation(losses, [1.0] * 5), 0.0)["test_loss"]
     assert other.mean() < losses.mean() and found.verdict != "better"
 
 
@@ -126,7 +130,7 @@ def test_with_few_drawings_or_prompts_there_is_no_verdict():
     assert {finding.verdict for finding in found["blip", "base"].values()} == {"too few to tell"}
     assert differences_table(found).splitlines()[2].startswith("| blip - base | -50.0% | too few to tell |")
     assert "| too few to tell from base | too few to tell from base |" in findings_table(few, found, TARGET)
-    assert headline(few, found, TARGET) == "No verdict: fewer than 5 held-out drawings are too few to tell"
+    assert headline(few, found, TARGET) == "No verdict: fewer than 5 test drawings are too few to tell"
     assert winner(["base", "blip"], found) is None
 
 
@@ -141,9 +145,9 @@ def test_a_prompt_that_one_adapter_cannot_draw_is_one_item_not_as_many_as_its_se
 
 
 def found(**verdicts):
-    """Findings of pairs: `one_other="bn"` is one's val_loss better, its clip_score no different; w worse, f too few.
+    """Findings of pairs: `one_other="bn"` is one's test_loss better, its clip_score no different; w worse, f too few.
 
-    The pairs of x, y and z that are not named are better than o, the base, in val_loss, and no different else.
+    The pairs of x, y and z that are not named are better than o, the base, in test_loss, and no different else.
     """
     words, nothing = {"b": "better", "w": "worse", "n": "no difference", "f": "too few to tell"}, Difference(0, 0, 0)
     pairs = {"x_o": "bn", "y_o": "bn", "z_o": "bn"} | {pair: "nn" for pair in ("y_x", "z_x", "z_y")}
@@ -152,7 +156,7 @@ def found(**verdicts):
     return {
         tuple(pair.split("_")): {
             column: Finding(nothing, words[letter])
-            for column, letter in zip(("val_loss", "clip_score", "val_loss_common"), letters + "w", strict=True)
+            for column, letter in zip(("test_loss", "clip_score", "test_loss_common"), letters + "w", strict=True)
         }
         for pair, letters in pairs.items()
     }
@@ -184,7 +188,7 @@ def found(**verdicts):
         (
             found(x_o="wb", y_o="wn", z_o="wn"),
             None,
-            "All three predict held-out drawings worse than the o model: val_loss 0.1000, 0.1000 and 0.1000 "
+            "All three predict test drawings worse than the o model: test_loss 0.1000, 0.1000 and 0.1000 "
             "against 0.1000",
         ),
         (
@@ -193,10 +197,10 @@ def found(**verdicts):
             "All three draw worse than the o model: clip_score 40.00, 40.00 and",
         ),
         (found(x_o="bw", x_y="bb", x_z="bb"), None, "No winner: open between y and z"),  # worse than the base
-        (found(x_o="bw", y_o="wb", z_o="ww"), None, "No winner: each is worse than the o model in val_loss or clip_"),
+        (found(x_o="bw", y_o="wb", z_o="ww"), None, "No winner: each is worse than the o model in test_loss or clip_"),
         (found(x_o="nn", y_o="nn", z_o="nw", x_y="bn", x_z="bn"), None, "No winner: none is better than the o model"),
         (found(x_o="nn", x_y="bn", x_z="bn"), None, "No winner: open between y and z"),  # level with the base
-        (found(x_o="fb", y_o="fn", z_o="fn"), None, "No verdict: fewer than 5 held-out drawings are too few to tell"),
+        (found(x_o="fb", y_o="fn", z_o="fn"), None, "No verdict: fewer than 5 test drawings are too few to tell"),
         (found(x_o="bf", y_o="bf", z_o="bf"), None, "No verdict: fewer than 5 prompts are too few to tell"),
     ],
 )
@@ -207,7 +211,7 @@ def test_a_winner_is_better_than_the_base_and_each_other_and_worse_in_nothing(ve
     said = headline(evaluations, verdicts, TARGET)
     assert said.startswith(says)
     # 40 against 62 is said in any case but that of a winner.
-    assert (best is not None) != said.endswith("40.00, 40.00 and 40.00 against 62.00") or "val_loss 0" in said
+    assert (best is not None) != said.endswith("40.00, 40.00 and 40.00 against 62.00") or "test_loss 0" in said
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,7 @@ def test_a_winner_is_better_than_the_base_and_each_other_and_worse_in_nothing(ve
     [
         ("bb", "x is better than the o model"),
         ("bw", "x draws worse than the o model: clip_score 40.00 against 62.00"),
-        ("wn", "x predicts held-out drawings worse than the o model: val_loss 0.1000 against 0.1000"),
+        ("wn", "x predicts test drawings worse than the o model: test_loss 0.1000 against 0.1000"),
         (
             "nn",
             "No winner: none is better than the o model; in the mean, clip_score is below the o model's: "
@@ -248,10 +252,10 @@ def test_the_findings_are_there_as_json_too():
     found = json.loads(findings_json(EVALUATIONS, compare_all(EVALUATIONS, 0.01), [TARGET]))
     assert (found["winner"], found["base"], found["variants"]) == ("blip", "base", ["blip"])
     assert found["headline"] == "blip is better than the base model"
-    assert found["scores"]["blip"] == {"val_loss": 0.14, "val_loss_common": 0.14, "clip_score": 40.0}
-    assert found["better"]["val_loss"] == "lower" and found["line_art"] == {"base": False, "blip": True}
+    assert found["scores"]["blip"] == {"test_loss": 0.14, "test_loss_common": 0.14, "clip_score": 40.0}
+    assert found["better"]["test_loss"] == "lower" and found["line_art"] == {"base": False, "blip": True}
     first = found["differences"][0]
-    assert (first["one"], first["other"], first["score"], first["verdict"]) == ("blip", "base", "val_loss", "better")
+    assert (first["one"], first["other"], first["score"], first["verdict"]) == ("blip", "base", "test_loss", "better")
     assert first["is_ratio"] and first["low"] < first["mean"] == -0.4997 < first["high"] < 0
     few = {name: evaluation(EASY[:4], [1.0] * 4) for name in ("base", "blip")}
     last = json.loads(findings_json(few, compare_all(few, 0.01), [TARGET]))["differences"][-1]
@@ -314,7 +318,7 @@ def test_the_pictures_of_a_training_are_found_by_step(tmp_path):
 def test_the_losses_of_all_variants_by_timestep_are_one_table(tmp_path):
     write_by_variant(tmp_path / "timesteps.csv", losses_by_timestep(EVALUATIONS))
     head, *rows = (tmp_path / "timesteps.csv").read_text().splitlines()
-    assert head == "timestep,val_loss,val_loss_common,variant"
+    assert head == "timestep,test_loss,test_loss_common,variant"
     assert [row.rpartition(",")[2] for row in rows] == ["base", "blip"] and rows[1] == "500,0.140000,0.140000,blip"
 
 
@@ -328,7 +332,10 @@ def test_the_drawings_are_counted_and_their_licences_shown_as_text(tmp_path):
     ]
     captions = pd.DataFrame({"origin": ["blip", "user"], "tokens": [5, 9], "enriched_tokens": [15, 19]})
     text = data_facts("flash", tmp_path, rows, captions)
-    assert "| drawings | 2, 1 of them held out |" in text and "| left out | 1 duplicates, 1 rejected files |" in text
+    assert (
+        "| drawings | 2: 1 to learn from, 1 that choose the best step (val), 0 to report on (test) |" in text
+        and "| left out | 1 duplicates, 1 rejected files |" in text
+    )
     assert "300 to 500 px" in text and r"&lt;b&gt;mine\|yours&lt;/b&gt; (1), unknown (1)" in text
     assert "1 by BLIP, 0 from names, 1 your own" in text and "at most 9; with the suffix 17 and 19" in text
 
@@ -340,8 +347,8 @@ def test_an_evaluation_that_did_not_run_is_named(tmp_path):
 
 def test_pictures_are_read_in_the_order_of_their_table(tmp_path):
     """Not in that of their names: 10 comes after 7."""
-    (tmp_path / "metrics.json").write_text(json.dumps({"val_loss": 0.1}))
-    (tmp_path / "drawings.csv").write_text("file,val_loss\na.png,0.1\n")
+    (tmp_path / "metrics.json").write_text(json.dumps({"test_loss": 0.1}))
+    (tmp_path / "drawings.csv").write_text("file,split,loss\na.png,test,0.1\n")
     (tmp_path / "pictures.csv").write_text("file\nprompt00_seed7.png\nprompt00_seed10.png\n")
     for image, seed in zip(make_pictures(2), (7, 10), strict=True):
         image.save(tmp_path / f"prompt00_seed{seed}.png")
@@ -377,7 +384,7 @@ def report_project(folder, prompts=ODD, dataset="flash"):
     drawing = Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(drawing).line((8, 8, 50, 40), "black", 3)
     drawing.save(images / "owl.png")
-    (folder / "p/drawings.csv").write_text("file,sha256,split\nowl.png,ab,val\n")
+    (folder / "p/drawings.csv").write_text("file,sha256,split\nowl.png,ab,test\n")
     write_manifest(folder / "p/manifest.csv", [ManifestRow("鴞.png", "kept", file="owl.png", license="© $x$ | <i>")])
     (folder / "p/captions.csv").write_text("file,origin,tokens,enriched_tokens\nowl.png,user,3,9\n")
     (folder / "l").mkdir()
@@ -389,7 +396,9 @@ def report_project(folder, prompts=ODD, dataset="flash"):
         for file, image in zip(found.pictures["file"], found.images, strict=True):
             image.save(out / file)
         found.pictures.assign(prompt=prompts).to_csv(out / "pictures.csv", index=False)
-        found.drawings.to_csv(out / "drawings.csv", index=False)
+        losses = found.drawings.rename(columns=lambda name: name.replace("test_loss", "loss"))
+        other = losses.assign(split="val", loss=9.0, loss_common=np.nan, file="val.png")
+        pd.concat([losses.assign(split="test"), other]).to_csv(out / "drawings.csv", index=False)
         (out / "metrics.json").write_text(json.dumps(found.metrics))
         (folder / f"l/{name}.csv").write_text("step,train_loss,val_loss,clip_score\n0,,0.3,40\n2,0.2,0.2,41\n")
         (folder / f"s/{name}/eval_step0002").mkdir(parents=True)
@@ -439,7 +448,7 @@ def test_the_report_is_the_same_whatever_machine_user_and_terminal_write_it(tmp_
     )
     assert written(one).keys() == written(other).keys() and len(written(one)) > 15
     assert [name for name, content in written(one).items() if content != written(other)[name]] == []
-    assert "| variant | val_loss ? |" in done.stdout.decode("iso-8859-1") and not done.stderr
+    assert "| variant | test_loss ? |" in done.stdout.decode("iso-8859-1") and not done.stderr
 
 
 def test_the_target_is_of_held_out_drawings_small_differences_are_none_and_pictures_are_of_the_first_seed(tmp_path):
@@ -455,8 +464,8 @@ def test_the_target_is_of_held_out_drawings_small_differences_are_none_and_pictu
     target = json.loads((project / "metrics/held_out.json").read_text())
     assert target["ink"] == pytest.approx(measure(Image.open(project / "p/images/owl.png")).ink, abs=1e-6)
     differences = json.loads((project / "metrics/findings.json").read_text())["differences"]
-    assert {row["verdict"] for row in differences if row["score"] == "val_loss"} == {"no difference"}
-    assert compare(evaluation(HARD - 0.01, [40.0]), evaluation(HARD, [40.0]), 0.0)["val_loss"].verdict == "better"
+    assert {row["verdict"] for row in differences if row["score"] == "test_loss"} == {"no difference"}
+    assert compare(evaluation(HARD - 0.01, [40.0]), evaluation(HARD, [40.0]), 0.0)["test_loss"].verdict == "better"
     colours = {colour[:3] for _, colour in Image.open(project / "plots/comparison.png").getcolors(1 << 20)}
     assert {(0, 0, 0), (20, 0, 0)} <= colours and (10, 0, 0) not in colours
 
@@ -519,6 +528,6 @@ def test_a_prompt_that_reads_like_no_value_is_a_prompt(tmp_path):
 
 
 def test_an_adapter_that_gave_no_number_is_named(tmp_path):
-    (tmp_path / "metrics.json").write_text(json.dumps({"val_loss": None}))
-    with pytest.raises(UserError, match="val_loss is no number; train again with a lower learning_rate"):
+    (tmp_path / "metrics.json").write_text(json.dumps({"test_loss": None}))
+    with pytest.raises(UserError, match="test_loss is no number; train again with a lower learning_rate"):
         read_evaluation(tmp_path)

@@ -13,7 +13,7 @@ def metrics(name):
 
 
 def test_every_variant_predicts_held_out_line_art_better_than_the_base():
-    assert all(metrics(variant)["val_loss"] < metrics("base")["val_loss"] for variant in VARIANTS)
+    assert all(metrics(variant)["test_loss"] < metrics("base")["test_loss"] for variant in VARIANTS)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -24,5 +24,5 @@ def test_the_variants_draw_lines_where_the_base_paints(variant):
 def test_the_table_says_what_the_metrics_say():
     table = (ROOT / "plots/comparison.md").read_text(encoding="utf-8")
     for name in ("base", *VARIANTS):
-        assert f"{metrics(name)['val_loss']:.4f}" in table
+        assert f"{metrics(name)['test_loss']:.4f}" in table
         assert f"{metrics(name)['clip_score']:.2f}" in table

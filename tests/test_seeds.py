@@ -8,7 +8,7 @@ from app.seeds import tables, trainings
 def row(seed, blip, vanilla=0.2, rev="abc", state=None, rank=8.0, **others):
     metrics = {}
     for name, loss in (("vanilla", vanilla), ("blip", blip)):
-        scores = {"val_loss": loss, "val_loss_common": loss, "clip_score": 50.0, "ink": 0.1}
+        scores = {"test_loss": loss, "test_loss_common": loss, "clip_score": 50.0, "ink": 0.1}
         metrics |= {f"metrics/{name}.json:{score}": value for score, value in scores.items()}
     about = {"Experiment": f"e{seed}", "rev": rev, "typ": "branch_base", "Created": seed, "State": state}
     return about | metrics | {"train.seed": float(seed), "train.rank": rank, "runs/lora/blip": f"hash{seed}"} | others
@@ -24,7 +24,7 @@ def test_experiments_that_differ_by_their_seed_are_taken_together():
     ]
     (by_seed,) = trainings(rows)
     assert set(by_seed) == {1, 2}
-    assert by_seed[2]["blip"]["val_loss"] == 0.11
+    assert by_seed[2]["blip"]["test_loss"] == 0.11
 
 
 def test_other_code_or_drawings_are_another_set():

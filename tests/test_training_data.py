@@ -126,17 +126,18 @@ def test_a_subject_is_found_under_the_names_that_icon_sets_use(tmp_path, hand, s
 
 def test_what_the_pipeline_holds_out_is_held_out():
     share = yaml.safe_load((TRAINING / "params.yaml").read_text(encoding="utf-8"))["corpus"]["held_out_share"]
-    val_share = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["preprocess"]["val_share"]
+    preprocess = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["preprocess"]
     samples = ROOT / "data/raw/flash"
-    held_out = draw_corpus.held_out_subjects(samples, share, val_share)
+    held_out = draw_corpus.held_out_subjects(samples, share, preprocess["val_share"] + preprocess["test_share"])
     files = {file_sha256(path): path.stem.replace("-", " ") for path in samples.glob("*.png")}
-    by_pipeline = {files[content] for content in split.held_out(files, val_share)}
-    assert by_pipeline <= {name.replace("-", " ") for name in held_out}
+    splits = split.split_contents(files, preprocess["val_share"], preprocess["test_share"])
+    by_pipeline = {files[content] for content in splits if splits[content] != "train"}
+    assert len(by_pipeline) == 34 and by_pipeline <= {name.replace("-", " ") for name in held_out}
     assert {"wolf", "deer", "dragon face", "key", "compass", "red heart", "snail", "volcano"} <= held_out
 
 
 def test_holding_out_less_than_the_pipeline_is_refused():
-    with pytest.raises(ValueError, match="held_out_share 0.05 is less than the pipeline's val_share, 0.1"):
+    with pytest.raises(ValueError, match="held_out_share 0.05 is less than the pipeline holds out, 0.1"):
         draw_corpus.held_out_subjects(ROOT / "data/raw/flash", 0.05, 0.1)
 
 

@@ -26,7 +26,7 @@ def show_kept(run: Run, dataset: str, kept: pd.DataFrame) -> None:
             picture, *texts = st.columns([1, 2, 2, 2])
             with picture:
                 show_picture(run, inside(f"data/processed/{dataset}/images", row["file"]), row["file"], width=140)
-                st.text(row["file"] + (", held out" if row["split"] == "val" else ""))
+                st.text(row["file"] + (f", held out ({row['split']})" if row["split"] != "train" else ""))
                 if row["note"]:
                     st.text(row["note"])
             for column, kind in zip(texts, KINDS, strict=True):
@@ -70,9 +70,9 @@ if drawings.empty:
     nothing_yet("No drawings have been preprocessed yet.")
     st.stop()
 counts = drawings["status"].value_counts()
-held_out = (drawings["split"] == "val").sum()
+held_out = (drawings["split"] != "train").sum()
 by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
-st.text(f"{dataset}: {len(drawings)} files, {by_status}; {held_out} held out for val_loss")
+st.text(f"{dataset}: {len(drawings)} files, {by_status}; {held_out} held out")
 
 words = st.text_input("Search in names, captions and reasons", placeholder="owl")
 matches = search(drawings, words)

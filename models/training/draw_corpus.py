@@ -142,13 +142,13 @@ def read_openmoji(archive: Path) -> list[Drawing]:
         return list_drawings(json.load(tar.extractfile("package/data/openmoji.json")))
 
 
-def held_out_subjects(samples: Path, share: float, val_share: float) -> set[str]:
+def held_out_subjects(samples: Path, share: float, by_pipeline: float) -> set[str]:
     """Names of the sample drawings whose line art no model may learn: `share` of them, by the pipeline's own rule.
 
     The rule takes the lowest hashes, so those that the pipeline holds out are among them; ValueError if it wouldn't.
     """
-    if share < val_share:
-        raise ValueError(f"params.yaml: held_out_share {share} is less than the pipeline's val_share, {val_share}")
+    if share < by_pipeline:
+        raise ValueError(f"params.yaml: held_out_share {share} is less than the pipeline holds out, {by_pipeline}")
     names = {file_sha256(samples / (name.replace(" ", "-") + ".png")): name for name in flash_subjects()}
     return {names[content] for content in held_out(names, share)}
 
@@ -160,7 +160,7 @@ def main() -> None:
     args = parser.parse_args()
 
     params = load_params("corpus")
-    val_share = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["preprocess"]["val_share"]
+    preprocess = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["preprocess"]
     subjects, aliases, hands = flash_subjects(), read_aliases(), read_hands()
     openmoji = next(hand for hand in hands if hand.name == "openmoji")
     drawings = read_openmoji(args.packages / openmoji.archive)
@@ -169,7 +169,9 @@ def main() -> None:
         table,
         args.packages / openmoji.archive,
         drawings,
-        held_out_subjects(ROOT / "data/raw/flash", params["held_out_share"], val_share),
+        held_out_subjects(
+            ROOT / "data/raw/flash", params["held_out_share"], preprocess["val_share"] + preprocess["test_share"]
+        ),
         params,
     )
     for hand in hands:

@@ -2,7 +2,8 @@
 
 Reads the latents, drawings.csv, the images, a folder of captions and the adapter (none for the base). Writes to <out>
     metrics.json                 means, which --metrics has too, where `dvc metrics` and Git find them
-    drawings.csv                 val_loss of each held-out drawing and timestep, with its own and the common caption
+    drawings.csv                 the loss of each drawing of val and test and timestep, with its own caption; of test
+                                 with the common caption too
     pictures.csv                 what was measured on each picture
     promptXX_seedY.png           the pictures: the fixed prompts, each with the fixed seeds
 
@@ -61,11 +62,12 @@ def run(args: argparse.Namespace) -> None:
     profile = load_profile(all_params.profile)
     params = all_params.evaluate
     drawings = read_drawings(args.drawings)
-    held_out = [drawing for drawing in drawings if drawing.split == "val"]
-    moments = read_moments(args.latents, [drawing.file for drawing in held_out])
-    by_stem = read_captions(args.captions, [drawing.stem for drawing in held_out])
+    test, val = ([drawing for drawing in drawings if drawing.split == split] for split in ("test", "val"))
+    measured = [*test, *val]
+    moments = read_moments(args.latents, [drawing.file for drawing in measured])
+    by_stem = read_captions(args.captions, [drawing.stem for drawing in measured])
     trigger = all_params.variant(args.variant).trigger
-    captions = [with_trigger(trigger, by_stem[drawing.stem]) for drawing in held_out]
+    captions = [with_trigger(trigger, by_stem[drawing.stem]) for drawing in measured]
 
     inference, sampling = profile.inference, profile.sampling
     use_threads(inference.threads)
@@ -86,8 +88,8 @@ def run(args: argparse.Namespace) -> None:
     timesteps = timestep_grid(params.timesteps, num_train_timesteps)
     own_embeds = torch.cat(rest)
     own, common = (
-        validation_losses(pipeline.unet, noise_scheduler, latents, embeds, timesteps, batch_size)
-        for embeds in (own_embeds, common_embed.expand_as(own_embeds))
+        validation_losses(pipeline.unet, noise_scheduler, latents[: len(embeds)], embeds, timesteps, batch_size)
+        for embeds in (own_embeds, common_embed.expand_as(own_embeds[: len(test)]))
     )
     settings = [(i, seed) for i in range(len(params.prompts)) for seed in params.seeds]
     rows, seeds = [i for i, _ in settings], [seed for _, seed in settings]
@@ -108,15 +110,16 @@ def run(args: argparse.Namespace) -> None:
         with replace_file(args.out / file) as partial:
             image.save(partial, "PNG")
         row["file"] = file
-    write_rows(args.out / "drawings.csv", loss_rows(held_out, timesteps, own, common))
+    write_rows(args.out / "drawings.csv", loss_rows(measured, timesteps, own, common))
     write_rows(args.out / "pictures.csv", picture_rows)
-    means = mean_losses(own, common, timesteps, num_train_timesteps) | picture_means
+    means = mean_losses(own[: len(test)], common, timesteps, num_train_timesteps)
+    means |= {"val_loss": own[len(test) :].mean().item()} | picture_means
     metrics = {name: None if math.isnan(value) else float(f"{value:.6g}") for name, value in means.items()}
     for path in filter(None, [args.out / "metrics.json", args.metrics]):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as partial:
             partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    print(f"{args.out.name}: val_loss {metrics['val_loss']:.4f}, clip_score {metrics['clip_score']:.2f}")
+    print(f"{args.out.name}: test_loss {metrics['test_loss']:.4f}, clip_score {metrics['clip_score']:.2f}")
 
 
 if __name__ == "__main__":

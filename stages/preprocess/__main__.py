@@ -35,7 +35,7 @@ from stages.preprocess.prepare import MEMO, PNG, Candidate, Outcome, Task, prepa
 from tattoo_lora.data.captions import write_caption, write_user_captions
 from tattoo_lora.data.drawings import Drawing, write_drawings
 from tattoo_lora.data.manifest import ManifestRow, write_manifest
-from tattoo_lora.data.split import held_out
+from tattoo_lora.data.split import split_contents
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
 from tattoo_lora.params import PreprocessParams, load_params, load_profile
@@ -107,7 +107,7 @@ def preprocess(
 ) -> tuple[list[ManifestRow], dict[str, Outcome]]:
     """Write everything below `out`, and the sheet; the manifest's rows, and what is known of each file by its source.
 
-    UserError where too many files are rejected, or fewer than two drawings are left that differ; the manifest and the
+    UserError where too many files are rejected, or fewer than three drawings are left that differ; the manifest and the
     sheet say why by then.
     """
     from stages.preprocess.duplicates import find_places
@@ -120,11 +120,11 @@ def preprocess(
     candidates = [Candidate(file, outcome) for file, outcome in zip(to_prepare, outcomes, strict=True)]
     drawings = [candidate for candidate in candidates if not why_rejected(candidate, params)]
     places = find_places(drawings, params)
-    val = held_out([place.decides for place in places], params.val_share)
+    splits = split_contents([place.decides for place in places], params.val_share, params.test_share)
 
     by_path = {candidate.file.path: rejected_row(candidate, params) for candidate in candidates}
     for drawing, place in zip(drawings, places, strict=True):
-        by_path[drawing.file.path] = drawing_row(drawing, place, "val" if place.decides in val else "train")
+        by_path[drawing.file.path] = drawing_row(drawing, place, splits[place.decides])
     rows = [by_path.get(file.path) or ManifestRow(file.source, file.status, file.reason, file.note) for file in files]
     by_source = {candidate.file.source: candidate.outcome for candidate in candidates}
 
@@ -200,11 +200,12 @@ def check(raw: Path, rows: list[ManifestRow], params: PreprocessParams) -> None:
             f"{raw}: {len(rejected)} of {looked_at} files rejected, more than preprocess.max_rejected "
             f"({params.max_rejected:g}); the first: {rejected[0].source}: {rejected[0].reason}"
         )
-    if len(kept) < 2:
-        raise UserError(f"{raw}: {len(kept)} usable drawing(s) of {looked_at}; two are needed, one of them held out")
-    if all(row.split == kept[0].split for row in kept):
+    if len(kept) < 3:
+        raise UserError(f"{raw}: {len(kept)} usable drawing(s) of {looked_at}; three are needed, two of them held out")
+    different = len({row.group or row.sha256 for row in kept})
+    if different < 3:
         raise UserError(
-            f"{raw}: all {len(kept)} drawings show the same picture; two different ones are needed, one to be held out"
+            f"{raw}: {len(kept)} drawings show {different} different picture(s); three are needed, two to be held out"
         )
 
 
@@ -223,9 +224,9 @@ def draw_sheet(path: Path, raw: Path, rows: list[ManifestRow], outcomes: dict[st
 def summary(rows: list[ManifestRow]) -> str:
     """How many drawings there are, and what became of the others."""
     count = {status: sum(row.status == status for row in rows) for status in ("kept", "duplicate", "rejected")}
-    held_out = sum(row.status == "kept" and row.split == "val" for row in rows)
+    val, test = (sum(row.status == "kept" and row.split == split for row in rows) for split in ("val", "test"))
     return (
-        f"{count['kept']} drawings, {held_out} of them held out; "
+        f"{count['kept']} drawings, {val + test} of them held out ({val} val, {test} test); "
         f"{count['duplicate']} duplicates and {count['rejected']} rejected files left out"
     )
 

@@ -163,6 +163,10 @@ def findings_json(evaluations: dict[str, Evaluation], findings: Findings, held_o
     return json.dumps(content, indent=2) + "\n"
 
 
+def count_split(rows: Sequence[ManifestRow], split: str) -> int:
+    return sum(row.split == split for row in rows)
+
+
 def data_facts(dataset: str, processed: Path, rows: Sequence[ManifestRow], captions: pd.DataFrame) -> str:
     """What the folder of drawings held, and what became of it."""
     count = Counter(row.status for row in rows)
@@ -170,7 +174,8 @@ def data_facts(dataset: str, processed: Path, rows: Sequence[ManifestRow], capti
     sides = [max(row.width, row.height) for row in kept]
     licenses = Counter(row.license or "unknown" for row in kept)
     facts = {
-        "drawings": f"{len(kept)}, {sum(row.split == 'val' for row in kept)} of them held out",
+        "drawings": f"{len(kept)}: {count_split(kept, 'train')} to learn from, {count_split(kept, 'val')} that choose "
+        f"the best step (val), {count_split(kept, 'test')} to report on (test)",
         "left out": f"{count['duplicate']} duplicates, {count['rejected']} rejected files",
         "longer side": f"{min(sides)} to {max(sides)} px, median {np.median(sides):.0f}",
         "licences": ", ".join(f"{plain(license)} ({number})" for license, number in licenses.most_common()),
@@ -223,7 +228,7 @@ def report_text(
 Adapters that differ in the captions they were trained on, held against each other and against the untouched {base}.
 
 {findings_table(evaluations, findings, target)}
-A variant wins if it is better than each other one and than the {base} in `val_loss` (error on held-out drawings) or
+A variant wins if it is better than each other one and than the {base} in `test_loss` (error on the test drawings) or
 `clip_score` (is what was asked for in the picture?) and worse in neither. A difference counts if its {interval} leaves
 out zero and it is at least {all_params.report.smallest_difference:.0%}. With fewer than {FEWEST} drawings or prompts
 there is no telling.
@@ -244,7 +249,7 @@ Differences with {interval}s: of losses the ratio, over the drawings; of scores 
 
 ![val_loss, clip_score and train_loss by step]({plots}/training_curves.png)
 
-![val_loss by timestep]({plots}/timesteps.png)
+![test_loss by timestep]({plots}/timesteps.png)
 
 ## Is it line art?
 
@@ -310,7 +315,7 @@ def run(args: argparse.Namespace) -> None:
     evaluations = {name: read_evaluation(args.evaluations / name) for name in (BASE, *variants)}
     logs = {name: pd.read_csv(args.logs / f"{name}.csv") for name in variants}
     drawings, images = read_drawings(args.processed / "drawings.csv"), args.processed / "images"
-    held_out = [measure(Image.open(images / drawing.file)) for drawing in drawings if drawing.split == "val"]
+    held_out = [measure(Image.open(images / drawing.file)) for drawing in drawings if drawing.is_held_out]
     target = mean_line_art(held_out)
     findings = compare_all(evaluations, smallest)
 

@@ -130,15 +130,15 @@ def training_curves(logs: dict[str, pd.DataFrame]) -> plt.Figure:
 
 
 def by_timestep(evaluations: dict[str, Evaluation]) -> plt.Figure:
-    """val_loss over the noise schedule: from little noise to nothing but noise; and what is gained over the first."""
+    """test_loss over the noise schedule: from little noise to nothing but noise; and what is gained over the first."""
     figure, (losses, shares) = plt.subplots(1, 2, figsize=(13, 3.8))
-    first = next(iter(evaluations.values())).drawings.groupby("timestep")["val_loss"].mean()
+    first = next(iter(evaluations.values())).drawings.groupby("timestep")["test_loss"].mean()
     for i, (name, evaluation) in enumerate(evaluations.items()):
-        means = evaluation.drawings.groupby("timestep")["val_loss"].mean()
+        means = evaluation.drawings.groupby("timestep")["test_loss"].mean()
         style = {"marker": "o", "ms": 4, "label": name, "color": "#888888" if i == 0 else f"C{i - 1}"}
         losses.plot(means.index, means, **style)
         shares.plot(means.index, means / first, **style)
-    losses.set_title("val_loss by timestep")
+    losses.set_title("test_loss by timestep")
     losses.set_yscale("log")
     losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     losses.yaxis.set_major_formatter("{x:g}")

@@ -51,8 +51,8 @@ class Score:
 
 
 SCORES = {
-    "val_loss": Score(4, min, "drawings", "file", "held-out drawings", is_ratio=True, does="predict held-out drawings"),
-    "val_loss_common": Score(4, min, "drawings", "file", "held-out drawings", is_ratio=True),  # the control
+    "test_loss": Score(4, min, "drawings", "file", "test drawings", is_ratio=True, does="predict test drawings"),
+    "test_loss_common": Score(4, min, "drawings", "file", "test drawings", is_ratio=True),  # the control
     "clip_score": Score(2, max, "pictures", "prompt", "prompts", is_ratio=False, does="draw"),
 }
 DECIDE = tuple(name for name, score in SCORES.items() if score.does)
@@ -63,7 +63,7 @@ OPPOSITE = {"better": "worse", "worse": "better"}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means, each drawing's losses, the pictures and what was measured on each."""
+    """Means, each test drawing's losses, the pictures and what was measured on each."""
 
     metrics: dict[str, float | None]
     drawings: pd.DataFrame
@@ -96,7 +96,9 @@ def read_evaluation(folder: Path) -> Evaluation:
     missing = {field.name: ["nan"] for field in fields(LineArt)}
     pictures = pd.read_csv(folder / "pictures.csv", keep_default_na=False, na_values=missing)
     images = [Image.open(folder / file).convert("RGB") for file in pictures["file"]]
-    return Evaluation(metrics, pd.read_csv(folder / "drawings.csv"), pictures, images)
+    losses = pd.read_csv(folder / "drawings.csv")
+    test = losses[losses["split"] == "test"].rename(columns=lambda name: name.replace("loss", "test_loss"))
+    return Evaluation(metrics, test, pictures, images)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tattoo_lora.data.captions import read_captions, with_trigger
-from tattoo_lora.data.drawings import Drawing, read_drawings
+from tattoo_lora.data.drawings import Drawing, read_drawings, sample
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.keys import model_key, result_key
 from tattoo_lora.params import Params, Profile, VariantParams, load_params, load_profile
@@ -98,9 +98,10 @@ def read_triggered_captions(folder: Path, drawings: list[Drawing], variant: Vari
     return [with_trigger(variant.trigger, captions[drawing.stem]) for drawing in drawings]
 
 
-def split_indices(drawings: list[Drawing], split: str) -> Tensor:
-    """Positions of the drawings of one split."""
-    return torch.tensor([i for i, drawing in enumerate(drawings) if drawing.split == split])
+def split_indices(drawings: list[Drawing], split: str, count: int) -> Tensor:
+    """Positions of at most `count` drawings of one split, whichever their content decides."""
+    chosen = set(sample(drawings, split, count))
+    return torch.tensor([i for i, drawing in enumerate(drawings) if drawing in chosen])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -134,7 +135,8 @@ def run(args: argparse.Namespace) -> None:
     denoiser.to(accelerator.device)
 
     scaling_factor = vae.config.scaling_factor
-    train_rows, val_rows = split_indices(drawings, "train"), split_indices(drawings, "val")[: params.val_drawings]
+    train_rows = split_indices(drawings, "train", len(drawings))
+    val_rows = split_indices(drawings, "val", params.val_drawings)
     batches = Batches(
         TrainingSet([moments[i] for i in train_rows], caption_rows[train_rows], scaling_factor),
         params,

@@ -1,5 +1,6 @@
-"""The preprocessed drawings that the stages work on: which there are, and which of them are held out."""
+"""The preprocessed drawings that the stages work on: which there are, and which of them are held out: val and test."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,22 @@ class Drawing:
 
     file: str
     sha256: str
-    split: str  # train or val
+    split: str  # train, val (chooses the best step) or test (is reported on)
 
     @property
     def stem(self) -> str:
         return Path(self.file).stem
+
+    @property
+    def is_held_out(self) -> bool:
+        return self.split != "train"
+
+
+def sample(drawings: Iterable[Drawing], split: str, count: int) -> list[Drawing]:
+    """At most `count` drawings of one split, in their order: those with the lowest hashes, whatever their names."""
+    of_split = [drawing for drawing in drawings if drawing.split == split]
+    chosen = set(sorted(drawing.sha256 for drawing in of_split)[:count])
+    return [drawing for drawing in of_split if drawing.sha256 in chosen][:count]
 
 
 def write_drawings(path: Path, drawings: list[Drawing]) -> None:

@@ -25,7 +25,7 @@ class ManifestRow:
     sha256: str = ""
     width: int = 0  # px of the raw picture, upright
     height: int = 0
-    split: str = ""  # train or val
+    split: str = ""  # train, val or test
     group: str = ""  # the same for all files that show one picture, empty for most
     license: str = ""
     author: str = ""
