@@ -293,7 +293,8 @@ def run(args: argparse.Namespace) -> None:
     from tattoo_lora.progress import tqdm
 
     if args.stencil_mm is not None:
-        from app.stencil import Options, check_options, write_stencil  # takes a second, which others need not wait
+        from app.stencil.files import write_stencil  # takes a second, which others need not wait
+        from app.stencil.options import Options, check_options
 
         stencil = Options(width_mm=args.stencil_mm)
         check_options(stencil, width="--stencil-mm")

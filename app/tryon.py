@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from app.checks import check, writable
-from app.stencil import LIMITS as STENCIL_LIMITS
-from app.stencil import OUT
+from app.stencil.files import OUT
+from app.stencil.options import LIMITS as STENCIL_LIMITS
 from stages.preprocess.raw_images import Rejected, open_rgb
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file

@@ -9,7 +9,8 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from app.stencil import Options, write_stencil
+from app.stencil.files import write_stencil
+from app.stencil.options import Options
 from tattoo_lora.data.captions import write_caption, write_user_captions
 from tattoo_lora.data.drawings import Drawing, write_drawings
 from tattoo_lora.data.manifest import ManifestRow, write_manifest

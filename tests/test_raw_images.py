@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageOps, PngImagePlugin, TiffImagePlugin
 
-from app.stencil import read_picture
+from app.stencil.ink import read_picture
 from stages.preprocess.raw_images import Rejected, background, fit_square, ink_box, looks_like_photo, open_rgb, prepare
 from tattoo_lora.params import load_params
 

@@ -13,7 +13,12 @@ from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import label
 
-from app.stencil import Options, ink_of, main, narrow_gaps, read_picture, to_pdf, to_svg
+from app.stencil.__main__ import main
+from app.stencil.files import to_svg
+from app.stencil.ink import ink_of, read_picture
+from app.stencil.options import Options
+from app.stencil.sheets import to_pdf
+from app.stencil.widths import narrow_gaps
 from tattoo_lora.errors import UserError
 
 OPTIONS = Options(width_mm=90)

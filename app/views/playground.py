@@ -94,7 +94,10 @@ def show_drawn(run: Run, drawn: dict[str, str]) -> None:
 
 def show_stencil(drawn: dict[str, str]) -> None:
     """A stencil of one of the pictures: black on white at a real size, to print."""
-    from app.stencil import PAGES, Options, narrow_gaps, to_pdf, write_stencil
+    from app.stencil.files import write_stencil
+    from app.stencil.options import Options
+    from app.stencil.sheets import PAGES, to_pdf
+    from app.stencil.widths import narrow_gaps
 
     st.subheader("Stencil")
     with st.form("stencil"):

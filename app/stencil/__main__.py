@@ -1,0 +1,57 @@
+"""Make a stencil to print: black on white at a real size, cleaned, as PNG, SVG and PDF.
+
+    python -m app.stencil owl.png --width-mm 90
+    python -m app.stencil runs/samples/adhoc/*.png --width-mm 60 --mirror --min-stroke-mm 0.4 --page Letter
+
+Writes <name>.stencil.png (at --dpi, 1 bit) and <name>.stencil.svg (outlines, in mm) for each picture, and
+stencils.pdf with all of them, with cut marks and a scale bar: print it at 100%, not "fit to page", and hold a ruler to
+the bar. --mirror is for transfer paper that is laid face down.
+"""
+
+import argparse
+from pathlib import Path
+
+from app.checks import writable
+from app.stencil.files import OUT, names_of, write_files
+from app.stencil.ink import read_picture, trace
+from app.stencil.options import Options, check_options
+from app.stencil.sheets import PAGES, check_fits, to_pdf
+from tattoo_lora.errors import one_line_errors
+from tattoo_lora.files import replace_file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m app.stencil", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("--width-mm", type=float, required=True, help="width of the print")
+    parser.add_argument("--dpi", type=int, default=300)
+    parser.add_argument("--threshold", type=float, help="grey below which is ink, 0 to 1; default: found by itself")
+    parser.add_argument("--smooth-mm", type=float, default=0.15, help="softens edges before they are cut")
+    parser.add_argument("--speck-mm2", type=float, default=0.4, help="smaller pieces and holes are dropped")
+    parser.add_argument("--min-stroke-mm", type=float, default=0.0, help="thinner strokes are widened")
+    parser.add_argument("--min-gap-mm", type=float, default=0.5, help="warn where lines are closer")
+    parser.add_argument("--mirror", action="store_true", help="for transfer paper")
+    parser.add_argument("--transparent", action="store_true", help="PNG without its white")
+    parser.add_argument("--page", choices=PAGES, default="A4")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder; default: {OUT}")
+    args = vars(parser.parse_args())
+    pictures, page, folder = args.pop("pictures"), args.pop("page"), args.pop("out")
+    with one_line_errors():
+        options = Options(**args)
+        check_options(options)
+        for path in pictures:
+            picture = read_picture(path)
+            check_fits(path.name, options.width_mm, options.width_mm * picture.height / picture.width, page)
+        writable(folder)
+        stencils = [(name, trace(path, options)) for name, path in zip(names_of(pictures), pictures, strict=True)]
+        for name, ink in stencils:
+            print("\n".join(map(str, write_files(name, ink, options, folder))))
+        with replace_file(folder / "stencils.pdf") as partial:
+            to_pdf(stencils, partial, options, page)
+        print(folder / "stencils.pdf")
+
+
+if __name__ == "__main__":
+    main()
