@@ -6,7 +6,7 @@
     python main.py --profile sd15               Stable Diffusion 1.5 from the hub, on a GPU
     python main.py release --variant blip_plus  an adapter with its model card, to hand on; see release --help
 
-Whatever a change does not invalidate is not run again; run it twice and the second does nothing.
+Only what a change invalidates is run again; a second run does nothing.
 """
 
 import argparse
@@ -25,15 +25,15 @@ PATIENCE = 30  # seconds that a stage has to end by itself
 
 
 def stop(message: str) -> None:
-    """End with one line. Needed before any package may be imported."""
+    """End with one line; works before any package can be imported."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
 
 
 def check_environment() -> None:
-    """Stop at a Python, a package or a Git repository that is not there; say which packages are of other versions.
+    """Stop if Python is too old, or if a package or the Git repository is missing; note packages of other versions.
 
-    With the standard library alone: whoever calls this may have nothing else.
+    Uses the standard library alone: the caller may have nothing else.
     """
     if sys.version_info < (3, 11):
         stop(f"Python {sys.version_info.major}.{sys.version_info.minor}: 3.11 or newer is needed")
@@ -59,15 +59,18 @@ def check_environment() -> None:
             install += "then `.venv/bin/python main.py`"
         stop(f"not installed: {some}; {install}")
     if others:
-        print(f"note: {', '.join(others)}; tried are those of requirements.txt: {install}", file=sys.stderr)
+        print(
+            f"note: {', '.join(others)}; the project is tested with those of requirements.txt: {install}",
+            file=sys.stderr,
+        )
     if not any((folder / ".git").exists() for folder in (ROOT, *ROOT.parents)):
         stop(f"{ROOT}: no Git repository; DVC works in one: clone the project, or run `git init` here")
 
 
 def run_dvc() -> int:
-    """The exit status of `dvc repro`. What stops main.py stops the stage that runs as well.
+    """The exit status of `dvc repro`. A signal that stops main.py stops the running stage too.
 
-    A stage and DVC end well on Ctrl-C: a training keeps its snapshot, and DVC lets go of its lock.
+    After Ctrl-C a training keeps its snapshot, and DVC releases its lock.
     """
     # The stages run `python`: make that this one, whether or not its environment is activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -135,7 +138,7 @@ def main() -> None:
     release.add_options(release_command)
     args = parser.parse_args()
     if args.command and (args.profile or args.dataset or args.images or args.captions_from):
-        parser.error("a release is of the results that are there: profile and dataset are those of params.yaml")
+        parser.error("a release takes the results as they are; profile and dataset come from params.yaml")
     with one_line_errors():
         if args.command == "release":
             release.run(args, ROOT)

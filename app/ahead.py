@@ -1,4 +1,4 @@
-"""What a run will do and what it lacks: said before it starts."""
+"""Say what a run will do and what it lacks, before it starts."""
 
 import json
 import math
@@ -41,6 +41,7 @@ def download_command(model: Model, weights: set[str]) -> str:
 
 
 def is_cached(model: Model, weights: set[str]) -> bool:
+    """Whether the hub's cache on this machine holds the model's files."""
     from huggingface_hub import try_to_load_from_cache
 
     return all(isinstance(try_to_load_from_cache(model.id, file, revision=model.revision), str) for file in weights)
@@ -89,7 +90,7 @@ def check_models(profile: Profile, root: Path) -> None:
 
 
 def plan(params: Params, profile: Profile, drawings: int) -> str:
-    """What is about to happen: drawings, held out, epochs, minutes; and that the miniature is a demonstration."""
+    """The plan of a run: drawings, held out, epochs, minutes; and that the miniature is a demonstration."""
     held_out = max(
         round(drawings * (params.preprocess.val_share + params.preprocess.test_share)), fewest_held_out(drawings)
     )
@@ -102,7 +103,7 @@ def plan(params: Params, profile: Profile, drawings: int) -> str:
     first = (
         "two to six minutes on two cores, longer with large scans"
         if is_folder_path(profile.base.id)
-        else ("how long it takes is not known here yet: the first training's progress bar says it")
+        else ("nobody has run it here yet: the first training's progress bar will tell")
     )
     lines = [
         f"{params.dataset}: {drawings} files that may be drawings, about {held_out} of them held out.",

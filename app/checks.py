@@ -15,7 +15,7 @@ def check(option: str, value: float, allowed: Range) -> None:
 
 
 def writable(folder: Path, what: str = "--out") -> Path:
-    """Make the folder if it is missing and return it; UserError if nothing can be written there."""
+    """Make the folder if it is missing, and return it; UserError if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -25,7 +25,7 @@ def writable(folder: Path, what: str = "--out") -> Path:
 
 
 def check_repository(root: Path = Path()) -> None:
-    """UserError if Git refuses the folder or DVC cannot write there: DVC writes even when it only reads."""
+    """UserError if Git refuses the folder or DVC cannot write to it: DVC writes even to read."""
     git("rev-parse", "HEAD", root=root)
     writable(root / ".dvc/tmp", "DVC's folder")
 

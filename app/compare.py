@@ -56,6 +56,7 @@ def fetch(experiment: str, variant: str, folder: Path) -> Path:
 
 
 def slug(text: str) -> str:
+    """The text as a part of a file name: a dash for each run of blanks and signs."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-")
 
 

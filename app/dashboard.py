@@ -3,8 +3,8 @@
     streamlit run app/dashboard.py
 
 Start it in the project's top folder. app/.streamlit/config.toml, which counts wherever it is started, keeps it on this
-machine. It reads what the stages wrote, while they run too, and loads a model when the Playground draws its first
-picture, not before.
+machine. It reads what the stages wrote, while they run too, and loads no model before the Playground draws its first
+picture.
 """
 
 import sys

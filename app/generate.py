@@ -27,7 +27,7 @@ from tattoo_lora.params import SAMPLER_STEPS, SEEDS, Model, Profile, Range, load
 
 CHUNK = "tattoo-lora"  # the PNG text chunk that holds the settings as JSON
 OUT = Path("runs/samples/adhoc")
-LIMITS = {  # for each field of Settings, its option and what that allows
+LIMITS = {  # each field of Settings with its option and the allowed values
     "seed": ("--seed", SEEDS),
     "steps": ("--steps", SAMPLER_STEPS),
     "guidance_scale": ("--guidance", Range(0, 100)),
@@ -95,6 +95,7 @@ def adapter_path(variant: str) -> Path:
 
 
 def adapter_sha256(path: Path) -> str:
+    """Hex SHA-256 of the adapter; UserError if there is no such file."""
     if not path.is_file():
         raise UserError(f"{path}: no such adapter; run `dvc repro train`, or give --lora a .safetensors file")
     try:
@@ -218,7 +219,7 @@ def settings_for(
     args: argparse.Namespace, profile: Profile, lora: Path | None, prompts: list[str], seeds: Iterable[int]
 ) -> list[Settings]:
     """The settings that the options of app.generate and app.compare ask for: each prompt with each seed."""
-    check("--strength", args.strength, LIMITS["strength"][1])  # wrong even where no adapter uses it
+    check("--strength", args.strength, LIMITS["strength"][1])  # checked even if no adapter uses it
     width, height = args.size or (profile.resolution, profile.resolution)
     shared = {
         "negative_prompt": args.negative,
@@ -264,6 +265,7 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
 
 
 def size(text: str) -> tuple[int, int]:
+    """(width, height) from '512x768', for argparse."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r}: write WIDTHxHEIGHT, as in 512x768")
@@ -274,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m app.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("prompt", nargs="*", help="what to draw; several in quotation marks each")
+    parser.add_argument("prompt", nargs="*", help="what to draw; quote each prompt")
     parser.add_argument("--again", type=Path, metavar="PNG", help="a picture made before: draw it again")
     adapter = parser.add_mutually_exclusive_group()
     adapter.add_argument("--variant", help="the adapter of runs/lora/<variant>/best.safetensors")

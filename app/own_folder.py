@@ -52,7 +52,7 @@ def place_for(images: Path, root: Path) -> Path:
         memory = remembered / f"{target.name}.txt"
         if memory.is_file() and target.is_dir():
             ours = memory.read_text(encoding="utf-8") == str(images)
-        else:  # it belongs to nobody, or was copied by another clone or by hand
+        else:  # nobody brought it in here: another clone or a person copied it
             ours = not (target.exists() or target.is_symlink()) or (target.is_dir() and is_copy(target, images))
         if ours:
             remembered.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def place_for(images: Path, root: Path) -> Path:
 def bring_in(images: Path, root: Path) -> str:
     """Copy what is new or newer in a folder of drawings to data/raw/<its name>; returns the name.
 
-    A folder of that name with other drawings in it stays as it is: the copy is called <its name>-2. What was edited or
-    added in the copy stays too.
+    A folder of that name with other drawings in it stays as it is: the copy is called <its name>-2. Files that were
+    edited or added in the copy stay too.
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder")

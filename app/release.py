@@ -4,7 +4,7 @@
     python main.py release --variant blip_plus --license cc-by-4.0 --out ~/releases/blip_plus
     python main.py release --variant blip_plus --upload your-name/tattoo-blip-plus
 
-Writes runs/release/<variant>/. All of the card is taken from the run: a stale or uncommitted one is refused. --upload
+Writes runs/release/<variant>/. The card is written from the run alone: a stale or uncommitted run is refused. --upload
 puts the folder on the Hugging Face hub as a private repository, with the token of `hf auth login` or HF_TOKEN.
 """
 
@@ -44,7 +44,7 @@ WRITTEN = "release.json"  # lists what a release wrote, with each file's SHA-256
 MADE_BY = "files of this tattoo-lora release"
 
 
-# What the manifest says of a drawing and whoever hands the adapter on has to know.
+# What the manifest says of a drawing and the person who shares the adapter has to know.
 CREDITS = ("source", "split", "sha256", "license", "author", "url")
 
 
@@ -314,7 +314,7 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
     """Write the folder `out` anew, all or nothing, with the licence in its card. Other people's files in it stay.
 
     The card's example loads `repo_id` from the hub, or the folder. UserError for an unknown or untrained variant,
-    results that are stale or not committed, or a folder that holds something else.
+    results that are stale or not committed, or a folder with other files.
     """
     params = load_params(root)
     params.variant(variant)
@@ -333,7 +333,7 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
         hashes = {path.relative_to(made).as_posix(): file_sha256(path) for path in files}
         (made / WRITTEN).write_text(json.dumps({MADE_BY: hashes}, indent=2) + "\n", encoding="utf-8")
         if theirs := [name for name in hashes if (out / name).exists() and out / name not in earlier]:
-            raise UserError(f"{out / theirs[0]}: is of somebody else; move it away, or give --out a new folder")
+            raise UserError(f"{out / theirs[0]}: no release wrote this file; move it away, or give --out a new folder")
         for path in earlier:
             path.unlink()
         for name in [*hashes, WRITTEN]:
@@ -370,7 +370,7 @@ def upload(folder: Path, repo_id: str) -> str:
     api = HfApi()
     try:
         address = api.create_repo(repo_id, private=True, exist_ok=True)
-        # What an earlier release left there and this one does not have goes too; what else is in the folder stays here.
+        # Files that only an earlier release had are deleted there too; other files in the folder are not uploaded.
         files = [path.relative_to(folder).as_posix() for path in earlier_files(folder)]
         api.upload_folder(
             repo_id=repo_id,

@@ -1,4 +1,4 @@
-"""What runs have left behind, as it is: the workspace, experiments, logs, metrics, pictures, states of stages.
+"""Read what runs have left behind: the workspace, experiments, logs, metrics, pictures, states of stages.
 
 A run may be half-way, its files cut, broken or deleted while they are read: what cannot be read is None or left out.
 Nothing here computes a metric, writes a file or takes a lock of DVC's.
@@ -44,7 +44,7 @@ class Run:
     metrics: dict = field(default_factory=dict, compare=False)  # {"blip": {"val_loss": 0.09}}
 
     def read(self, path: str) -> bytes | None:
-        """The file's bytes; None where there are none to be had."""
+        """The file's bytes; None if it cannot be had."""
         if self.rev is None:
             try:
                 return (self.folder / path).read_bytes()
@@ -113,6 +113,7 @@ def read_at(rev: str, path: str) -> bytes | None:
 
 
 def names_at(rev: str, folder: str) -> list[str]:
+    """The names in a folder at a commit, from Git or DVC's cache."""
     with missing_is_none():
         return _names_at(rev, folder)
     return []
@@ -197,6 +198,7 @@ def flat_params(data: dict) -> dict:
 
 
 def flatten(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Each value of nested dicts under its dotted key."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
@@ -220,7 +222,7 @@ def trained_variants(run: Run) -> list[str]:
 
 
 def parse_log(raw: bytes) -> pd.DataFrame:
-    """step, train_loss, val_loss and clip_score of a log; a last line that is not finished is left for later."""
+    """step, train_loss, val_loss and clip_score of a log; an unfinished last line is left for later."""
     columns = ["step", "train_loss", "val_loss", "clip_score"]
     complete = raw[: raw.rfind(b"\n") + 1].decode("utf-8", errors="replace")
     rows = [row for row in csv.reader(io.StringIO(complete.replace("\0", ""))) if len(row) == len(columns)]
@@ -374,8 +376,8 @@ def being_written(root: Path = Path()) -> set[str]:
 def other_datasets(run: Run) -> dict[str, str]:
     """The stages whose results belong to another dataset than params.yaml names, each with that dataset.
 
-    While a folder of one's own trains, the results of the one before stay until their stage is done. An experiment's
-    results are of its params. What dvc.lock says of a stage that runs now is no longer true.
+    While an own folder trains, the results of the dataset before stay until their stage is done. An experiment's
+    results belong to its params. For a stage that runs now, dvc.lock is out of date.
     """
     if run.rev is not None:
         return {}
@@ -410,5 +412,6 @@ def states(stages: list[dict], written: set[str]) -> list[StageState]:
 
 
 def first_two(names: list[str]) -> str:
+    """The first two names, and how many more."""
     more = len(names) - 2
     return ", ".join(names[:2]) + (f" and {more} more" if more > 0 else "")

@@ -1,11 +1,11 @@
-"""Mean and spread over trainings that differ by their seed alone, and which variants differ in spite of it.
+"""Mean and spread over trainings that differ by their seed alone, and which variants differ all the same.
 
     dvc exp run --queue -S train.seed=1,2,3      one experiment a seed
     dvc queue start
     python -m app.seeds
 
 Takes the experiments of the current commit, and the commit itself. Differences between variants are paired by seed:
-both learned from the same draws. Their intervals are Student's t over the seeds; two seeds say little, three some.
+both learned from the same draws. Their intervals are Student's t over the seeds; two seeds tell little, three more.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the dashboard's pages share: slow looks in the background, texts shown as texts, pictures, tables, charts.
+"""What the dashboard's pages share: slow work in the background, texts shown as texts, pictures, tables, charts.
 
 Names, captions and prompts come from files and from visitors. They go through st.text, tables and options of select
 boxes, which show them as they are: in Markdown they could become pictures, links or HTML.
@@ -38,16 +38,16 @@ MORE_COLORS = ["#cc79a7", "#56b4e9", "#b58900", "#000000"]
 
 
 class Background:
-    """A look that takes seconds, done in a thread for all visitors: pages show what the last one found, at once."""
+    """Work that takes seconds, done in a thread for all visitors: pages show the last result at once."""
 
     def __init__(self, look: Callable[[], Any]) -> None:
         self.look, self.result, self.mark, self.since = look, None, None, 0.0
         self.lock, self.thread = threading.Lock(), None
 
     def latest(self, mark: Hashable, wait: float = 0) -> Any:
-        """What was found last, None before the first time; looks again where `mark` changed or it is old.
+        """The last result, None before the first; works again if `mark` changed or the result is old.
 
-        With `wait`, up to so many seconds for the look that is under way.
+        With `wait`, waits up to so many seconds for work that is under way.
         """
         with self.lock:
             idle = self.thread is None or not self.thread.is_alive()
@@ -122,7 +122,9 @@ def say_other_dataset(run: Run, *stages: str) -> None:
     """Warn if the results of these stages belong to another dataset than params.yaml names."""
     others = {stage: name for stage, name in other_datasets(run).items() if stage.startswith(stages)}
     if others:
-        st.warning("Of another dataset than params.yaml names; those of its own come when their stage is done:")
+        st.warning(
+            "These results belong to another dataset than params.yaml names; new ones appear when their stage is done:"
+        )
         st.text(", ".join(f"{stage}: {name}" for stage, name in others.items()))
 
 
@@ -188,14 +190,14 @@ def thumbnail(raw: bytes, side: int) -> bytes | None:
 
 
 def show_figure(run: Run, path: str, alt: str) -> None:
-    """A picture of the report's as it is, as wide as its column; nothing where there is none or it is half-written."""
+    """A picture of the report's as it is, as wide as its column; nothing if it is missing or half-written."""
     raw = run.read(path)
     if raw and thumbnail(raw, 1):
         st.image(raw, width="stretch", alt=alt)
 
 
 def show_picture(run: Run, path: str | None, alt: str, side: int = SIDE, width: int | str = "stretch") -> None:
-    """The picture in the run, as wide as its column or `width` px; a word in its place where it is broken or none."""
+    """The picture in the run, as wide as its column or `width` px; a word in its place if it is broken or missing."""
     raw = run.read(path) if path else None
     png = thumbnail(raw, side) if raw else None
     if png:

@@ -1,4 +1,4 @@
-"""The stages before the models, and the DAG as a whole: what DVC adds, and what it saves."""
+"""Time the stages before the models, and the DAG as a whole: what DVC costs and what it saves."""
 
 import os
 import shutil
@@ -62,7 +62,7 @@ def preprocess_cases(profile: Profile, params: Params, folder: Path) -> dict[str
 
 
 def preprocess_many(drawings: int, folder: Path) -> dict[str, float]:
-    """Run the stage on so many scribbles, then again: the seconds of both, and the most memory of a process in MB."""
+    """Run the stage on so many scribbles, then again: seconds of both runs, and the most memory of a process in MB."""
     raw = folder / "raw"
     raw.mkdir()
     for i in range(drawings):

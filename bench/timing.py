@@ -21,7 +21,7 @@ class Measured:
 
 
 def synchronize() -> None:
-    """Wait until the GPU, if there is one, has done what it was given."""
+    """Wait until the GPU, if there is one, has finished its work."""
     import torch  # here, so that `--help` does not wait for it
 
     if torch.cuda.is_available():

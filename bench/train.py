@@ -58,6 +58,7 @@ def load(base: Model, dtype: str) -> Models:
 
 
 def latent_shape(models: Models, resolution: int) -> tuple[int, int, int]:
+    """(C, h, w) of the latents at that resolution."""
     side = resolution // 2 ** (len(models.vae.config.block_out_channels) - 1)
     return models.vae.config.latent_channels, side, side
 
@@ -112,6 +113,7 @@ def adapted(
 
 
 def autocast(models: Models) -> torch.autocast:
+    """The example script's mixed precision for the models' dtype."""
     dtype = models.unet.dtype
     return torch.autocast(models.unet.device.type, dtype, enabled=dtype != torch.float32)
 

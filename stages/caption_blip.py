@@ -1,7 +1,7 @@
 """Caption the preprocessed drawings with BLIP, except those that the user or their file names have captioned.
 
-Reads images/, drawings.csv and captions_user.csv; writes captions_blip/<stem>.txt, one line each. Captioned is only
-what is new since the last run; under `accelerate launch` each process captions its share.
+Reads images/, drawings.csv and captions_user.csv; writes captions_blip/<stem>.txt, one line each. Only
+drawings that are new since the last run are captioned; under `accelerate launch` each process captions its share.
 
     python -m stages.caption_blip data/processed/flash --out data/processed/flash/captions_blip
 """
@@ -37,7 +37,7 @@ def caption_images(
     images: list[Image.Image],
     params: CaptionBlipParams,
 ) -> list[str]:
-    """One caption an image; greedy where num_beams is 1."""
+    """One caption for each image; greedy decoding if num_beams is 1."""
     pixel_values = processor(images=images, return_tensors="pt").pixel_values.to(model.device, model.dtype)
     tokens = model.generate(
         pixel_values=pixel_values,

@@ -2,7 +2,7 @@
 
 Reads images/ and drawings.csv; writes latents.safetensors: for each file name the moments (mean and
 log-variance) of the picture and, with `flip`, of its mirror image. Training and validation draw their
-latents from these and never load the VAE's encoder. Encoded is only what is new since the last run; under
+latents from these and never load the VAE's encoder. Only drawings that are new are encoded; under
 `accelerate launch` each process encodes its share and the first one writes.
 
     python -m stages.encode data/processed/flash --out data/processed/flash/latents.safetensors

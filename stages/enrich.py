@@ -21,9 +21,9 @@ from tattoo_lora.params import load_params, load_profile
 from tattoo_lora.times import recorded_time
 
 CountTokens = Callable[[str], int]
-LONGEST_PHRASE = 6  # words; what BLIP repeats is rarely longer
-NO_WORDS = re.compile(r"\b(?:an? )?ara(?:f|ph)\w*\b,?", re.IGNORECASE)  # 'araffe', 'arafed': no words, but BLIP's
-# Thai to Burmese, Khmer, Chinese and Japanese: a whole sentence is one word to whoever splits at blanks.
+LONGEST_PHRASE = 6  # words; BLIP rarely repeats longer phrases
+NO_WORDS = re.compile(r"\b(?:an? )?ara(?:f|ph)\w*\b,?", re.IGNORECASE)  # 'araffe', 'arafed': BLIP invents these words
+# Thai to Burmese, Khmer, Chinese and Japanese: a whole sentence is one word to code that splits at blanks.
 NO_BLANKS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 NO_LAST_WORD = {"a", "an", "the", "of", "with", "and", "in", "on"}  # what a shortened caption must not end in
 
@@ -48,12 +48,12 @@ def tidy(caption: str) -> str:
 
 
 def drop_no_words(caption: str) -> str:
-    """The caption without the words that BLIP invents: 'arafed drawing of an owl' is 'drawing of an owl'."""
+    """The caption without the words that BLIP invents: 'arafed drawing of an owl' becomes 'drawing of an owl'."""
     return tidy(NO_WORDS.sub(" ", caption))
 
 
 def drop_repeats(caption: str) -> str:
-    """The caption without a word or phrase that stands next to itself: 'a rose a rose, rose' is 'a rose'.
+    """The caption without immediate repeats of a word or phrase: 'a rose a rose, rose' becomes 'a rose'.
 
     Words are compared without case and the commas around them.
     """
@@ -65,7 +65,7 @@ def drop_repeats(caption: str) -> str:
         for length in range(1, LONGEST_PHRASE + 1):
             for i in range(len(words) - 2 * length + 1):
                 if keys[i : i + length] == keys[i + length : i + 2 * length]:
-                    # Keep the first; what followed the second, such as its comma, follows the first now.
+                    # Keep the first, and after it what followed the second, such as a comma.
                     words[i + length - 1 : i + 2 * length] = [words[i + 2 * length - 1]]
                     changed = True
                     break
@@ -117,7 +117,7 @@ def shorten(words: list[str]) -> list[str]:
 def enrich_caption(caption: str, suffix: str, count_tokens: CountTokens, max_tokens: int) -> str:
     """`<caption>, <suffix>` with at most `max_tokens`: the caption is cut at its end, the suffix stays whole.
 
-    Idempotent. No word or phrase stands next to itself, at the joint neither.
+    Idempotent. No word or phrase is repeated at once, not even where caption and suffix meet.
     """
     suffix = drop_repeats(tidy(suffix))
     words = strip_suffix(clean(caption), suffix).split()
@@ -145,7 +145,9 @@ def main() -> None:
         captions = read_captions(folder, stems)
         users = read_user_captions(args.processed / "captions_user.csv")
 
-        from tattoo_lora.diffusion.tokenizer import load_tokenizer  # transformers takes its time; arguments come first
+        from tattoo_lora.diffusion.tokenizer import (
+            load_tokenizer,
+        )  # transformers is slow to import; arguments are checked first
 
         tokenizer = load_tokenizer(profile.base)
 

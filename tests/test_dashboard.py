@@ -22,7 +22,7 @@ from app.generate import read_settings
 from app.ui import as_markdown, thumbnail
 from tattoo_lora.params import load_params
 
-LISTING = "DVC is still listing the experiments; they come by themselves."
+LISTING = "DVC is still listing the experiments; they will appear here."
 PAGES = ("overview", "curves", "gallery", "data", "playground", "tryon", "compare")
 
 
@@ -354,7 +354,7 @@ def test_results_of_the_dataset_before_are_marked(light):
         set_value(light / "params.yaml", "dataset", dataset)
         for page, times in (("overview", 1), ("curves", 1), ("gallery", 2)):
             with opened(light, page) as app:
-                said = [line.value for line in app.warning if line.value.startswith("Of another dataset than params")]
+                said = [line.value for line in app.warning if line.value.startswith("These results belong to another")]
                 assert len(said) == marked * times, page
         assert ("train@vanilla: flash" in texts(app)) == bool(marked)
 

@@ -126,7 +126,9 @@ def test_another_version_is_named_with_the_one_that_was_tried(copy, tmp_path):
     (copy / "requirements.txt").write_text("PyYAML==1.0\n")
     result = press(copy, "--help")
     assert result.returncode == 0
-    assert re.match(r"note: PyYAML [\d.]+ instead of 1.0; tried are those of requirements.txt", result.stderr)
+    assert re.match(
+        r"note: PyYAML [\d.]+ instead of 1.0; the project is tested with those of requirements.txt", result.stderr
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -523,7 +523,7 @@ def test_texts_and_rights_that_belong_to_no_drawing_are_said(raw, tmp_path, caps
     note = "rows that name no file of the folder: 2, the first: d1.pgn"
     assert rows["rights.csv"].note == note
     lines = capsys.readouterr().err
-    assert "captions of no drawing, by their names: 1, the first: d11.txt" in lines and f"rights.csv: {note}" in lines
+    assert "captions whose names match no drawing: 1, the first: d11.txt" in lines and f"rights.csv: {note}" in lines
 
 
 def test_no_two_sample_drawings_are_taken_for_duplicates(finished):

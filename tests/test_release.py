@@ -112,7 +112,7 @@ def test_a_file_of_the_user_under_a_name_of_the_release_stays(released, tmp_path
     (tmp_path / "out/release.json").write_text('{"files of this tattoo-lora release": {}}')
     (tmp_path / "out/credits.csv").write_text("mine")
     said = refused(released, "--variant", "blip", "--out", str(tmp_path / "out"))
-    assert "credits.csv: is of somebody else; move it away, or give --out a new folder" in said
+    assert "credits.csv: no release wrote this file; move it away, or give --out a new folder" in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"release.json", "credits.csv"}
 
 
@@ -267,7 +267,7 @@ def test_every_variant_is_an_artifact():
 def test_a_release_of_another_profile_than_that_of_params_is_refused():
     refused = run("python", "main.py", "--profile", "sd15", "release", "--variant", "blip", cwd=ROOT, check=False)
     assert refused.returncode == 2
-    assert "error: a release is of the results that are there" in refused.stderr
+    assert "error: a release takes the results as they are" in refused.stderr
 
 
 def test_help_shows_examples():

@@ -21,7 +21,7 @@ WAIT = 3  # seconds for DVC to list the experiments; for many it takes longer, a
 
 
 def differing(one: Run, other: Run) -> pd.DataFrame:
-    """The params that are not the same in both."""
+    """The params that differ between the runs."""
     keys = [key for key in {**one.params, **other.params} if one.params.get(key) != other.params.get(key)]
     rows = [[key, *(str(run.params.get(key, "")) for run in (one, other))] for key in keys]
     return pd.DataFrame(rows, columns=["param", f"one: {one.name}", f"other: {other.name}"])
@@ -42,7 +42,7 @@ def metrics_table(one: Run, other: Run) -> pd.DataFrame:
 
 @st.fragment(run_every=1)
 def wait_for_experiments() -> None:
-    st.text("DVC is still listing the experiments; they come by themselves.")
+    st.text("DVC is still listing the experiments; they will appear here.")
     if experiments_listed():
         st.rerun()
 
@@ -57,7 +57,7 @@ if not any(read_metrics(run) for run in runs.values()):
     nothing_yet("There is nothing to compare yet.")
     st.stop()
 if not any(run.state for run in runs.values()):
-    st.text("There are no experiments yet. One is made so, and can then be chosen here:")
+    st.text("There are no experiments yet. This command makes one, which can then be chosen here:")
     st.code("dvc exp run -n rank4 -S train.rank=4", language="bash")
 left, right = st.columns(2)
 with left:

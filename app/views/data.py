@@ -54,7 +54,7 @@ def show_set_aside(run: Run, dataset: str, rows: pd.DataFrame) -> None:
 
 
 def show_duplicates(run: Run, dataset: str, rows: pd.DataFrame) -> None:
-    """The files of a group side by side, what was kept first."""
+    """The files of a group side by side, the kept one first."""
     for _, group in rows.sort_values("status", key=lambda status: status != "kept").groupby("group"):
         with st.container(border=True, horizontal=True):
             for _, row in group.iterrows():

@@ -68,7 +68,7 @@ def show_results() -> None:
     st.text(findings["headline"])
     show_winners(findings)
     show_table(scores_table(findings))
-    st.text("Differences with their intervals: is the first of a pair better, worse, or is there no difference?")
+    st.text("Differences with their intervals: is the first of each pair better, worse or no different?")
     show_table(differences_table(findings["differences"]))
     with st.expander("Is it line art?"):
         show_table(line_art_table(findings, read_metrics(run)))
@@ -82,7 +82,7 @@ def titled(findings: dict) -> dict[str, str]:
 
 
 def shown(score: str, value: float | None) -> str:
-    """A report of an earlier version may have a score that no longer exists."""
+    """Reports of an earlier version may hold a score that no longer exists."""
     return "" if value is None else SCORES[score].show(value) if score in SCORES else f"{value:g}"
 
 

@@ -44,7 +44,7 @@ from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variant", help="a key under `variants` in params.yaml: whose captions and trigger")
+    parser.add_argument("variant", help="a key under `variants` in params.yaml, whose captions and trigger are used")
     parser.add_argument("--latents", type=Path, required=True, help="what encode wrote")
     parser.add_argument("--drawings", type=Path, required=True, help="what preprocess wrote")
     parser.add_argument("--images", type=Path, required=True, help="folder of the preprocessed drawings")
@@ -58,6 +58,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Read, measure, write."""
     all_params = load_params()
     profile = load_profile(all_params.profile)
     params = all_params.evaluate

@@ -1,4 +1,4 @@
-"""Is a picture a copy of a training drawing? Nobody should be handed another artist's flash.
+"""Find pictures that copy a training drawing: nobody should be handed another artist's flash.
 
 Two measures of nearness, each over all training drawings and their mirror images: the correlation of the pictures in
 grey at 32 x 32 px, which sees the same lines in the same places, and the cosine of CLIP's image embeddings, which sees

@@ -8,8 +8,9 @@ Reads data/raw/<dataset>/ (never written to). Writes
     captions_user.csv            your own captions: <name>.txt beside <name>.png wins over BLIP
     manifest.csv                 a row for every file found: what was done, or why it was left out
 
-and a contact sheet of it all. Of drawings that show the same picture one is kept. A rights.csv in the folder
-(columns file, license, author, url) goes into the manifest. Decoded is only what is new since the last run.
+and a contact sheet of it all. One of several drawings that show the same picture is kept. A rights.csv in the folder
+(columns file, license, author, url) goes into the manifest. Only files that are new since the last run
+are decoded.
 
     python -m stages.preprocess data/raw/flash --out data/processed/flash --sheet plots/drawings.png
 """
@@ -45,12 +46,12 @@ from tattoo_lora.times import recorded_time
 if TYPE_CHECKING:  # scipy takes a second
     from stages.preprocess.duplicates import Place
 
-SHOWN = 10  # rejects named on the screen; all are in the manifest
-READING: ctypes.Array  # in a worker alone
+SHOWN = 10  # rejects that the screen names; the manifest has all
+READING: ctypes.Array  # set in workers only
 
 
 def begin_work(reading: ctypes.Array) -> None:
-    """Leave Ctrl-C to the first process, and end with it: a killed process cannot report that it died.
+    """Ignore Ctrl-C, which the first process handles, and end when that process ends, even if it was killed.
 
     `reading` is shared with the first process: of each task, whether it is worked on.
     """
@@ -66,6 +67,7 @@ def begin_work(reading: ctypes.Array) -> None:
 
 
 def prepare_as_worker(number: int, task: Task) -> Outcome:
+    """Prepare a task in a worker, noting in `reading` that it is under way."""
     READING[number] = True
     result = prepare_once(task)
     READING[number] = False
@@ -82,7 +84,7 @@ def prepare_all(tasks: list[Task], processes: int) -> list[Outcome]:
             progress.update()
     else:
         reading = multiprocessing.RawArray(ctypes.c_bool, len(tasks))
-        # Few at a time for a few scans, so that no process is left with the last of them alone.
+        # Small chunks for few scans, so that no process works alone on the last of them.
         chunksize = min(1 + len(tasks) // (20 * processes), 8)
         with ProcessPoolExecutor(processes, initializer=begin_work, initargs=(reading,)) as pool:
             try:
@@ -130,7 +132,7 @@ def preprocess(
 
     out.mkdir(parents=True, exist_ok=True)
     write_manifest(out / "manifest.csv", rows)
-    draw_sheet(sheet, raw, rows, by_source)  # before the check: where it fails, the sheet shows why
+    draw_sheet(sheet, raw, rows, by_source)  # before the check: if that fails, the sheet shows why
     check(raw, rows, params)
     kept = [(drawing, row) for drawing in drawings if (row := by_path[drawing.file.path]).status == "kept"]
     for folder in ("images", "captions_vanilla"):
@@ -153,6 +155,7 @@ def why_rejected(candidate: Candidate, params: PreprocessParams) -> str:
 
 
 def rejected_row(candidate: Candidate, params: PreprocessParams) -> ManifestRow:
+    """The row of a file that cannot be learned from."""
     file, reason = candidate.file, why_rejected(candidate, params)
     return ManifestRow(file.source, "rejected", reason, sha256=candidate.outcome.sha256, **asdict(file.rights))
 
@@ -183,7 +186,7 @@ def check(raw: Path, rows: list[ManifestRow], params: PreprocessParams) -> None:
     kept = [row for row in rows if row.status == "kept"]
     texts = [row.source for row in rows if row.reason == NO_DRAWING]
     if texts:
-        print(f"captions of no drawing, by their names: {len(texts)}, the first: {texts[0]}", file=sys.stderr)
+        print(f"captions whose names match no drawing: {len(texts)}, the first: {texts[0]}", file=sys.stderr)
     photos = sum(PHOTO in row.note for row in rows)
     if photos:
         print(f"{photos} {'file looks like a photo' if photos == 1 else 'files look like photos'}", file=sys.stderr)

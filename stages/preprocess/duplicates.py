@@ -1,8 +1,8 @@
 """Finding drawings that show the same picture: equal files, equal results of preprocessing, or similar pictures.
 
 Pictures look alike where their perceptual hashes, or one's and that of the other's mirror image, differ in few bits,
-and where the ink of each lies on the ink of the other. Hashes alone take a circle for a square, and all that stands
-small in the same frame for one drawing.
+and where the ink of each lies on the ink of the other. By hashes alone a circle equals a square, and
+small motifs in the same frame look like one drawing.
 """
 
 from collections import defaultdict

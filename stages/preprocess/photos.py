@@ -6,8 +6,8 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage.draw import polygon2mask
 
-LONGEST = 2048  # px of a photo that are worked on; cameras give more, and it is noise
-SHEET_SIDE = 200  # px in which the sheet is searched
+LONGEST = 2048  # px of a photo that are used; what cameras give beyond it is noise
+SHEET_SIDE = 200  # px at which the sheet is searched
 LINE = 7  # px of SHEET_SIDE: drawn lines are thinner
 SMALLEST_SHEET = 0.15  # of the photo
 SMALLEST_DARK_SHEET = 0.3
@@ -28,7 +28,7 @@ Corners = np.ndarray  # (4, 2): x, y
 def clean_photo(image: Image.Image, invert: bool) -> tuple[Image.Image, str]:
     """Dark ink on white from a photo or scan, and what was done: sheet straightened, light evened, turned around.
 
-    The sheet is searched on a table that differs from it. Light ink on dark paper is turned around with `invert`.
+    The sheet is searched on a table of another tone. Light ink on dark paper is turned around with `invert`.
     """
     done = ["light evened"]
     image = image.copy()
@@ -92,7 +92,7 @@ def lies_aslant(image: Image.Image) -> bool:
 
 
 def _quadrilateral(region: np.ndarray) -> Corners | None:
-    """The corners of the quadrilateral that fits the region's outline, clockwise from the upper left; None: no such."""
+    """The corners of the quadrilateral around the region, clockwise from the upper left; None if none fits."""
     outline = np.argwhere(region & ~ndimage.binary_erosion(region))[:, ::-1].astype(float)  # x, y
     corners = outline[ConvexHull(outline).vertices]
     while len(corners) > 4:  # drop the side whose neighbours, prolonged until they meet, add least to the area

@@ -220,7 +220,7 @@ def looks_like_photo(image: Image.Image) -> bool:
 
 
 def _is_sheet_on_dark(image: Image.Image) -> bool:
-    """Whether it is a sheet on something dark all the same, as scanners with a black lid and scanning apps give it."""
+    """Whether a dark border belongs to what lies below a light sheet, as with black scanner lids and scanning apps."""
     if np.mean(background(image)) >= DARK_PAPER:
         return False
     from stages.preprocess.photos import lies_aslant
@@ -274,7 +274,7 @@ def fit_square(image: Image.Image, box: Box, paper: Color, resolution: int, fit:
 
 def perceptual_hashes(image: Image.Image, box: Box, paper: Color) -> tuple[str, str]:
     """Hex of the DCT hash of what is in the box, HASH_SIDE^2 bits, and of its mirror image."""
-    # Four pixels a bit, as phash itself would take; BOX is quick, and does to the mirror image what it does to this.
+    # Four pixels for a bit, as phash takes; BOX is quick and treats the mirror image alike.
     side = 4 * HASH_SIDE
     width, height = box[2] - box[0], box[3] - box[1]
     scale = side / max(width, height)

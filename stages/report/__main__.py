@@ -2,7 +2,7 @@
 
 Reads runs/evaluation/<name>/, runs/logs/<variant>.csv, runs/samples/<variant>/ and what preprocess and enrich wrote.
 
-    metrics/report.md            what was found, in two minutes; report.html is the same in one file to hand on
+    metrics/report.md            what was found, to read in two minutes; report.html is the same in one file to hand on
     metrics/findings.json        the headline, scores, differences and verdicts, for main.py and the dashboard
     metrics/held_out.json        the line art of the held-out drawings: the target
     plots/                       tables (comparison.md), figures, sample grids; curves and losses by timestep as CSV
@@ -86,6 +86,7 @@ def scores_table(evaluations: dict[str, Evaluation]) -> str:
 
 
 def line_art_cell(pictures: Sequence[LineArt], target: LineArt) -> str:
+    """Whether the pictures are line art on the whole, and how many are."""
     return f"{'yes' if are_line_art(pictures, target) else 'no'}, {count_line_art(pictures)} of {len(pictures)}"
 
 
@@ -307,6 +308,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Read, compare, write."""
     all_params = load_params()
     profile = load_profile(all_params.profile)
     prompts, seeds = all_params.evaluate.prompts, all_params.evaluate.seeds

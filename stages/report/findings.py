@@ -110,7 +110,7 @@ class Finding:
 
 
 def compare(one: Evaluation, other: Evaluation, smallest: float) -> dict[str, Finding]:
-    """one against other by score: losses paired by drawing (a mean over its timesteps), scores by prompt (its seeds).
+    """Compare one with other by score: losses paired by drawing (means over timesteps), scores by prompt (over seeds).
 
     Pictures of one prompt are not independent: an adapter that draws a wolf badly does so with every seed. Of losses
     the difference is a share of the other's, the geometric mean over the drawings; of scores in their own unit. One
@@ -133,6 +133,7 @@ def compare(one: Evaluation, other: Evaluation, smallest: float) -> dict[str, Fi
 
 
 def judge(difference: Difference, score: Score, least: float) -> str:
+    """better, worse, no difference, or too few to tell; `least` is the smallest difference that counts."""
     if not difference.has_interval:
         return TOO_FEW
     if not difference.is_real(least):
@@ -211,7 +212,7 @@ def no_winner(evaluations: dict[str, Evaluation], findings: Findings, against_ba
 
 
 def all_below(evaluations: dict[str, Evaluation]) -> str:
-    """Words for the case that all clip_scores are much lower than the base's, even if by chance; else empty."""
+    """A clause if all clip_scores are much lower than the base's, even if by chance; otherwise empty."""
     base, *others = (evaluation.metrics["clip_score"] for evaluation in evaluations.values())
     if max(others) > (1 - MUCH) * base:
         return ""
@@ -226,7 +227,7 @@ def against(column: str, evaluations: dict[str, Evaluation]) -> str:
 
 
 def all_worse(column: str, evaluations: dict[str, Evaluation]) -> str:
-    """All three draw worse than the base model: clip_score 40.10, 40.32 and 39.87 against 62.07."""
+    """As in 'All three draw worse than the base model: clip_score 40.10, 40.32 and 39.87 against 62.07'."""
     base, *variants = evaluations
     who = {1: variants[0], 2: "Both", 3: "All three"}.get(len(variants), f"All {len(variants)}")
     does = SCORES[column].does

@@ -2,7 +2,7 @@
 
 LEVEL is wider than the usual 95% because the differences are skewed: of equal pairs as skewed as the losses of real
 trainings are, a 95% interval calls 7 to 10 of 100 different, a 98% interval 3 to 5, with 5 pairs as with 40
-(docs/measuring.md has the table). A bootstrap is no way out, it calls 10 to 50 of 100 different with so few.
+(docs/measuring.md has the table). A bootstrap is no better: with so few pairs it calls 10 to 50 of 100 different.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def interval(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def paired_difference(one: np.ndarray, other: np.ndarray, fewest: int = FEWEST) -> Difference:
-    """Of one - other, both (N,), measured on the same N items: drawings, prompts or seeds."""
+    """The difference one - other; both (N,), measured on the same N items: drawings, prompts or seeds."""
     differences = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
     if len(differences) < fewest:
         return Difference(float(differences.mean()), -np.inf, np.inf)

@@ -1,4 +1,4 @@
-"""What each step of a training sees. It depends on the seed and the number of the sample alone."""
+"""What each step of a training sees. A sample depends on its number and the seed alone."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -76,7 +76,7 @@ class MicroBatches:
     def backward(self, step: int) -> Tensor:
         """Compute the gradients of step 1, 2, …; returns the mean loss of this process's share of the effective batch.
 
-        If memory runs out, the step is repeated in a way that takes less of it. UserError if there is none left.
+        If memory runs out, the step is repeated in a way that takes less of it. UserError if no such way is left.
         """
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What a file's name says is drawn: 'heart broken' for 'IMG_2009 heart-broken (1).jpg', nothing for 'DSC_0042.jpg'."""
+"""Read in a file's name what is drawn: 'heart broken' in 'IMG_2009 heart-broken (1).jpg'; none in 'DSC1.jpg'."""
 
 import re
 
@@ -7,14 +7,14 @@ CUT = 40  # letters that preprocess keeps of such a name: the last word may be h
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 NUMBERED = re.compile(r"([^\W\d_]{3,}|[^\W\d_a-z]+)\d{1,3}")  # owl2; in other scripts one sign may be a word
 HEX = re.compile(r"[0-9a-f]{8,}")
-# What cameras, scanners, file managers and people put into names, which is in no drawing.
+# Words that cameras, scanners, file managers and people put into names and nobody draws.
 NOISE = set(
     "img image images dsc dscn dscf dcim pxl mvimg pano burst cimg imag gopr snapchat whatsapp signal screenshot "
     "screen shot fullsizerender scan scans scanned scanner photo photos pic pics jpg jpeg png tif tiff webp copy kopie "
     "copia copie final new neu edit edited export exported resized version ver untitled unbenannt unnamed noname file "
     "datei page seite foto bild scannen dpi px cmyk rgb bw am pm".split()
 )
-# True of each drawing here: kept beside other words, nothing by themselves.
+# Words that fit every drawing here: kept beside other words, but they say nothing alone.
 EMPTY = set("tattoo tattoos flash drawing drawings sketch design line lines art lineart stencil outline ink".split())
 JOINING = set("a an the of with and in on at by from for to".split())
 
@@ -40,7 +40,7 @@ def split_words(stem: str) -> list[str]:
 
 
 def caption_from_name(stem: str) -> str:
-    """'a line drawing of an owl' for 'owl', the form in which BLIP's captions stand; empty if the name says nothing.
+    """'a line drawing of an owl' for 'owl', in the form of BLIP's captions; empty if the name says nothing.
 
     Plurals and names in other scripts have no article.
     """

@@ -38,7 +38,7 @@ Layer = dict[str, Tensor]  # down (R, in, …), up (out, R, …) and where the f
 def read_adapter(path: Path, unet: nn.Module, text_encoder: nn.Module | None) -> dict[str, Tensor]:
     """PEFT's keys, `unet.….lora_A.weight`, for the two models' layers, float32, to be used at a scale of 1.
 
-    UserError for a file that is none, of another kind, for another model, or only in part for this one.
+    UserError for a file that is no adapter, of another kind, for another model, or only partly for this one.
     """
     tensors, header = read_safetensors(path)
     for part, kind in OTHER_KINDS.items():
@@ -129,7 +129,7 @@ def read_config(path: Path, header: dict[str, str]) -> dict[str, dict]:
 
 
 def lora_scale(name: str, layer: Layer, config: dict[str, dict]) -> float:
-    """alpha / rank of the layer; 1 if nothing says otherwise."""
+    """alpha / rank of the layer; 1 if the file names no alpha."""
     rank = layer["down"].shape[0]
     if "alpha" in layer:
         return layer["alpha"].item() / rank

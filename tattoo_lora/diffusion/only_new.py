@@ -1,4 +1,4 @@
-"""A result for each drawing, kept by content: a model computes what is new since the last run, and only that."""
+"""A result for each drawing, kept by content: a model computes only what is new since the last run."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

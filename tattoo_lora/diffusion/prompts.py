@@ -8,10 +8,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """input_ids (B, T) of B texts, padded or cut to the tokenizer's T tokens; what is cut is said."""
+    """input_ids (B, T) of B texts, padded or cut to the tokenizer's T tokens; a warning says what is cut."""
     too_long = [text for text in dict.fromkeys(texts) if len(tokenizer(text).input_ids) > tokenizer.model_max_length]
     if too_long:
-        # The text encoder would cut them without a word.
+        # The text encoder would cut them silently.
         limit = tokenizer.model_max_length
         print(f"{len(too_long)} text(s) cut after {limit} tokens, the first: {too_long[0]}", file=sys.stderr)
     return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids

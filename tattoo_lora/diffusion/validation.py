@@ -16,6 +16,7 @@ def timestep_grid(count: int, num_train_timesteps: int) -> list[int]:
 
 
 def band(timestep: int, num_train_timesteps: int) -> str:
+    """Which third of the noise schedule the timestep is in: one of BANDS."""
     return BANDS[timestep * len(BANDS) // num_train_timesteps]
 
 
