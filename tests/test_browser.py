@@ -176,6 +176,7 @@ def try_on(visitor):
 def test_a_drawing_is_tried_on_by_clicks(project, chromium, device):
     with served(project) as address:
         visitor = Visitor(chromium, address, device)
+        visitor.expect("Overview")
         visitor.go_to("Try on")
         try_on(visitor)
         before, image = arm(), visitor.page.get_by_role("img", name="the drawing on the skin")
