@@ -5,7 +5,6 @@ import shutil
 from io import BytesIO
 
 import numpy as np
-import pypdfium2
 import pytest
 import resvg_py
 from conftest import ROOT, run
@@ -17,9 +16,7 @@ from app.stencil.__main__ import main
 from app.stencil.files import to_svg
 from app.stencil.ink import ink_of, read_picture
 from app.stencil.options import Options
-from app.stencil.sheets import to_pdf
 from app.stencil.widths import narrow_gaps
-from tattoo_lora.errors import UserError
 
 OPTIONS = Options(width_mm=90)
 
@@ -127,32 +124,6 @@ def test_the_svg_has_the_size_of_the_print_in_mm_and_a_unit_for_each_pixel():
     assert 'width="62.5mm" height="31.25mm" viewBox="0 0 600 300"' in head
 
 
-def test_the_pdf_measures_what_was_asked(tmp_path):
-    image, pen = paper(200)
-    pen.rectangle((0, 80, 199, 120), "black")  # from edge to edge
-    to_pdf([("bar", ink_of(image, OPTIONS))], tmp_path / "s.pdf", OPTIONS, "A4")
-    page = pypdfium2.PdfDocument(tmp_path / "s.pdf")[0]
-    assert [round(points / 72 * 25.4) for points in page.get_size()] == [210, 297]
-    dpi = 600
-    dark = np.asarray(page.render(scale=dpi / 72).to_pil().convert("L")) < 128
-    row = dark[round((12 + 45) / 25.4 * dpi)]  # through the middle of the stencil
-    columns = np.flatnonzero(row)
-    assert (columns[-1] - columns[0] + 1) / dpi * 25.4 == pytest.approx(90, abs=0.5)
-    bar = dark[-round(9 / 25.4 * dpi)]  # the scale bar's line
-    assert max(np.diff(np.flatnonzero(np.diff(np.r_[0, bar, 0])))) / dpi * 25.4 == pytest.approx(50, abs=0.5)
-
-
-def test_several_fit_on_a_sheet_and_more_take_another(tmp_path):
-    options = Options(width_mm=80)
-    stencils = [("ring", ink_of(ring(), options))] * 7
-    to_pdf(stencils, tmp_path / "s.pdf", options, "A4")
-    document = pypdfium2.PdfDocument(tmp_path / "s.pdf")
-    assert len(document) == 2  # two by three on the first
-    with pytest.raises(UserError, match=r"big: 250 x 250 mm does not fit on Letter, which has 192 x 243 mm"):
-        wide = Options(width_mm=250)
-        to_pdf([("big", ink_of(ring(), wide))], tmp_path / "t.pdf", wide, "Letter")
-
-
 def test_from_the_command_line(tmp_path):
     names = [str(ROOT / f"data/raw/flash/{name}.png") for name in ("owl", "key")]
     shown = run(
@@ -188,11 +159,14 @@ def test_pictures_that_give_no_stencil_are_named(tmp_path):
 
 OWL = str(ROOT / "data/raw/flash/owl.png")
 MISTAKES = {
-    "--width-mm nan": "--width-mm nan: allowed is 5 to 300",
-    "--width-mm inf": "--width-mm inf: allowed is 5 to 300",
-    "--width-mm 0.01": "--width-mm 0.01: allowed is 5 to 300",
-    "--width-mm 10000": "--width-mm 10000: allowed is 5 to 300",
-    "--width-mm 250": "owl.png: 250 x 385 mm does not fit on A4, which has 186 x 261 mm",
+    "--width-mm nan": "--width-mm nan: allowed is 5 to 1000",
+    "--width-mm inf": "--width-mm inf: allowed is 5 to 1000",
+    "--width-mm 0.01": "--width-mm 0.01: allowed is 5 to 1000",
+    "--width-mm 10000": "--width-mm 10000: allowed is 5 to 1000",
+    "--width-mm 0": "--width-mm 0: allowed is 5 to 1000",
+    "--width-mm 1001": "--width-mm 1001: allowed is 5 to 1000",
+    "--margin-mm 4": "--margin-mm 4: allowed is 5 to 45",
+    "--overlap-mm 16": "--overlap-mm 16: allowed is 0 to 15",
     "--threshold 5": "--threshold 5: allowed is 0 to 1",
     "--threshold 1": "owl.png: all of it is ink: the threshold is too high",
     "--dpi 3": "--dpi 3: allowed is 72 to 1200",

@@ -5,7 +5,8 @@
 
 Writes <name>.stencil.png (at --dpi, 1 bit) and <name>.stencil.svg (outlines, in mm) for each picture, and
 stencils.pdf with all of them, with cut marks and a scale bar: print it at 100%, not "fit to page", and hold a ruler to
-the bar. --mirror is for transfer paper that is laid face down.
+the bar. What is larger than a page comes on several that overlap, after a map of them. --mirror is for transfer paper
+that is laid face down.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from app.checks import writable
 from app.stencil.files import OUT, names_of, write_files
 from app.stencil.ink import read_picture, trace
 from app.stencil.options import Options, check_options
-from app.stencil.sheets import PAGES, check_fits, to_pdf
+from app.stencil.paper import HANDLING_MARGIN_MM, PAPERS, Layout, check_height, check_layout
+from app.stencil.sheets import to_pdf
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.files import replace_file
 
@@ -34,22 +36,27 @@ def main() -> None:
     parser.add_argument("--min-gap-mm", type=float, default=0.5, help="warn where lines are closer")
     parser.add_argument("--mirror", action="store_true", help="for transfer paper")
     parser.add_argument("--transparent", action="store_true", help="PNG without its white")
-    parser.add_argument("--page", choices=PAGES, default="A4")
+    parser.add_argument("--page", choices=PAPERS, default=Layout.page)
+    margin = f"white rim of the page; {HANDLING_MARGIN_MM} to hold transfer paper by"
+    parser.add_argument("--margin-mm", type=float, default=Layout.margin_mm, help=margin)
+    parser.add_argument("--overlap-mm", type=float, default=Layout.overlap_mm, help="of a large stencil's pages")
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder; default: {OUT}")
     args = vars(parser.parse_args())
-    pictures, page, folder = args.pop("pictures"), args.pop("page"), args.pop("out")
+    pictures, folder = args.pop("pictures"), args.pop("out")
+    layout = Layout(args.pop("page"), args.pop("margin_mm"), args.pop("overlap_mm"))
     with one_line_errors():
+        check_layout(layout)
         options = Options(**args)
         check_options(options)
         for path in pictures:
             picture = read_picture(path)
-            check_fits(path.name, options.width_mm, options.width_mm * picture.height / picture.width, page)
+            check_height(path.name, options.width_mm, options.width_mm * picture.height / picture.width)
         writable(folder)
         stencils = [(name, trace(path, options)) for name, path in zip(names_of(pictures), pictures, strict=True)]
         for name, ink in stencils:
             print("\n".join(map(str, write_files(name, ink, options, folder))))
         with replace_file(folder / "stencils.pdf") as partial:
-            to_pdf(stencils, partial, options, page)
+            to_pdf(stencils, partial, options.width_mm, layout)
         print(folder / "stencils.pdf")
 
 

@@ -6,8 +6,8 @@ from app.checks import check
 from tattoo_lora.params import Range
 
 INCH_MM = 25.4
-LIMITS = {  # of Options; nothing wider than a page is printed, and larger pictures take minutes and gigabytes
-    "width_mm": Range(5, 300),
+LIMITS = {  # of Options; larger pictures take minutes and gigabytes
+    "width_mm": Range(5, 1000),
     "dpi": Range(72, 1200),
     "threshold": Range(0, 1),
     "smooth_mm": Range(0, 10),

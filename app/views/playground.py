@@ -95,17 +95,19 @@ def show_drawn(run: Run, drawn: dict[str, str]) -> None:
 def show_stencil(drawn: dict[str, str]) -> None:
     """A stencil of one of the pictures: black on white at a real size, to print."""
     from app.stencil.files import write_stencil
-    from app.stencil.options import Options
-    from app.stencil.sheets import PAGES, to_pdf
+    from app.stencil.options import LIMITS, Options
+    from app.stencil.paper import HANDLING_MARGIN_MM, MARGIN_MM, PAPERS, Layout
+    from app.stencil.sheets import to_pdf
     from app.stencil.widths import narrow_gaps
 
     st.subheader("Stencil")
     with st.form("stencil"):
-        first, second, third, fourth = st.columns(4, vertical_alignment="bottom")
+        first, second, third, fourth = st.columns(4)
         column = first.selectbox("Picture", list(drawn), index=len(drawn) - 1)
-        width_mm = second.number_input("Width of the print, mm", 10, 180, 90)
-        page = third.selectbox("Page", list(PAGES))
+        width_mm = second.number_input("Width of the print, mm", LIMITS["width_mm"].low, LIMITS["width_mm"].high, 90)
+        page = third.selectbox("Page", list(PAPERS), help="A print that is larger comes on several pages.")
         mirror = fourth.checkbox("Mirrored, for transfer paper")
+        hold = fourth.checkbox(f"Margin of {HANDLING_MARGIN_MM} mm, to hold it by")
         pressed = st.form_submit_button("Make the stencil", icon=":material/print:")
     if pressed:
         options = Options(width_mm=width_mm, mirror=mirror)
@@ -113,7 +115,7 @@ def show_stencil(drawn: dict[str, str]) -> None:
             with st.spinner("Tracing"):
                 ink, (png, svg) = write_stencil(Path(drawn[column]), options, OUT)
                 pdf = svg.with_suffix(".pdf")
-                to_pdf([(png.name, ink)], pdf, options, page)
+                to_pdf([(png.stem, ink)], pdf, width_mm, Layout(page, HANDLING_MARGIN_MM if hold else MARGIN_MM))
         except UserError as error:
             show_error("No stencil can be made of this.", error)
             return
