@@ -120,7 +120,7 @@ def test_a_large_stencil_is_whole_again_when_its_pages_are_put_together_by_their
     ink = owl(width_mm)
     overview, *pages = pages_of(tmp_path, [("owl", ink)], width_mm, layout)
     assert len(pages) == columns * rows
-    assert f"on {columns * rows} pages, {columns} side by side and {rows} below each other" in text_of(overview)
+    assert f"on {columns * rows} pages, {columns} wide and {rows} high" in text_of(overview)
     assert f"page 2 of {len(pages)}" in text_of(pages[1])
     again, size = put_together(pages, layout, columns)
     single = ink.repeat(2, axis=0).repeat(2, axis=1)

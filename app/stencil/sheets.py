@@ -114,8 +114,8 @@ def add_map(
     """A sheet that shows where each page belongs, and says how they are put together."""
     rows, columns = pages[-1].row + 1, pages[-1].column + 1
     said = (
-        f"{name}: {size[0]:.0f} x {size[1]:.0f} mm on {len(pages)} pages, {columns} side by side and {rows} below "
-        f"each other. They overlap by {layout.overlap_mm:g} mm: cut each at its marks and put the edges together, or "
+        f"{name}: {size[0]:.0f} x {size[1]:.0f} mm on {len(pages)} pages, {columns} wide and {rows} high. "
+        f"They overlap by {layout.overlap_mm:g} mm: cut each at its marks and put the edges together, or "
         "lay its marks on those of its neighbours."
     )
     lines = simpleSplit(said, FONT, FONT_POINTS, room[0] * mm)
