@@ -12,6 +12,7 @@ import threading
 import time
 
 import psutil
+import pypdfium2
 import pytest
 from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
 from made_up_photos import arm
@@ -200,6 +201,27 @@ def test_pictures_that_were_drawn_here_can_be_tried_on_the_newest_first(tmp_path
         os.utime(path, (1e9 - age, 1e9 - age))
     with opened(tmp_path, "tryon") as app:
         assert app.selectbox[0].options == ["new.png", "old.png"]
+
+
+def test_a_stencil_larger_than_the_page_comes_with_a_map(tmp_path):
+    folder = tmp_path / "runs/samples/adhoc"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "data/raw/flash/owl.png", folder)
+    page = (
+        "from app.runs import workspace\nfrom app.stencil.form import show_stencil\n"
+        "show_stencil(workspace(), {'blip': 'runs/samples/adhoc/owl.png'})"
+    )
+    with contextlib.chdir(tmp_path):
+        app = AppTest.from_string(page, default_timeout=60).run()
+        assert app.number_input[0].max == 1000
+        app.number_input[0].set_value(250)
+        app.selectbox[1].set_value("roll-110")
+        app.checkbox[1].check()
+        app.button[0].click().run()
+    assert not app.exception and len(app.download_button) == 3
+    assert "The PDF has 6 pages: first a map" in texts(app)  # 250 mm over 60, overlapping by 10
+    pdf = pypdfium2.PdfDocument(folder / "owl.stencil.pdf")
+    assert {round(page.get_width() / 72 * 25.4) for page in pdf} == {110}
 
 
 def test_names_captions_and_prompts_stay_texts(light):

@@ -32,8 +32,10 @@ def square():
 
 
 def pages_of(tmp_path, stencils, width_mm, layout):
-    to_pdf(stencils, tmp_path / "s.pdf", width_mm, layout)
-    return list(pypdfium2.PdfDocument(tmp_path / "s.pdf"))
+    count = to_pdf(stencils, tmp_path / "s.pdf", width_mm, layout)
+    pages = list(pypdfium2.PdfDocument(tmp_path / "s.pdf"))
+    assert len(pages) == count
+    return pages
 
 
 def dark(page):

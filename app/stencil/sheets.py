@@ -60,8 +60,11 @@ class Sheet:
             self.line(right + 1, y, right + 4, y)
 
 
-def to_pdf(stencils: list[tuple[str, np.ndarray]], path: Path, width_mm: float, layout: Layout) -> None:
-    """All stencils (name, ink), each `width_mm` wide: those that fit share sheets, then each large one has its own."""
+def to_pdf(stencils: list[tuple[str, np.ndarray]], path: Path, width_mm: float, layout: Layout) -> int:
+    """All stencils (name, ink), each `width_mm` wide: those that fit share sheets, then each large one has its own.
+
+    Returns how many pages there are.
+    """
     canvas = Canvas(str(path), invariant=True)
     canvas.setTitle("Stencils, print at 100%")
     sized = [(name, picture_of(ink), (width_mm, width_mm * ink.shape[0] / ink.shape[1])) for name, ink in stencils]
@@ -79,6 +82,7 @@ def to_pdf(stencils: list[tuple[str, np.ndarray]], path: Path, width_mm: float, 
         if not layout.fits(*size):
             add_large(canvas, name, picture, size, layout)
     canvas.save()
+    return canvas.getPageNumber() - 1
 
 
 def add_large(canvas: Canvas, name: str, picture: ImageReader, size: tuple[float, float], layout: Layout) -> None:

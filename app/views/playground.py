@@ -92,63 +92,6 @@ def show_drawn(run: Run, drawn: dict[str, str]) -> None:
     st.markdown("Each PNG holds its settings; `python -m app.generate --again FILE` draws it again to the byte.")
 
 
-def show_stencil(drawn: dict[str, str]) -> None:
-    """A stencil of one of the pictures: black on white at a real size, to print."""
-    from app.stencil.files import write_stencil
-    from app.stencil.options import LIMITS, Options
-    from app.stencil.paper import HANDLING_MARGIN_MM, MARGIN_MM, PAPERS, Layout
-    from app.stencil.sheets import to_pdf
-    from app.stencil.widths import narrow_gaps
-
-    st.subheader("Stencil")
-    with st.form("stencil"):
-        first, second, third, fourth = st.columns(4)
-        column = first.selectbox("Picture", list(drawn), index=len(drawn) - 1)
-        width_mm = second.number_input("Width of the print, mm", LIMITS["width_mm"].low, LIMITS["width_mm"].high, 90)
-        page = third.selectbox("Page", list(PAPERS), help="A print that is larger comes on several pages.")
-        mirror = fourth.checkbox("Mirrored, for transfer paper")
-        hold = fourth.checkbox(f"Margin of {HANDLING_MARGIN_MM} mm, to hold it by")
-        pressed = st.form_submit_button("Make the stencil", icon=":material/print:")
-    if pressed:
-        options = Options(width_mm=width_mm, mirror=mirror)
-        try:
-            with st.spinner("Tracing"):
-                ink, (png, svg) = write_stencil(Path(drawn[column]), options, OUT)
-                pdf = svg.with_suffix(".pdf")
-                to_pdf([(png.stem, ink)], pdf, width_mm, Layout(page, HANDLING_MARGIN_MM if hold else MARGIN_MM))
-        except UserError as error:
-            show_error("No stencil can be made of this.", error)
-            return
-        files = {"png": png, "svg": svg, "pdf": pdf}
-        st.session_state["made"] = {"files": files, "gaps": narrow_gaps(ink, options), "mm": options.min_gap_mm}
-
-
-def show_stencil_files(run: Run, made: dict) -> None:
-    picture, files = st.columns([1, 2])
-    with picture:
-        show_picture(run, str(made["files"]["png"]), "the stencil", side=512)
-    with files:
-        if made["gaps"]:
-            st.warning(
-                f"Lines are closer than {made['mm']:g} mm in {made['gaps']} place(s), where the ink may run together: "
-                "print it larger."
-            )
-        for kind, mime in {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}.items():
-            path = made["files"][kind]
-            raw = run.read(str(path))
-            if raw is not None:
-                st.download_button(
-                    f"Stencil as {kind.upper()}",
-                    raw,
-                    path.name,
-                    mime,
-                    key=f"stencil {kind}",
-                    on_click="ignore",
-                    icon=":material/download:",
-                )
-        st.text("Print the PDF at 100% and hold a ruler to the bar on it.")
-
-
 st.title("Playground")
 params, run = current_params(), workspace()
 try:
@@ -164,7 +107,7 @@ try:
 except UserError as error:
     show_error("Nothing was drawn.", error)
 if drawn := st.session_state.get("drawn"):
+    from app.stencil.form import show_stencil  # takes a second, which the page need not wait for
+
     show_drawn(run, drawn)
-    show_stencil(drawn)
-    if made := st.session_state.get("made"):
-        show_stencil_files(run, made)
+    show_stencil(run, drawn)
