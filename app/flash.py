@@ -117,7 +117,8 @@ def empty_page(page: str, title: str) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     for inset, line in ((FRAME_MM, 0.8), (FRAME_MM + 1.8, 0.25)):
         pen.rectangle((px(inset), px(inset), width - px(inset), height - px(inset)), outline=0, width=px(line))
-    pen.text((width / 2, px(MARGIN_MM + TITLE_MM)), title, 0, font(TITLE_MM), anchor="mm")
+    share = min(1, room_on(page, title)[0] / max(1, pen.textlength(title, font(TITLE_MM))))  # a long title is smaller
+    pen.text((width / 2, px(MARGIN_MM + TITLE_MM)), title, 0, font(TITLE_MM * share), anchor="mm")
     return sheet
 
 

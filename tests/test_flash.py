@@ -67,6 +67,15 @@ def test_more_than_a_page_holds_comes_on_the_next_and_nothing_overlaps(tmp_path,
     assert len(pypdfium2.PdfDocument(tmp_path / "out/flash.pdf")) == 2
 
 
+def test_a_long_title_stays_within_the_frame():
+    ink = Image.new("L", (300, 200), 0)
+    short, long = (
+        np.asarray(pages_of([flash.Drawing(ink, "", "")], "A4", title)[0]) for title in ("Ink", "Ink of spring " * 9)
+    )
+    inside = slice(flash.px(13), flash.px(210 - 13))
+    assert np.array_equal(np.delete(short, inside, axis=1), np.delete(long, inside, axis=1))
+
+
 def test_captions_of_a_row_stand_at_one_height():
     ink = Image.new("L", (300, 200), 0)
     sheets = [
