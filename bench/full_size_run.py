@@ -46,6 +46,7 @@ def prepare(folder: Path, models: Path, resolution: int, steps: int, drawings: i
     params["preprocess"] |= {"val_share": 0.15, "test_share": 0.15}
     for section in ("train", "evaluate"):
         params[section]["prompts"] = params[section]["prompts"][:1]
+    params["evaluate"]["plain_prompts"] = params["evaluate"]["plain_prompts"][:1]
     params["evaluate"]["seeds"] = params["evaluate"]["seeds"][:1]
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     profile = yaml.safe_load((ROOT / "profiles/sd15.yaml").read_text(encoding="utf-8"))

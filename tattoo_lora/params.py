@@ -126,6 +126,7 @@ class EvaluateParams:
     common_caption: str
     seeds: Annotated[list[int], Different(SEEDS)]
     prompts: Annotated[list[str], Different()]
+    plain_prompts: Annotated[list[str], Different()]
     copy_correlation: Annotated[float, Range(-1, 1)]
     copy_cosine: Annotated[float, Range(-1, 1)]
 

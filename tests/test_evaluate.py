@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from stages.evaluate import __main__ as evaluate
-from stages.evaluate.pictures import embed_drawings, measure_pictures
+from stages.evaluate.embeddings import Embedded, embed_drawings
+from stages.evaluate.pictures import control_rows, measure_pictures
+from stages.evaluate.style import style_distances, vendi_score
 from tattoo_lora.data import split
 from tattoo_lora.data.captions import read_captions
 from tattoo_lora.data.drawings import read_drawings
@@ -29,7 +32,7 @@ from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
 from tattoo_lora.params import Model, load_params, load_profile
 
 FLASH = Path(PROCESSED)
-BASE = Model(str(ROOT / "models/embedded/base"), None)
+BASE, CLIP = (Model(str(ROOT / "models/embedded" / name), None) for name in ("base", "clip"))
 
 
 def evaluated(project, *more):
@@ -67,9 +70,11 @@ def encode(pipeline, texts):
 
 
 def losses_by_hand(project, pipeline, caption):
-    """(drawings of test and then val, timesteps), with the text that `caption` gives a drawing's stem."""
+    """(drawings of test, val and as many of train as of test, timesteps), `caption` giving a drawing's stem's text."""
     drawings = read_drawings(project / FLASH / "drawings.csv")
-    drawings = [drawing for split in ("test", "val") for drawing in drawings if drawing.split == split]
+    by_split = {split: [d for d in drawings if d.split == split] for split in ("test", "val", "train")}
+    lowest = sorted(drawing.sha256 for drawing in by_split["train"])[: len(by_split["test"])]
+    drawings = [*by_split["test"], *by_split["val"], *(d for d in by_split["train"] if d.sha256 in lowest)]
     stored = load_file(project / FLASH / "latents.safetensors")
     latents = scaled_means([stored[drawing.file] for drawing in drawings], pipeline.vae.config.scaling_factor)
     embeds = encode(pipeline, [caption(drawing.stem) for drawing in drawings])
@@ -77,17 +82,21 @@ def losses_by_hand(project, pipeline, caption):
     return drawings, validation_losses(pipeline.unet, noise_scheduler, latents, embeds, timestep_grid(3, 1000), 8)
 
 
-def test_losses_are_those_of_test_and_val_drawings_with_their_captions_and_with_the_common_one(project, base, pipeline):
+def test_losses_are_those_of_test_val_and_some_training_drawings_with_their_captions_and_with_the_common_one(
+    project, base, pipeline
+):
     metrics, rows, _ = base
     stems = [path.stem for path in (project / FLASH / "captions_blip").iterdir()]
     captions = read_captions(project / FLASH / "captions_blip", stems)
     drawings, own = losses_by_hand(project, pipeline, lambda stem: f"inked, {captions[stem]}")
     _, common = losses_by_hand(project, pipeline, lambda stem: load_params(project).evaluate.common_caption)
     tests = sum(drawing.split == "test" for drawing in drawings)
-    assert 2 <= tests < len(drawings)
+    vals = sum(drawing.split == "val" for drawing in drawings)
+    assert 2 <= tests < tests + vals == len(drawings) - tests
     assert metrics["test_loss"] == pytest.approx(own[:tests].mean().item(), rel=1e-3)
     assert metrics["test_loss_common"] == pytest.approx(common[:tests].mean().item(), rel=1e-3)
-    assert metrics["val_loss"] == pytest.approx(own[tests:].mean().item(), rel=1e-3)
+    assert metrics["val_loss"] == pytest.approx(own[tests : tests + vals].mean().item(), rel=1e-3)
+    assert metrics["seen_loss"] == pytest.approx(own[tests + vals :].mean().item(), rel=1e-3)
     bands = [metrics[f"test_loss_{band}"] for band in ("low", "mid", "high")]
     assert bands == pytest.approx(own[:tests].mean(dim=0).tolist(), rel=1e-3)  # one timestep in each
     assert list(rows["file"].unique()) == [drawing.file for drawing in drawings]
@@ -108,7 +117,7 @@ def test_each_prompt_is_drawn_with_each_seed_and_scored_against_itself(project, 
         assert file == f"prompt{params.prompts.index(prompt):02d}_seed{seed}.png"
         written = Image.open(project / "out" / file)
         assert np.abs(np.asarray(written, int) - np.asarray(expected, int)).max() <= 2
-    clip, processor = load_clip(Model(str(ROOT / "models/embedded/clip"), None))
+    clip, processor = load_clip(CLIP)
     scores = clip_scores(embed_images(clip, processor, drawn), embed_texts(clip, processor, prompts))
     assert pictures["clip_score"].tolist() == pytest.approx(scores, abs=0.3)
     assert metrics["clip_score"] == pytest.approx(np.mean(scores), abs=0.1)
@@ -136,7 +145,7 @@ def test_copies_are_looked_for_among_the_drawings_that_were_learned_from(project
 
 def test_the_cosine_is_that_of_clips_embeddings(project, base):
     _, _, pictures = base
-    clip, processor = load_clip(Model(str(ROOT / "models/embedded/clip"), None))
+    clip, processor = load_clip(CLIP)
     drawings = [d for d in read_drawings(project / FLASH / "drawings.csv") if d.split == "train"]
     images = [Image.open(project / FLASH / "images" / drawing.file) for drawing in drawings]
     learned = embed_images(clip, processor, [*images, *map(ImageOps.mirror, images)])
@@ -146,17 +155,61 @@ def test_the_cosine_is_that_of_clips_embeddings(project, base):
 
 def test_near_in_one_of_the_two_measures_is_a_copy(project):
     """A drawing held against itself correlates at 1; one of both thresholds is out of reach."""
-    drawings = read_drawings(project / FLASH / "drawings.csv")[:2]
-    image = Image.open(project / FLASH / "images" / drawings[1].file)
-    clip, processor = load_clip(Model(str(ROOT / "models/embedded/clip"), None))
+    drawings = [d for d in read_drawings(project / FLASH / "drawings.csv") if d.split != "val"][:4]
+    number = next(i for i, drawing in enumerate(drawings) if drawing.split == "train")
+    image = Image.open(project / FLASH / "images" / drawings[number].file)
+    clip, processor = load_clip(CLIP)
     for thresholds, copies in (((0.99, 1.01), 1), ((1.01, 0.99), 1), ((1.01, 1.01), 0)):
         params = dataclasses.replace(
             load_params(project).evaluate, copy_correlation=thresholds[0], copy_cosine=thresholds[1]
         )
-        learned = embed_drawings(clip, processor, project / FLASH / "images", drawings, 1)
-        metrics, (row,) = measure_pictures(clip, processor, [image], [("a", 7)], learned, params, 1)
+        embedded = embed_drawings(clip, processor, CLIP, project / FLASH / "images", drawings, 1)
+        metrics, (row,) = measure_pictures(clip, processor, [image], [("a", 7)], embedded, params, 1)
         assert (metrics["copies"], row["copy"]) == (copies, copies)
-        assert row["nearest_by_pixels"] == row["nearest_by_clip"] == drawings[1].file
+        assert row["nearest_by_pixels"] == row["nearest_by_clip"] == drawings[number].file
+
+
+def test_the_control_holds_each_held_out_drawing_against_the_training_drawings(project, base):
+    control = pd.read_csv(project / "out/control.csv")
+    drawings = read_drawings(project / FLASH / "drawings.csv")
+    assert control["file"].tolist() == [drawing.file for drawing in drawings if drawing.split != "train"]
+    learned = {drawing.file for drawing in drawings if drawing.split == "train"}
+    assert set(control["nearest_by_pixels"]) | set(control["nearest_by_clip"]) <= learned
+    pixels = torch.eye(4)[[0, 0, 1, 2]][:, None].expand(-1, 2, -1)  # the test drawing is a training drawing again
+    splits = ("train", "test", "train", "val")
+    rows = [dataclasses.replace(drawings[0], file=str(i), split=split) for i, split in enumerate(splits)]
+    found = control_rows(Embedded(rows, pixels, pixels), load_params(project).evaluate)
+    assert [(row["file"], row["copy"]) for row in found] == [("1", 1), ("3", 0)]
+    assert found[0]["nearest_by_pixels"] == "0"
+
+
+def test_style_is_of_the_test_drawings_and_diversity_of_each_prompts_seeds(project, base):
+    metrics, _, pictures = base
+    clip, processor = load_clip(CLIP)
+    drawings = [d for d in read_drawings(project / FLASH / "drawings.csv") if d.split == "test"]
+    test = embed_images(clip, processor, [Image.open(project / FLASH / "images" / d.file) for d in drawings])
+    drawn = embed_images(clip, processor, [Image.open(project / "out" / file) for file in pictures["file"]])
+    assert pictures["style_cosine"].tolist() == pytest.approx((drawn @ test.T).mean(dim=1).tolist(), abs=2e-3)
+    assert metrics["style"] == pytest.approx(style_distances(drawn, test).mean().item(), abs=0.02)
+    for prompt, rows in pictures.groupby("prompt"):
+        expected = vendi_score(drawn[rows.index.tolist()])
+        assert rows["diversity"].tolist() == pytest.approx([expected] * 2, abs=2e-3), prompt
+
+
+def test_drawings_are_embedded_once_and_the_bases_pictures_drawn_once(project, base, monkeypatch):
+    def fail(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("stages.evaluate.embeddings.embed_images", fail)
+    monkeypatch.setattr("diffusers.StableDiffusionPipeline.unload_lora_weights", fail)  # before the base draws
+    copy = project.with_name("again")
+    shutil.copytree(project, copy, symlinks=True)
+    metrics, _, _ = evaluated(copy)
+    assert metrics == base[0]
+    path = copy / FLASH / "images/owl.png"
+    ImageOps.mirror(Image.open(path)).save(path)
+    with pytest.raises(AssertionError, match="computed again"):
+        evaluated(copy)
 
 
 def test_the_adapter_that_is_named_is_measured(project, base, pipeline, tmp_path):
@@ -167,8 +220,12 @@ def test_the_adapter_that_is_named_is_measured(project, base, pipeline, tmp_path
             parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
     save_lora(tmp_path / "best.safetensors", live.unet, None, {})
     copy = copy_project(project, tmp_path / "p")
+    shutil.rmtree(copy / ".scratch/memo/base_pictures")  # so that the adapter is taken out again to draw them
     metrics, _, _ = evaluated(copy, "--lora", tmp_path / "best.safetensors")
     captions = {path.stem: path.read_text().strip() for path in (copy / FLASH / "captions_blip").iterdir()}
     drawings, own = losses_by_hand(copy, live, lambda stem: f"inked, {captions[stem]}")
     own = own[: sum(drawing.split == "test" for drawing in drawings)]
     assert metrics["test_loss"] == pytest.approx(own.mean().item(), rel=1e-3) != pytest.approx(base[0]["test_loss"])
+    plain = pd.read_csv(copy / "out/plain.csv")
+    assert plain["prompt"].tolist() == load_params(copy).evaluate.plain_prompts and base[0]["drift"] < 1e-5
+    assert metrics["drift"] == pytest.approx(plain["drift"].mean(), abs=1e-5) and plain["drift"].min() > 1e-4

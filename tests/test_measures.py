@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from stages.evaluate.copies import nearest, pixel_embeds, with_mirrored
+from stages.evaluate.style import style_distances, vendi_score
 from tattoo_lora.diffusion.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
 
 
@@ -216,7 +217,7 @@ def test_pictures_of_line_art_with_a_fraction_of_the_ink_are_not_what_was_asked_
 def test_a_copy_and_a_mirrored_copy_are_found_and_another_drawing_is_not():
     names = ("owl", "skull", "key", "anchor")
     drawings = [preprocessed(ROOT / f"data/raw/flash/{name}.png") for name in names]
-    embeds = pixel_embeds(with_mirrored(drawings[:3]))
+    embeds = pixel_embeds(with_mirrored(drawings[:3])).unflatten(0, (2, 3)).transpose(0, 1)
     for picture in (drawings[1], ImageOps.mirror(drawings[1])):
         found = nearest(pixel_embeds([picture]), embeds)
         assert found.rows.tolist() == [1] and found.similarity.item() == pytest.approx(1, abs=1e-5)
@@ -226,3 +227,34 @@ def test_a_copy_and_a_mirrored_copy_are_found_and_another_drawing_is_not():
 def test_an_empty_picture_is_like_nothing():
     embeds = pixel_embeds([Image.new("RGB", (64, 64), "white")])
     assert torch.equal(embeds, torch.zeros_like(embeds))
+
+
+def unit(*shape, seed):
+    return torch.nn.functional.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_the_mean_style_distance_is_cmmd():
+    """By CMMD's own formula, over all pairs."""
+    pictures, drawings = unit(7, 16, seed=0).double(), unit(5, 16, seed=1).double()
+
+    def mean(one, other):
+        return torch.exp(-(one[:, None] - other[None]).square().sum(dim=-1) / 200).mean()
+
+    expected = 1000 * (mean(pictures, pictures) + mean(drawings, drawings) - 2 * mean(pictures, drawings))
+    assert style_distances(pictures, drawings).mean().item() == pytest.approx(expected.item())
+    assert style_distances(drawings, drawings).mean().item() == pytest.approx(0, abs=1e-9)
+
+
+def test_a_pictures_share_in_the_style_distance_is_its_influence():
+    """With a little more weight on one picture CMMD changes as its share says."""
+    pictures, drawings = unit(6, 16, seed=0), unit(5, 16, seed=1)
+    often = torch.cat([pictures.repeat(1000, 1), pictures[:1]])
+    before, after = (style_distances(one, drawings).mean() for one in (pictures, often))
+    share = style_distances(pictures, drawings)[0]
+    assert (after - before).item() * 6001 == pytest.approx((share - before).item(), rel=0.02)
+
+
+def test_one_picture_for_all_seeds_has_a_vendi_score_of_1_and_pictures_without_likeness_their_number():
+    assert vendi_score(unit(1, 16, seed=0).expand(4, -1)) == pytest.approx(1)
+    assert vendi_score(torch.eye(4, 16)) == pytest.approx(4)
+    assert vendi_score(torch.eye(4, 16)[[0, 0, 1, 1]]) == pytest.approx(2)

@@ -14,10 +14,13 @@ from PIL import Image, ImageDraw
 
 from stages.report import __main__ as report_main
 from stages.report.__main__ import (
+    add_seen_losses,
+    copies_text,
     data_facts,
     differences_table,
     findings_json,
     findings_table,
+    learned_table,
     line_art_table,
     losses_by_timestep,
     read_steps,
@@ -37,7 +40,17 @@ from stages.report.figures import (
     training_curves,
     wrapped,
 )
-from stages.report.findings import Evaluation, Finding, compare, compare_all, headline, read_evaluation, winner
+from stages.report.findings import (
+    Evaluation,
+    Finding,
+    compare,
+    compare_all,
+    headline,
+    learned_by_heart,
+    read_evaluation,
+    thresholds,
+    winner,
+)
 from stages.report.intervals import Difference
 from tattoo_lora.data.manifest import ManifestRow, write_manifest
 from tattoo_lora.diffusion.line_art import LineArt, measure
@@ -46,10 +59,11 @@ from tattoo_lora.errors import UserError
 TARGET = LineArt(0.1, 0.0, 0.1, 3.0, 0.5, 2.0, 0.0)
 
 
-def evaluation(test_losses, scores, saturation=0.0, copies=()):
-    """One drawing a loss, one picture a score; the pictures in `copies` count as copies."""
-    drawings = pd.DataFrame({"file": [f"{i}.png" for i in range(len(test_losses))], "test_loss": test_losses})
-    drawings["timestep"] = 500
+def evaluation(test_losses, scores, saturation=0.0, copies=(), seen=1.0, **others):
+    """One drawing a loss, one picture a score; the pictures in `copies` count as copies; `others` are other scores."""
+    losses = pd.DataFrame({"file": [f"{i}.png" for i in range(len(test_losses))], "loss": test_losses})
+    losses = losses.assign(loss_common=test_losses, split="test", timestep=500)
+    seen = losses.assign(split="train", loss=losses["loss"] * seen, file=[f"seen{i}.png" for i in range(len(losses))])
     prompts = [f"picture {i}" for i in range(len(scores))]
     pictures = pd.DataFrame({"prompt": prompts, "seed": 7, "clip_score": scores})
     pictures["copy"] = [int(i in copies) for i in range(len(scores))]
@@ -58,6 +72,10 @@ def evaluation(test_losses, scores, saturation=0.0, copies=()):
     for measured in dataclasses.fields(LineArt):
         pictures[measured.name] = getattr(TARGET, measured.name)
     pictures["saturation"] = saturation
+    others = {"style": 1.0, "style_cosine": 0.5, "diversity": 2.0, "drift": 0.1} | others
+    pictures = pictures.assign(**others)
+    plain = pd.DataFrame({"prompt": prompts, "drift": others["drift"]})
+    control = pd.DataFrame({"file": ["c.png", "d.png"], "correlation": [0.4, 0.7], "cosine": 0.8, "copy": [0, 1]})
     metrics = {
         "test_loss": np.mean(test_losses),
         "test_loss_common": np.mean(test_losses),
@@ -65,7 +83,9 @@ def evaluation(test_losses, scores, saturation=0.0, copies=()):
     }
     metrics |= {"ink": 0.1, "saturation": saturation, "grey": 0.1, "stroke": None, "spread": 0.5, "pieces": 2.0}
     metrics |= {"specks": 0.0, "copies": len(copies) / len(scores)}
-    return Evaluation(metrics, drawings.assign(test_loss_common=test_losses), pictures, make_pictures(len(scores)))
+    metrics |= others | {"val_loss": 0.2, "seen_loss": seen["loss"].mean()}
+    losses = pd.concat([losses, seen, losses.assign(split="val", file="val.png", loss=9.0)])
+    return Evaluation(metrics, losses, pictures, make_pictures(len(scores)), control, plain)
 
 
 def make_pictures(count):
@@ -75,32 +95,32 @@ def make_pictures(count):
 EASY, HARD = np.array([0.1, 0.2, 0.1, 0.2, 0.1]), np.array([0.2, 0.38, 0.21, 0.4, 0.2])
 EVALUATIONS = {
     "base": evaluation(HARD, [20.0, 30.0, 40.0, 50.0, 60.0], saturation=0.3),
-    "blip": evaluation(EASY, [30.0, 20.0, 40.0, 60.0, 50.0], copies=(1,)),
+    "blip": evaluation(EASY, [30.0, 20.0, 40.0, 60.0, 50.0], copies=(1,), style=0.8, diversity=1.5),
 }
 
 
 def test_the_table_marks_the_lowest_loss_and_the_highest_score():
     assert scores_table(EVALUATIONS).splitlines()[2:] == [
-        "| base | 0.2780 | 0.2780 | **40.00** |",
-        "| blip | **0.1400** | **0.1400** | **40.00** |",
+        "| base | 0.2780 | 0.2780 | **40.00** | 1.000 | **0.500** | **2.00** | **0.100** |",
+        "| blip | **0.1400** | **0.1400** | **40.00** | **0.800** | **0.500** | 1.50 | **0.100** |",
     ]
 
 
 def test_the_line_art_table_holds_the_variants_against_the_held_out_drawings():
     assert line_art_table(EVALUATIONS, [TARGET, TARGET]).splitlines()[2:] == [
-        "| held-out drawings | yes, 2 of 2 | 0.100 | 0.000 | 0.100 | 3.0 | 0.50 | 2.0 | 0.0 |  |",
+        "| held-out drawings | yes, 2 of 2 | 0.100 | 0.000 | 0.100 | 3.0 | 0.50 | 2.0 | 0.0 | 50% |",
         "| base | no, 0 of 5 | 0.100 | 0.300 | 0.100 | 3.0 | 0.50 | 2.0 | 0.0 | 0% |",
         "| blip | yes, 5 of 5 | 0.100 | 0.000 | 0.100 | 3.0 | 0.50 | 2.0 | 0.0 | 20% |",
     ]
 
 
 def test_differences_name_the_better_one_only_where_they_are_real():
-    row = differences_table(compare_all(EVALUATIONS, 0.01)).splitlines()[2]
+    row = differences_table(compare_all(EVALUATIONS, 0.01), ["test_loss", "clip_score"]).splitlines()[2]
     # The loss is paired by drawing, so that its spread over drawings does not matter: each is about half.
-    assert row.startswith("| blip - base | -50.0% [-52.9%, -46.9%] | better |")
-    assert "| better | +0.00 [-" in row
-    assert row.endswith("| no difference |")  # of the scores
-    assert " better " not in differences_table(compare_all(EVALUATIONS, 0.5))  # less than half of the loss is nothing
+    assert row.startswith("| blip - base | -50.0% [-52.9%, -46.9%] better | +0.00 [-")
+    assert row.endswith("] |")  # no difference in the scores
+    least = differences_table(compare_all(EVALUATIONS, 0.5), ["test_loss"])
+    assert " better " not in least  # less than half of the loss is nothing
 
 
 def test_a_difference_in_clip_score_counts_from_a_share_of_the_others_on():
@@ -128,10 +148,12 @@ def test_with_few_drawings_or_prompts_there_is_no_verdict():
     few = {name: evaluation(losses[:4], [30.0, 20.0, 40.0, 60.0]) for name, losses in (("base", HARD), ("blip", EASY))}
     found = compare_all(few, 0.01)
     assert {finding.verdict for finding in found["blip", "base"].values()} == {"too few to tell"}
-    assert differences_table(found).splitlines()[2].startswith("| blip - base | -50.0% | too few to tell |")
-    assert "| too few to tell from base | too few to tell from base |" in findings_table(few, found, TARGET)
+    assert differences_table(found, ["test_loss"]).splitlines()[2] == "| blip - base | -50.0% too few to tell |"
+    assert "| too few to tell from base | too few to tell from base | too few to tell from base |" in findings_table(
+        few, found, TARGET
+    )
     assert headline(few, found, TARGET) == "No verdict: fewer than 5 test drawings are too few to tell"
-    assert winner(["base", "blip"], found) is None
+    assert winner({name: EVALUATIONS[name] for name in ("base", "blip")}, found) is None
 
 
 def test_a_prompt_that_one_adapter_cannot_draw_is_one_item_not_as_many_as_its_seeds():
@@ -156,7 +178,9 @@ def found(**verdicts):
     return {
         tuple(pair.split("_")): {
             column: Finding(nothing, words[letter])
-            for column, letter in zip(("test_loss", "clip_score", "test_loss_common"), letters + "w", strict=True)
+            for column, letter in zip(
+                ("test_loss", "clip_score", "style", "test_loss_common"), letters + "nw", strict=True
+            )
         }
         for pair, letters in pairs.items()
     }
@@ -207,11 +231,47 @@ def found(**verdicts):
 def test_a_winner_is_better_than_the_base_and_each_other_and_worse_in_nothing(verdicts, best, says):
     evaluations = {name: evaluation([0.1] * 5, [40.0] * 5) for name in "xyz"}
     evaluations = {"o": evaluation([0.1] * 5, [62.0] * 5)} | evaluations
-    assert winner(list(evaluations), verdicts) == best
+    assert winner(evaluations, verdicts) == best
     said = headline(evaluations, verdicts, TARGET)
     assert said.startswith(says)
     # 40 against 62 is said in any case but that of a winner.
     assert (best is not None) != said.endswith("40.00, 40.00 and 40.00 against 62.00") or "test_loss 0" in said
+
+
+def test_a_variant_that_draws_one_picture_cannot_win_and_beats_nobody():
+    evaluations = {"o": evaluation(HARD, [50.0] * 5)} | {name: evaluation(HARD, [50.0] * 5) for name in "xyz"}
+    collapsed = evaluations | {"x": evaluation(HARD, [50.0] * 5, diversity=1.2)}  # of the base's 2.0: a fifth of 1
+    best = found(x_y="bb", x_z="bb", y_z="bn")
+    assert (winner(evaluations, best), winner(collapsed, best)) == ("x", "y")
+    alone = {"o": collapsed["o"], "x": collapsed["x"]}
+    assert headline(alone, best, TARGET) == "No winner: x draws nearly the same picture whatever the seed"
+    assert winner({"o": alone["o"], "x": evaluation(HARD, [50.0] * 5, diversity=1.26)}, best) == "x"
+
+
+def test_what_is_learned_by_heart_is_the_gain_on_learned_drawings_beyond_that_on_test_drawings():
+    base = evaluation(HARD, [1.0] * 5, seen=np.array([0.9, 0.8, 1.0, 0.7, 0.9]))  # learned drawings are easier
+    fair = evaluation(HARD * 0.9, [1.0] * 5, seen=np.array([0.9, 0.8, 1.0, 0.7, 0.9]))
+    heart = evaluation(HARD * 0.9, [1.0] * 5, seen=0.5 * np.array([0.91, 0.8, 1.0, 0.7, 0.9]))
+    assert learned_by_heart(fair, base).mean == pytest.approx(0)
+    gap = learned_by_heart(heart, base)
+    assert gap.low < gap.mean == pytest.approx(-0.5, abs=0.01) and gap.high < -0.4
+    row = learned_table({"base": base, "heart": heart}).splitlines()[3]
+    assert row.startswith("| heart | ") and " | -49." in row
+    few = [evaluation(HARD[:4], [1.0] * 5, seen=seen) for seen in (1.0, 0.5)]
+    assert not learned_by_heart(*few).has_interval
+
+
+def test_the_thresholds_for_copies_are_what_few_held_out_drawings_reach():
+    nearness = np.linspace(0.3, 0.9, 25)  # 5% of 25 are one
+    control = pd.DataFrame({"correlation": nearness, "cosine": 0.812})
+    assert thresholds(control) == {"correlation": 0.88, "cosine": 0.82}  # the second is 0.875
+    assert thresholds(control.tail(3))["correlation"] == 0.91  # none of three
+
+
+def test_false_alarms_stand_beside_the_copies():
+    text = copies_text(EVALUATIONS)
+    assert "base 0%, blip 20%. Of the 2 held-out drawings, which nobody copied, 50% are flagged" in text
+    assert "`evaluate.copy_correlation` should be 0.71" in text
 
 
 @pytest.mark.parametrize(
@@ -244,7 +304,7 @@ def test_a_winner_that_paints_is_said_to():
 
 def test_the_findings_say_what_each_variant_is_better_than():
     assert findings_table(EVALUATIONS, compare_all(EVALUATIONS, 0.01), TARGET).splitlines()[2:] == [
-        "| **blip** | better than base | level with base | yes, 5 of 5 | 1 of 5 |"
+        "| **blip** | better than base | level with base | better than base | yes, 5 of 5 | 1 of 5 |"
     ]
 
 
@@ -252,7 +312,12 @@ def test_the_findings_are_there_as_json_too():
     found = json.loads(findings_json(EVALUATIONS, compare_all(EVALUATIONS, 0.01), [TARGET]))
     assert (found["winner"], found["base"], found["variants"]) == ("blip", "base", ["blip"])
     assert found["headline"] == "blip is better than the base model"
-    assert found["scores"]["blip"] == {"test_loss": 0.14, "test_loss_common": 0.14, "clip_score": 40.0}
+    assert found["scores"]["blip"] == {"test_loss": 0.14, "test_loss_common": 0.14, "clip_score": 40.0} | {
+        "style": 0.8,
+        "style_cosine": 0.5,
+        "diversity": 1.5,
+        "drift": 0.1,
+    }
     assert found["better"]["test_loss"] == "lower" and found["line_art"] == {"base": False, "blip": True}
     first = found["differences"][0]
     assert (first["one"], first["other"], first["score"], first["verdict"]) == ("blip", "base", "test_loss", "better")
@@ -279,6 +344,7 @@ def test_what_all_prompts_share_is_said_once(prompts, tail):
 
 def test_figures_are_written_the_same_twice(tmp_path):
     log = pd.DataFrame({"step": [0, 1, 2], "train_loss": [None, 1, 0.5], "val_loss": [1, None, 2], "clip_score": 3})
+    log["seen_loss"] = log["val_loss"]
     drawing = Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(drawing).line((0, 0, 64, 64))
     drawing.save(tmp_path / "owl.png")
@@ -315,6 +381,13 @@ def test_the_pictures_of_a_training_are_found_by_step(tmp_path):
     assert sorted(read_steps(tmp_path)) == [0, 60, 1000] and read_steps(tmp_path / "nothing") == {}
 
 
+def test_the_loss_on_learned_drawings_is_read_by_step(tmp_path):
+    (tmp_path / "eval_step0060").mkdir()
+    (tmp_path / "eval_step0060/losses.json").write_text('{"val_loss": 0.2, "seen_loss": 0.15}')
+    log = add_seen_losses(pd.DataFrame({"step": [50, 60]}), tmp_path)
+    assert np.isnan(log["seen_loss"][0]) and log["seen_loss"][1] == 0.15
+
+
 def test_the_losses_of_all_variants_by_timestep_are_one_table(tmp_path):
     write_by_variant(tmp_path / "timesteps.csv", losses_by_timestep(EVALUATIONS))
     head, *rows = (tmp_path / "timesteps.csv").read_text().splitlines()
@@ -349,6 +422,8 @@ def test_pictures_are_read_in_the_order_of_their_table(tmp_path):
     """Not in that of their names: 10 comes after 7."""
     (tmp_path / "metrics.json").write_text(json.dumps({"test_loss": 0.1}))
     (tmp_path / "drawings.csv").write_text("file,split,loss\na.png,test,0.1\n")
+    for file in ("control.csv", "plain.csv"):
+        (tmp_path / file).write_text("file\n")
     (tmp_path / "pictures.csv").write_text("file\nprompt00_seed7.png\nprompt00_seed10.png\n")
     for image, seed in zip(make_pictures(2), (7, 10), strict=True):
         image.save(tmp_path / f"prompt00_seed{seed}.png")
@@ -396,13 +471,14 @@ def report_project(folder, prompts=ODD, dataset="flash"):
         for file, image in zip(found.pictures["file"], found.images, strict=True):
             image.save(out / file)
         found.pictures.assign(prompt=prompts).to_csv(out / "pictures.csv", index=False)
-        losses = found.drawings.rename(columns=lambda name: name.replace("test_loss", "loss"))
-        other = losses.assign(split="val", loss=9.0, loss_common=np.nan, file="val.png")
-        pd.concat([losses.assign(split="test"), other]).to_csv(out / "drawings.csv", index=False)
+        for table in ("losses", "control", "plain"):
+            file = {"losses": "drawings"}.get(table, table)
+            getattr(found, table).to_csv(out / f"{file}.csv", index=False)
         (out / "metrics.json").write_text(json.dumps(found.metrics))
         (folder / f"l/{name}.csv").write_text("step,train_loss,val_loss,clip_score\n0,,0.3,40\n2,0.2,0.2,41\n")
         (folder / f"s/{name}/eval_step0002").mkdir(parents=True)
         drawing.save(folder / f"s/{name}/eval_step0002/prompt00.png")
+        (folder / f"s/{name}/eval_step0002/losses.json").write_text('{"val_loss": 0.2, "seen_loss": 0.15}')
     return folder
 
 
@@ -483,7 +559,7 @@ def test_nothing_of_the_machine_is_in_the_report(tmp_path):
 
 @pytest.mark.parametrize("prompt", [*ODD, "$$", "$\\undefined$", "\\", "%", "_", "NA", "7"])
 def test_a_prompt_is_a_text_in_every_figure(tmp_path, prompt):
-    log = pd.DataFrame({"step": [0, 1], "train_loss": [None, 1], "val_loss": [1, 2], "clip_score": 3})
+    log = pd.DataFrame({"step": [0, 1], "train_loss": [None, 1], "val_loss": [1, 2], "clip_score": 3, "seen_loss": 1})
     Image.new("RGB", (64, 64)).save(tmp_path / "owl.png")
     evaluations = dict(zip((prompt, f"{prompt} 2"), EVALUATIONS.values(), strict=True))
     figures = [

@@ -9,6 +9,7 @@ def row(seed, blip, vanilla=0.2, rev="abc", state=None, rank=8.0, **others):
     metrics = {}
     for name, loss in (("vanilla", vanilla), ("blip", blip)):
         scores = {"test_loss": loss, "test_loss_common": loss, "clip_score": 50.0, "ink": 0.1}
+        scores |= {"style": 1.0, "style_cosine": 0.5, "diversity": 2.0, "drift": 0.1}
         metrics |= {f"metrics/{name}.json:{score}": value for score, value in scores.items()}
     about = {"Experiment": f"e{seed}", "rev": rev, "typ": "branch_base", "Created": seed, "State": state}
     return about | metrics | {"train.seed": float(seed), "train.rank": rank, "runs/lora/blip": f"hash{seed}"} | others
@@ -38,7 +39,7 @@ def test_the_tables_hold_mean_spread_and_differences():
     (by_seed,) = trainings([row(seed, loss) for seed, loss in ((1, 0.099), (2, 0.1), (3, 0.101))])
     text = tables(by_seed)
     assert "Seeds 1, 2, 3:" in text
-    assert "| blip | 0.1000 ± 0.0010 | 0.1000 ± 0.0010 | 50.00 ± 0.00 |" in text
+    assert "| blip | 0.1000 ± 0.0010 | 0.1000 ± 0.0010 | 50.00 ± 0.00 | 1.000 ± 0.000 |" in text
     assert "| blip - vanilla | -0.1000 [-0.1040, -0.0960] real |" in text  # t(2) = 6.965, 0.001 / sqrt(3)
     assert "+0.00 [+0.00, +0.00] |" in text  # equal scores are no difference
 

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import io
+import json
 import math
 import sys
 import types
@@ -823,20 +824,25 @@ def by_hand(trained):
         scaling_factor=pipeline.vae.config.scaling_factor,
         train=in_split("train"),
         val=in_split("val", count),
+        seen=in_split("train", count),
     )
 
 
 def test_the_command_validates_on_val_drawings_that_their_content_chooses_with_their_captions(trained, by_hand):
-    moments, embeds = by_hand.val
+    """And on as many training drawings."""
+    moments, embeds = by_hand.val[0] + by_hand.seen[0], torch.cat([by_hand.val[1][1:], by_hand.seen[1][1:]])
     losses = validation_losses(
         by_hand.pipeline.unet,
         by_hand.noise_scheduler,
         scaled_means(moments, by_hand.scaling_factor),
-        embeds[1:],
+        embeds,
         timestep_grid(by_hand.params.train.val_timesteps, 1000),
         8,
     )
-    assert float(trained[1][0]["val_loss"]) == pytest.approx(losses.mean().item(), abs=2e-5)
+    val, seen = (half.mean().item() for half in losses.chunk(2))
+    assert float(trained[1][0]["val_loss"]) == pytest.approx(val, abs=2e-5)
+    written = json.loads((trained[0] / "samples/eval_step0000/losses.json").read_text())
+    assert written == {"val_loss": pytest.approx(val, abs=2e-5), "seen_loss": pytest.approx(seen, abs=2e-5)}
 
 
 def test_the_command_trains_on_the_other_drawings_with_their_captions(trained, by_hand):

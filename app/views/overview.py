@@ -111,7 +111,8 @@ def differences_table(differences: list[dict]) -> pd.DataFrame:
 def line_art_table(findings: dict, metrics: dict[str, dict[str, float]]) -> pd.DataFrame:
     """The measures of each evaluation's pictures and of the held-out drawings, and the share of near copies."""
     measures = list(metrics.get("held_out", {}))
-    rows = [{"": "held-out drawings", "line art": "", **_measured(metrics.get("held_out", {}), measures), "copies": ""}]
+    target = {"": "held-out drawings", "line art": "", **_measured(metrics.get("held_out", {}), measures)}
+    rows = [target | {"copies": f"{findings['false_alarms']:.0%}" if "false_alarms" in findings else ""}]
     for name, is_line_art in findings["line_art"].items():
         row = {"": name, "line art": "yes" if is_line_art else "no", **_measured(metrics.get(name, {}), measures)}
         rows.append(row | {"copies": f"{findings['copies'][name]:.0%}"})

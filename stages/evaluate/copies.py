@@ -36,6 +36,6 @@ def with_mirrored(images: list[Image.Image]) -> list[Image.Image]:
 
 
 def nearest(pictures: Tensor, drawings: Tensor) -> Nearest:
-    """For embeddings of length 1: (P, D) of P pictures and (2N, D) of N drawings and their mirror images."""
-    similarity, rows = (pictures @ drawings.T).max(dim=1)
-    return Nearest(rows % (len(drawings) // 2), similarity)
+    """For embeddings of length 1: (P, D) of P pictures and (N, 2, D) of N drawings and their mirror images."""
+    similarity, rows = (pictures @ drawings.flatten(0, 1).T).max(dim=1)
+    return Nearest(rows // 2, similarity)

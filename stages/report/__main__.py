@@ -41,9 +41,12 @@ from stages.report.findings import (
     TOO_FEW,
     Evaluation,
     Findings,
+    collapsed,
     compare_all,
     headline,
+    learned_by_heart,
     read_evaluation,
+    thresholds,
     verdicts,
     winner,
 )
@@ -90,10 +93,16 @@ def line_art_cell(pictures: Sequence[LineArt], target: LineArt) -> str:
     return f"{'yes' if are_line_art(pictures, target) else 'no'}, {count_line_art(pictures)} of {len(pictures)}"
 
 
+def control_share(evaluations: dict[str, Evaluation]) -> str:
+    """The share of held-out drawings, which are no copies, that are flagged as copies; the same in each evaluation."""
+    control = next(iter(evaluations.values())).control
+    return f"{control['copy'].mean():.0%}"
+
+
 def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineArt]) -> str:
     """The line-art measures, the held-out drawings first, and the share of copies."""
     target = mean_line_art(held_out)
-    rows = [("held-out drawings", line_art_cell(held_out, target), target, "")]
+    rows = [("held-out drawings", line_art_cell(held_out, target), target, control_share(evaluations))]
     for name, evaluation in evaluations.items():
         like = line_art_cell(evaluation.measured, target)
         rows.append((name, like, evaluation.line_art, f"{evaluation.metrics['copies']:.0%}"))
@@ -104,16 +113,28 @@ def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineAr
     return table(["", "line art", *LINE_ART, "copies"], "ll" + "r" * (len(LINE_ART) + 1), measured)
 
 
-def differences_table(findings: Findings) -> str:
+def learned_table(evaluations: dict[str, Evaluation]) -> str:
+    """The losses on learned drawings, on val and on test, and what was gained by heart, against the first, the base."""
+    base = next(iter(evaluations.values()))
+    rows = []
+    for name, evaluation in evaluations.items():
+        losses = [f"{evaluation.metrics[column]:.4f}" for column in ("seen_loss", "val_loss", "test_loss")]
+        gap = SCORES["test_loss"].show_difference(learned_by_heart(evaluation, base)) if evaluation is not base else ""
+        rows.append([name, *losses, gap])
+    head = ["variant", "learned drawings", "val", "test", "more gained on learned than on test"]
+    return table(head, "l" + "r" * 4, rows)
+
+
+def differences_table(findings: Findings, columns: Sequence[str]) -> str:
     """Each pair's differences with their intervals, and whether the first is better or worse if that is real."""
     rows = []
     for (one, other), by_score in findings.items():
         row = [f"{one} - {other}"]
-        for column, score in SCORES.items():
-            row += [score.show_difference(by_score[column].difference), by_score[column].verdict]
+        for column in columns:
+            shown, verdict = SCORES[column].show_difference(by_score[column].difference), by_score[column].verdict
+            row.append(shown if verdict == "no difference" else f"{shown} {verdict}")
         rows.append(row)
-    head = [cell for column in SCORES for cell in (column, f"{column} is")]
-    return table(["difference", *head], "l" + "rl" * len(SCORES), rows)
+    return table(["difference", *columns], "l" + "r" * len(columns), rows)
 
 
 def findings_table(evaluations: dict[str, Evaluation], findings: Findings, target: LineArt) -> str:
@@ -143,7 +164,7 @@ def findings_json(evaluations: dict[str, Evaluation], findings: Findings, held_o
 
     content = {
         "headline": headline(evaluations, findings, target),
-        "winner": winner(list(evaluations), findings),
+        "winner": winner(evaluations, findings),
         "base": base,
         "variants": variants,
         "better": {name: score.direction for name, score in SCORES.items()},
@@ -159,6 +180,8 @@ def findings_json(evaluations: dict[str, Evaluation], findings: Findings, held_o
             for score, finding in by_score.items()
         ],
         "line_art": {name: evaluation.is_line_art(target) for name, evaluation in evaluations.items()},
+        "collapsed": collapsed(evaluations),
+        "false_alarms": round(next(iter(evaluations.values())).control["copy"].mean(), 4),
         "copies": {name: round(evaluation.metrics["copies"], 4) for name, evaluation in evaluations.items()},
     }
     return json.dumps(content, indent=2) + "\n"
@@ -211,6 +234,19 @@ def how_made(all_params: Params, profile: Profile) -> str:
     return table(["", ""], "ll", facts.items())
 
 
+def copies_text(evaluations: dict[str, Evaluation]) -> str:
+    """The flagged shares beside that of the control, and where the control would put the thresholds."""
+    shares = ", ".join(f"{name} {evaluation.metrics['copies']:.0%}" for name, evaluation in evaluations.items())
+    control = next(iter(evaluations.values())).control
+    least = thresholds(control)
+    return (
+        f"Near copies: {shares}. Of the {len(control)} held-out drawings, which nobody copied, "
+        f"{control_share(evaluations)} are flagged in the same way: false alarms.\n"
+        f"By these drawings, `evaluate.copy_correlation` should be "
+        f"{least['correlation']:.2f} and `copy_cosine` {least['cosine']:.2f}."
+    )
+
+
 def report_text(
     all_params: Params,
     profile: Profile,
@@ -229,19 +265,22 @@ def report_text(
 Adapters that differ in the captions they were trained on, held against each other and against the untouched {base}.
 
 {findings_table(evaluations, findings, target)}
-A variant wins if it is better than each other one and than the {base} in `test_loss` (error on the test drawings) or
-`clip_score` (is what was asked for in the picture?) and worse in neither. A difference counts if its {interval} leaves
-out zero and it is at least {all_params.report.smallest_difference:.0%}. With fewer than {FEWEST} drawings or prompts
-there is no telling.
+A variant wins if it is better than each other one and than the {base} in `test_loss` (error on drawings that no
+training read), `style` (distance of the pictures to these drawings) or `clip_score` (is what was asked for in the
+picture?), worse in none, and does not draw nearly one picture whatever the seed. A difference counts if its {interval}
+leaves out zero and it is at least {all_params.report.smallest_difference:.0%}. With fewer than {FEWEST} drawings or
+prompts there is no telling.
 
 ![The same prompts and seeds, a column for each variant]({plots}/comparison.png)
 
 ## Figures
 
 {scores_table(evaluations)}
-Differences with {interval}s: of losses the ratio, over the drawings; of scores the points, over the prompts.
+`diversity`: how many different pictures the seeds give for a prompt. `drift`: how far pictures of prompts that do not
+ask for the style have moved from the {base}'s. Differences with {interval}s follow: of losses the ratio, over the
+drawings; of scores the points, over the prompts; "better" and "worse" where they are real.
 
-{differences_table(findings)}
+{differences_table(findings, DECIDE)}
 ![Differences with their intervals]({plots}/differences.png)
 
 ## Training
@@ -251,6 +290,12 @@ Differences with {interval}s: of losses the ratio, over the drawings; of scores 
 ![val_loss, clip_score and train_loss by step]({plots}/training_curves.png)
 
 ![test_loss by timestep]({plots}/timesteps.png)
+
+## Is it learned by heart?
+
+{learned_table(evaluations)}
+The last column is 0% if an adapter gained as much on the test drawings as on those that it learned from, and below zero
+if it gained more on those.
 
 ## Is it line art?
 
@@ -263,14 +308,26 @@ Formulas and limits: tattoo_lora/diffusion/line_art.py.
 
 ## Is it copied?
 
+{copies_text(evaluations)}
+
 ![Pictures and the training drawings nearest to them]({plots}/nearest.png)
 
+## More differences
+
+{differences_table(findings, [column for column in SCORES if column not in DECIDE])}
 ## Drawings
 
 {facts}
 ## How it was made
 
 {how_made(all_params, profile)}"""
+
+
+def add_seen_losses(log: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The log with a column seen_loss, from what a training wrote beside its pictures."""
+    paths = {int(path.parent.name.removeprefix("eval_step")): path for path in folder.glob("eval_step*/losses.json")}
+    losses = {step: json.loads(path.read_text(encoding="utf-8"))["seen_loss"] for step, path in paths.items()}
+    return log.assign(seen_loss=log["step"].map(losses))
 
 
 def read_steps(folder: Path) -> dict[int, Image.Image]:
@@ -315,7 +372,7 @@ def run(args: argparse.Namespace) -> None:
     smallest = all_params.report.smallest_difference
     variants = list(all_params.variants)
     evaluations = {name: read_evaluation(args.evaluations / name) for name in (BASE, *variants)}
-    logs = {name: pd.read_csv(args.logs / f"{name}.csv") for name in variants}
+    logs = {name: add_seen_losses(pd.read_csv(args.logs / f"{name}.csv"), args.samples / name) for name in variants}
     drawings, images = read_drawings(args.processed / "drawings.csv"), args.processed / "images"
     held_out = [measure(Image.open(images / drawing.file)) for drawing in drawings if drawing.is_held_out]
     target = mean_line_art(held_out)
@@ -348,7 +405,7 @@ def run(args: argparse.Namespace) -> None:
         f"{line_art_table(evaluations, held_out)}\n"
         f"Which differences are real: {LEVEL:.0%} intervals of ratios over drawings (losses) and of points over "
         f"prompts (clip_score);\nless than {smallest:.0%} of the second's value is no difference.\n\n"
-        f"{differences_table(findings)}",
+        f"{differences_table(findings, list(SCORES))}",
         encoding="utf-8",
     )
     (args.metrics / "findings.json").write_text(findings_json(evaluations, findings, held_out), encoding="utf-8")

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from PIL import Image
 
-from stages.report.findings import SCORES, Evaluation, Findings
+from stages.report.findings import DECIDE, SCORES, Evaluation, Findings
 from tattoo_lora.diffusion.line_art import LineArt
 
 # A matplotlibrc in the home or the current folder changes nothing.
@@ -121,8 +121,12 @@ def training_curves(logs: dict[str, pd.DataFrame]) -> plt.Figure:
     for axis, column in zip(axes, ("val_loss", "clip_score", "train_loss"), strict=True):
         for name, log in logs.items():
             drawn = log.dropna(subset=[column])
-            axis.plot(drawn["step"], drawn[column], marker="o" if column != "train_loss" else None, ms=4, label=name)
-        axis.set_title(column)
+            (line,) = axis.plot(
+                drawn["step"], drawn[column], marker="o" if column != "train_loss" else None, ms=4, label=name
+            )
+            if column == "val_loss":
+                axis.plot(drawn["step"], drawn["seen_loss"], ls="--", color=line.get_color())
+        axis.set_title(column if column != "val_loss" else "val_loss (dashed: the same on learned drawings)")
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=9)
@@ -172,10 +176,11 @@ def line_art_plot(evaluations: dict[str, Evaluation], target: LineArt) -> plt.Fi
 
 
 def difference_plot(findings: Findings) -> plt.Figure:
-    """Each pair's difference with its interval, a panel for each score: green better, red worse, grey neither."""
+    """Each pair's difference with its interval, a panel for each score that decides: green better, red worse."""
     colors = {"better": "#2a7f3f", "worse": "#c0392b"}
-    figure, axes = plt.subplots(1, len(SCORES), figsize=(13, 0.4 * len(findings) + 1.3), sharey=True)
-    for axis, (column, score) in zip(axes, SCORES.items(), strict=True):
+    figure, axes = plt.subplots(1, len(DECIDE), figsize=(13, 0.4 * len(findings) + 1.3), sharey=True)
+    for axis, column in zip(axes, DECIDE, strict=True):
+        score = SCORES[column]
         axis.axvline(0, color="#888888", lw=1)
         for row, by_score in enumerate(findings.values()):
             difference, color = by_score[column].difference, colors.get(by_score[column].verdict, "#aaaaaa")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from stages.report.intervals import FEWEST, Difference, paired_difference
+from stages.report.intervals import FEWEST, Difference, paired_difference, unpaired_difference
 from tattoo_lora.diffusion.line_art import LineArt, are_line_art, mean_line_art
 from tattoo_lora.errors import UserError
 
@@ -54,21 +54,35 @@ SCORES = {
     "test_loss": Score(4, min, "drawings", "file", "test drawings", is_ratio=True, does="predict test drawings"),
     "test_loss_common": Score(4, min, "drawings", "file", "test drawings", is_ratio=True),  # the control
     "clip_score": Score(2, max, "pictures", "prompt", "prompts", is_ratio=False, does="draw"),
+    "style": Score(3, min, "pictures", "prompt", "prompts", is_ratio=False, does="keep to the style"),
+    "style_cosine": Score(3, max, "pictures", "prompt", "prompts", is_ratio=False),
+    "diversity": Score(2, max, "pictures", "prompt", "prompts", is_ratio=False),
+    "drift": Score(3, min, "plain", "prompt", "plain prompts", is_ratio=False),
 }
 DECIDE = tuple(name for name, score in SCORES.items() if score.does)
 TOO_FEW = "too few to tell"
+COLLAPSED = 0.25  # of the base's diversity beyond 1: with less, all seeds give nearly one picture
+FALSE_ALARMS = 0.05  # share of held-out drawings that a threshold for copies may flag
 MUCH = 0.05  # so much lower a clip_score of all, as a share of the base's, is worth a word even if it may be chance
 OPPOSITE = {"better": "worse", "worse": "better"}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means, each test drawing's losses, the pictures and what was measured on each."""
+    """Means, the losses by drawing, the pictures and what was measured on each, the control for copies, the drift."""
 
     metrics: dict[str, float | None]
-    drawings: pd.DataFrame
+    losses: pd.DataFrame
     pictures: pd.DataFrame
     images: list[Image.Image]
+    control: pd.DataFrame
+    plain: pd.DataFrame
+
+    @property
+    def drawings(self) -> pd.DataFrame:
+        """The test drawings' losses."""
+        test = self.losses[self.losses["split"] == "test"]
+        return test.rename(columns={"loss": "test_loss", "loss_common": "test_loss_common"})
 
     @property
     def measured(self) -> list[LineArt]:
@@ -94,11 +108,42 @@ def read_evaluation(folder: Path) -> Evaluation:
         raise UserError(f"{folder}/metrics.json: {broken[0]} is no number; train again with a lower learning_rate")
     # A prompt may read NA or null; only a measure of line art may be missing.
     missing = {field.name: ["nan"] for field in fields(LineArt)}
-    pictures = pd.read_csv(folder / "pictures.csv", keep_default_na=False, na_values=missing)
+    pictures, plain = (
+        pd.read_csv(folder / file, keep_default_na=False, na_values=missing) for file in ("pictures.csv", "plain.csv")
+    )
     images = [Image.open(folder / file).convert("RGB") for file in pictures["file"]]
-    losses = pd.read_csv(folder / "drawings.csv")
-    test = losses[losses["split"] == "test"].rename(columns=lambda name: name.replace("loss", "test_loss"))
-    return Evaluation(metrics, test, pictures, images)
+    losses, control = (pd.read_csv(folder / file) for file in ("drawings.csv", "control.csv"))
+    return Evaluation(metrics, losses, pictures, images, control, plain)
+
+
+def learned_by_heart(evaluation: Evaluation, base: Evaluation) -> Difference:
+    """How much more the loss fell on learned drawings than on test drawings, against the base: -0.1 is a tenth more.
+
+    Against the base, because the learned drawings may be easier ones: each drawing's loss is held against the base's
+    loss on it.
+    """
+    changes = []
+    for split in ("train", "test"):
+        tables = (found.losses[found.losses["split"] == split] for found in (evaluation, base))
+        losses = [table.groupby("file")["loss"].mean() for table in tables]
+        changes.append(np.log(losses[0] / losses[1]))
+    return as_ratio(unpaired_difference(*changes))
+
+
+def thresholds(control: pd.DataFrame) -> dict[str, float]:
+    """For each measure of nearness the lowest value, to two digits, that at most FALSE_ALARMS of the control reach."""
+    flagged = int(FALSE_ALARMS * len(control))
+    return {
+        name: np.floor(100 * control[name].sort_values(ascending=False).iloc[flagged] + 1) / 100
+        for name in ("correlation", "cosine")
+    }
+
+
+def collapsed(evaluations: dict[str, Evaluation]) -> list[str]:
+    """The variants that draw nearly one picture whatever the seed, held against the first evaluation, the base."""
+    base, *variants = evaluations
+    least = 1 + COLLAPSED * (evaluations[base].metrics["diversity"] - 1)
+    return [name for name in variants if evaluations[name].metrics["diversity"] < least]
 
 
 @dataclass(frozen=True)
@@ -121,15 +166,16 @@ def compare(one: Evaluation, other: Evaluation, smallest: float) -> dict[str, Fi
         tables = (getattr(evaluation, score.table) for evaluation in (one, other))
         values = [table.groupby(score.unit)[column].mean() for table in tables]
         if score.is_ratio:
-            log_ratio = paired_difference(*map(np.log, values))
-            difference = Difference(
-                *(float(np.expm1(value)) for value in (log_ratio.mean, log_ratio.low, log_ratio.high))
-            )
-            least = smallest
+            difference, least = as_ratio(paired_difference(*map(np.log, values))), smallest
         else:
             difference, least = paired_difference(*values), smallest * abs(other.metrics[column])
         findings[column] = Finding(difference, judge(difference, score, least))
     return findings
+
+
+def as_ratio(log_ratio: Difference) -> Difference:
+    """A difference of logarithms as a share: -0.1 is a tenth less."""
+    return Difference(*(float(np.expm1(value)) for value in (log_ratio.mean, log_ratio.low, log_ratio.high)))
 
 
 def judge(difference: Difference, score: Score, least: float) -> str:
@@ -170,8 +216,9 @@ def unbeaten(names: Sequence[str], findings: Findings) -> list[str]:
     return [name for name in names if not any(beats(other, name, findings) for other in names if other != name)]
 
 
-def winner(names: Sequence[str], findings: Findings) -> str | None:
-    """The one that beats all others, if there is one; the first of the names, the base, does not win."""
+def winner(evaluations: dict[str, Evaluation], findings: Findings) -> str | None:
+    """The one that beats all others, if there is one; the base, which is first, and collapsed ones do not count."""
+    names = [name for name in evaluations if name not in collapsed(evaluations)]
     for name in names[1:]:
         if all(beats(name, other, findings) for other in names if other != name):
             return name
@@ -186,7 +233,7 @@ def headline(evaluations: dict[str, Evaluation], findings: Findings, target: Lin
     for column in reversed(DECIDE):
         if all(verdict[column] == "worse" for verdict in against_base.values()):
             return all_worse(column, evaluations)
-    best = winner(list(evaluations), findings)
+    best = winner(evaluations, findings)
     if best is not None:
         won = f"Winner: {best}" if len(variants) > 1 else f"{best} is better than the {base} model"
         return won if evaluations[best].is_line_art(target) else f"{won}, but what it draws is not line art"
@@ -199,6 +246,11 @@ def no_winner(evaluations: dict[str, Evaluation], findings: Findings, against_ba
     for column in DECIDE:
         if all(verdict[column] == TOO_FEW for verdict in against_base.values()):
             return f"No verdict: fewer than {FEWEST} {SCORES[column].items} are too few to tell"
+    same = collapsed(evaluations)
+    if same == variants:
+        who, draw = (same[0], "draws") if len(same) == 1 else (", ".join(same), "draw")
+        return f"No winner: {who} {draw} nearly the same picture whatever the seed"
+    variants = [name for name in variants if name not in same]
     fit = [name for name in variants if not any(against_base[name][column] == "worse" for column in DECIDE)]
     if not fit:
         return f"No winner: each is worse than the {base} model in {' or '.join(DECIDE)}"

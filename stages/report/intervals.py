@@ -8,7 +8,7 @@ trainings are, a 95% interval calls 7 to 10 of 100 different, a 98% interval 3 t
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import t, ttest_ind
 
 LEVEL = 0.98
 FEWEST = 5  # pairs; with fewer, even a difference of two standard deviations is rarely found
@@ -47,3 +47,12 @@ def paired_difference(one: np.ndarray, other: np.ndarray, fewest: int = FEWEST) 
     if len(differences) < fewest:
         return Difference(float(differences.mean()), -np.inf, np.inf)
     return Difference(*(float(value) for value in interval(differences)))
+
+
+def unpaired_difference(one: np.ndarray, other: np.ndarray, fewest: int = FEWEST) -> Difference:
+    """Of the means of one (N,) and other (M,), measured on different items: Welch's interval."""
+    mean = float(np.mean(one) - np.mean(other))
+    if min(len(one), len(other)) < fewest:
+        return Difference(mean, -np.inf, np.inf)
+    ends = ttest_ind(one, other, equal_var=False).confidence_interval(LEVEL)
+    return Difference(mean, float(ends.low), float(ends.high))

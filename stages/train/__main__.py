@@ -137,6 +137,7 @@ def run(args: argparse.Namespace) -> None:
     scaling_factor = vae.config.scaling_factor
     train_rows = split_indices(drawings, "train", len(drawings))
     val_rows = split_indices(drawings, "val", params.val_drawings)
+    measured = torch.cat([val_rows, split_indices(drawings, "train", len(val_rows))])
     batches = Batches(
         TrainingSet([moments[i] for i in train_rows], caption_rows[train_rows], scaling_factor),
         params,
@@ -147,14 +148,15 @@ def run(args: argparse.Namespace) -> None:
 
     def embed_texts_now() -> tuple[Tensor, Tensor, Tensor]:
         live = embeds if text_encoder is None else encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
-        return live[caption_rows[val_rows]], live[len(texts) :], live[:1]
+        return live[caption_rows[measured]], live[len(texts) :], live[:1]
 
     evaluator = Evaluator(
         assemble_pipeline(vae, None, tokenizer, unet, noise_scheduler),
         noise_scheduler,
         clip,
         processor,
-        scaled_means([moments[i] for i in val_rows], scaling_factor),
+        scaled_means([moments[i] for i in measured], scaling_factor),
+        len(val_rows),
         embed_texts_now,
         params,
         Sampler(

@@ -1,5 +1,6 @@
 """What is measured during a training: val_loss, clip_score and a picture of each of the fixed prompts."""
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -21,15 +22,17 @@ from tattoo_lora.params import TrainParams
 class Evaluator:
     """Measures the live adapter in `pipeline`, whose UNet is on the device it trains on.
 
-    val_latents (N, C, h, w), scaled, are the held-out drawings'; `embed_texts_now()` gives their captions' embeddings
-    (N, T, D), the prompts' (P, T, D) and that of the empty text (1, T, D), as the text encoder has them by then.
+    latents (N, C, h, w), scaled, are those of `val_count` val drawings and then of as many training drawings, or as
+    there are; `embed_texts_now()` gives their captions' embeddings (N, T, D), the prompts' (P, T, D) and that of the
+    empty text (1, T, D), as the text encoder has them by then.
     """
 
     pipeline: StableDiffusionPipeline
     noise_scheduler: DDPMScheduler
     clip: CLIPModel
     processor: CLIPProcessor
-    val_latents: Tensor
+    latents: Tensor
+    val_count: int
     embed_texts_now: Callable[[], tuple[Tensor, Tensor, Tensor]]
     params: TrainParams
     sampler: Sampler
@@ -37,14 +40,15 @@ class Evaluator:
     seconds: float = 0.0  # spent so far
 
     def measure(self, step: int) -> tuple[float, float]:
-        """val_loss and clip_score; the pictures go to eval_stepXXXX/. Both are nan if a loss is not finite."""
+        """val_loss and clip_score; both are nan if a loss is not finite.
+
+        The pictures go to eval_stepXXXX/, and to losses.json there val_loss and seen_loss, that of training drawings.
+        """
         started = time.monotonic()
         params, unet = self.params, self.pipeline.unet
-        val_embeds, prompt_embeds, empty_embed = self.embed_texts_now()
+        embeds, prompt_embeds, empty_embed = self.embed_texts_now()
         timesteps = timestep_grid(params.val_timesteps, self.noise_scheduler.config.num_train_timesteps)
-        losses = validation_losses(
-            unet, self.noise_scheduler, self.val_latents, val_embeds, timesteps, self.sampler.batch_size
-        )
+        losses = validation_losses(unet, self.noise_scheduler, self.latents, embeds, timesteps, self.sampler.batch_size)
         if not losses.isfinite().all():
             return math.nan, math.nan
         seeds = [params.seed + i for i in range(len(params.prompts))]
@@ -58,5 +62,11 @@ class Evaluator:
         for i, image in enumerate(images):
             with replace_file(folder / f"prompt{i:02d}.png") as partial:
                 image.save(partial, "PNG")
+        means = {
+            "val_loss": losses[: self.val_count].mean().item(),
+            "seen_loss": losses[self.val_count :].mean().item(),
+        }
+        with replace_file(folder / "losses.json") as partial:
+            partial.write_text(json.dumps({name: round(mean, 6) for name, mean in means.items()}), encoding="utf-8")
         self.seconds += time.monotonic() - started
-        return losses.mean().item(), sum(scores) / len(scores)
+        return means["val_loss"], sum(scores) / len(scores)
