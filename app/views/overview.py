@@ -124,8 +124,8 @@ def _measured(values: dict[str, float], measures: list[str]) -> dict[str, str]:
 
 
 def show_winners(findings: dict) -> None:
-    """A card for each score: the best, and what it is really better than."""
-    titles = titled(findings)
+    """A card for each score that decides: the best, and what it is really better than."""
+    titles = {score: title for score, title in titled(findings).items() if score in findings.get("decide", [score])}
     for card, (score, title) in zip(st.columns(len(titles)), titles.items(), strict=True):
         values = {name: by_score[score] for name, by_score in findings["scores"].items() if by_score[score] is not None}
         if not values:

@@ -167,6 +167,7 @@ def findings_json(evaluations: dict[str, Evaluation], findings: Findings, held_o
         "winner": winner(evaluations, findings),
         "base": base,
         "variants": variants,
+        "decide": DECIDE,
         "better": {name: score.direction for name, score in SCORES.items()},
         "scores": {
             name: {score: rounded(evaluation.metrics[score]) for score in SCORES}
