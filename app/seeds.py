@@ -14,6 +14,7 @@ from itertools import combinations
 
 import dvc.api
 import numpy as np
+from scipy.stats import t
 
 from app.checks import check_repository
 from stages.report.findings import SCORES
@@ -45,6 +46,20 @@ def trainings(rows: list[dict]) -> list[dict[int, Metrics]]:
     return [by_seed for by_seed in groups.values() if len(by_seed) > 1]
 
 
+def seed_spread(values: list[np.ndarray]) -> float:
+    """How much two trainings that differ by their seed alone may differ at LEVEL, from some values of each variant.
+
+    Student's t with the degrees of freedom of all variants together, and the deviation of a difference of two. The
+    base, which is not trained, has no spread and does not count.
+    """
+    values = [scores for scores in values if np.ptp(scores) > 0]
+    if not values:
+        return 0.0
+    freedom = sum(len(scores) - 1 for scores in values)
+    variance = sum(((scores - scores.mean()) ** 2).sum() for scores in values) / freedom
+    return float(t.ppf((1 + LEVEL) / 2, freedom) * (2 * variance) ** 0.5)
+
+
 def tables(by_seed: dict[int, Metrics]) -> str:
     """Markdown: mean and standard deviation of each variant, and the differences between variants."""
     seeds = sorted(by_seed)
@@ -60,7 +75,11 @@ def tables(by_seed: dict[int, Metrics]) -> str:
             for score, kind in SCORES.items()
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    spread = {score: seed_spread([by_score[score] for by_score in values.values()]) for score in SCORES}
+    cells = " | ".join(kind.show(spread[score]) for score, kind in SCORES.items())
+    lines.append(f"| seeds alone | {cells} |")
     lines += [
+        f"\n'seeds alone': so much may two trainings of one variant differ, in {LEVEL:.0%} of cases.",
         f"\nDifferences with {LEVEL:.0%} intervals:\n",
         f"| difference | {columns} |",
         "|---|" + "---:|" * len(SCORES),

@@ -1,8 +1,10 @@
 """Mean and spread over seeds, from rows as `dvc.api.exp_show` gives them."""
 
+import numpy as np
+import pytest
 from conftest import ENVIRONMENT, ROOT, run
 
-from app.seeds import tables, trainings
+from app.seeds import seed_spread, tables, trainings
 
 
 def row(seed, blip, vanilla=0.2, rev="abc", state=None, rank=8.0, **others):
@@ -42,6 +44,19 @@ def test_the_tables_hold_mean_spread_and_differences():
     assert "| blip | 0.1000 ± 0.0010 | 0.1000 ± 0.0010 | 50.00 ± 0.00 | 1.000 ± 0.000 |" in text
     assert "| blip - vanilla | -0.1000 [-0.1040, -0.0960] real |" in text  # t(2) = 6.965, 0.001 / sqrt(3)
     assert "+0.00 [+0.00, +0.00] |" in text  # equal scores are no difference
+
+
+def test_seeds_alone_make_a_difference_of_so_much():
+    """Trainings of three variants, whose means do not matter, with a deviation of 1; the base, the same each time."""
+    generator = np.random.default_rng(0)
+    values = [mean + generator.normal(size=200) for mean in (0, 10, 20)]
+    spread = seed_spread([*values, np.ones(200)])
+    assert spread == pytest.approx(2.326 * 2**0.5, rel=0.05)  # the normal distribution's 99%
+    differences = np.abs(values[0][::2] - values[0][1::2])
+    assert (differences > spread).mean() <= 0.05
+    assert seed_spread([np.ones(3)]) == 0
+    (by_seed,) = trainings([row(seed, loss, 0.2 + loss) for seed, loss in ((1, 0.099), (2, 0.101))])
+    assert "| seeds alone | 0.0139 |" in tables(by_seed)  # t(2) = 6.965, 0.001 * 2
 
 
 def test_differences_are_paired_by_seed():

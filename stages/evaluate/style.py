@@ -17,12 +17,18 @@ BANDWIDTH, SCALE = 10.0, 1000.0  # CMMD's, https://arxiv.org/abs/2401.09603
 def style_distances(pictures: Tensor, drawings: Tensor) -> Tensor:
     """Each picture's share (P,) in CMMD, 1000 times the squared MMD of a Gaussian kernel: their mean is CMMD.
 
-    pictures (P, D), drawings (N, D), of length 1. The share is the mean and the picture's influence on it (von Mises'
-    expansion), so that intervals over shares hold for CMMD.
+    pictures (P, D), drawings (N, D), of length 1. The estimate is the unbiased one, so that few drawings of the same
+    hand are at 0. The share is the mean and the picture's influence on it, so that intervals over shares hold for CMMD.
     """
     one, other = pictures.double(), drawings.double()
-    among, between, target = _kernel(one, one), _kernel(one, other), _kernel(other, other)
-    return SCALE * (2 * (among.mean(dim=1) - between.mean(dim=1)) - among.mean() + target.mean())
+    among, target, between = _to_others(one), _to_others(other), _kernel(one, other).mean(dim=1)
+    return SCALE * (2 * (among - between) - among.mean() + target.mean())
+
+
+def _to_others(embeds: Tensor) -> Tensor:
+    """Each one's mean kernel (N,) with the others of N; of a single one that with itself."""
+    kernel, count = _kernel(embeds, embeds), len(embeds)
+    return (kernel.sum(dim=1) - kernel.diagonal()) / (count - 1) if count > 1 else kernel[0]
 
 
 def _kernel(one: Tensor, other: Tensor) -> Tensor:
