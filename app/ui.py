@@ -243,7 +243,7 @@ def curve_chart(curves: pd.DataFrame, title: str, height: int = 340):
     )
 
 
-# A picture that says where it was clicked, as shares of its width and height. Arrow keys move the point by a step.
+# A picture that says where it was clicked, in shares of its width and height, or where an arrow key moved the point.
 CLICKED = st.components.v2.component(
     "click_picture",
     html='<img tabindex="0">',
@@ -253,16 +253,17 @@ CLICKED = st.components.v2.component(
         const image = parentElement.querySelector("img")
         image.src = data.url
         image.alt = data.alt
-        const say = (x, y) => setTriggerValue("point", [x, y].map(share => Math.min(1, Math.max(0, share))))
+        const say = (moved, x, y) =>
+            setTriggerValue("point", { moved, at: [x, y].map(share => Math.min(1, Math.max(0, share))) })
         image.onclick = event => {
             const box = image.getBoundingClientRect()
-            say((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height)
+            say(false, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height)
         }
         image.onkeydown = event => {
             const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key]
             if (!way) return
             event.preventDefault()
-            say(data.at[0] + way[0] / image.naturalWidth, data.at[1] + way[1] / image.naturalHeight)
+            say(true, data.at[0] + way[0] / image.naturalWidth, data.at[1] + way[1] / image.naturalHeight)
         }
     }
     """,

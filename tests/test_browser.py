@@ -186,8 +186,15 @@ def test_a_drawing_is_tried_on_by_clicks(project, chromium, device):
         owl = np.asarray(Image.open(ROOT / "data/raw/flash/owl.png").convert("L")) < 128
         ends = np.flatnonzero(owl.any(axis=0))[[0, -1]]
         assert right - left == pytest.approx(80 * 90 / 23.25 * (ends[1] - ends[0]) / owl.shape[1], abs=6)
-        image.press("ArrowRight")
+        end = visitor.page.get_by_role("radio", name="the scale's first end")
+        end.click()
         visitor.settle()
+        before = image.get_attribute("src")
+        for _ in range(2):  # an arrow key moves the point and sets no other
+            image.press("ArrowRight")
+            visitor.settle()
+        assert image.get_attribute("src") != before
+        sync_api.expect(end).to_be_checked()
         assert visitor.wrong == []
 
 

@@ -74,11 +74,13 @@ def read_once(upload: Upload) -> Image.Image:
 
 
 def take_click() -> None:
-    """The point that was clicked, in px of the photo, for what is set now; the next click sets the next."""
-    x, y = st.session_state["photo_clicked"].point
+    """The point that was clicked or moved, in px of the photo, for what is set now; the next click sets the next."""
+    point = st.session_state["photo_clicked"].point
     photo, sets = st.session_state["photo"], st.session_state["sets"]
+    x, y = point["at"]
     st.session_state["points"][sets] = (x * (photo.width - 1), y * (photo.height - 1))
-    st.session_state["sets"] = NEXT[sets]
+    if not point["moved"]:
+        st.session_state["sets"] = NEXT[sets]
 
 
 def show(picture: Image.Image, photo: Image.Image, placement: Placement, mm: float) -> None:
@@ -95,7 +97,7 @@ def show(picture: Image.Image, photo: Image.Image, placement: Placement, mm: flo
     sets = st.segmented_control("A click on the photo sets", list(NEXT), key="sets", required=True)
     x, y = points.get(sets, placement.at)
     alt = "the drawing on the skin" if scale else "the photo"
-    click_picture(view, alt, (x / photo.width, y / photo.height), take_click, key="photo_clicked")
+    click_picture(view, alt, (x / (photo.width - 1), y / (photo.height - 1)), take_click, key="photo_clicked")
     if scale is None:
         return
     st.download_button(
