@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tattoo_lora.data.split import fewest_held_out
-from tattoo_lora.diffusion.hub import is_folder_path, refuse_missing
+from tattoo_lora.diffusion.hub import is_local, refuse_missing
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Model, Params, Profile
 from tattoo_lora.times import read_times
@@ -30,7 +30,7 @@ SIZES = {
 def hub_models(profile: Profile) -> list[tuple[Model, set[str]]]:
     """Each model that comes from the hub, and its weights."""
     models = [(profile.base, BASE), (profile.captioner, OTHERS), (profile.clip, OTHERS)]
-    return [(model, weights) for model, weights in models if not is_folder_path(model.id)]
+    return [(model, weights) for model, weights in models if not is_local(model.id)]
 
 
 def download_command(model: Model, weights: set[str]) -> str:
@@ -102,7 +102,7 @@ def plan(params: Params, profile: Profile, drawings: int) -> str:
     took = f"the last runs of the stages took {sum(times.values()) / 60:.0f} minutes in all" if whole else ""
     first = (
         "two to six minutes on two cores, longer with large scans"
-        if is_folder_path(profile.base.id)
+        if is_local(profile.base.id)
         else ("nobody has run it here yet: the first training's progress bar will tell")
     )
     lines = [
@@ -110,7 +110,7 @@ def plan(params: Params, profile: Profile, drawings: int) -> str:
         f"{len(params.variants)} adapters, each {train.steps} steps of {batch}: about {epochs} times through the "
         f"drawings. Time: {took or first}.",
     ]
-    if is_folder_path(profile.base.id):
+    if is_local(profile.base.id):
         lines.append("The miniature models are a demonstration; for tattoos: python main.py --profile sd15, on a GPU.")
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from tattoo_lora.data.split import file_sha256
 from tattoo_lora.data.texts import read_text
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file
-from tattoo_lora.params import SAMPLER_STEPS, SEEDS, Model, Profile, Range, load_params, load_profile
+from tattoo_lora.params import SAMPLER_STEPS, SEEDS, BaseModel, Profile, Range, load_params, load_profile
 
 CHUNK = "tattoo-lora"  # the PNG text chunk that holds the settings as JSON
 OUT = Path("runs/samples/adhoc")
@@ -55,6 +55,7 @@ class Settings:
     lora: str | None
     lora_sha256: str | None
     strength: float
+    base_vae: str | None = None
 
 
 def file_name(settings: Settings) -> str:
@@ -132,7 +133,7 @@ class Studio:
         from tattoo_lora.diffusion.models import pick_device, place
         from tattoo_lora.diffusion.prompts import encode_prompts
 
-        base = (settings.base_model, settings.base_revision, settings.dtype)
+        base = (settings.base_model, settings.base_revision, settings.base_vae, settings.dtype)
         if base != self.base:
             self.pipeline = self.base = self.adapter = None  # one model at a time in memory
             self.pipeline = load_base(settings)
@@ -164,7 +165,7 @@ def load_base(settings: Settings):
     """The pipeline of the base model that the settings name, on the CPU."""
     from tattoo_lora.diffusion.sampling import load_pipeline
 
-    return load_pipeline(Model(settings.base_model, settings.base_revision), settings.dtype)
+    return load_pipeline(BaseModel(settings.base_model, settings.base_revision, settings.base_vae), settings.dtype)
 
 
 def use_adapter(pipeline, settings: Settings) -> None:
@@ -229,6 +230,7 @@ def settings_for(
         "height": height,
         "base_model": profile.base.id,
         "base_revision": profile.base.revision,
+        "base_vae": profile.base.vae,
         "dtype": profile.inference.dtype,
         "lora": None if lora is None else str(lora),
         "lora_sha256": None if lora is None else adapter_sha256(lora),

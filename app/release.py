@@ -27,7 +27,8 @@ from tattoo_lora.data.captions import with_trigger
 from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.data.tables import write_rows
-from tattoo_lora.diffusion.hub import id_at_revision, is_folder_path
+from tattoo_lora.diffusion.checkpoint_file import is_checkpoint
+from tattoo_lora.diffusion.hub import id_at_revision, is_local
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile, load_params, load_profile
 
@@ -130,7 +131,7 @@ def front_matter(
     ]
     data = ModelCardData(
         model_name=title,
-        base_model=None if is_folder_path(profile.base.id) else profile.base.id,
+        base_model=None if is_local(profile.base.id) else profile.base.id,
         library_name="diffusers",
         license=license,
         pipeline_tag="text-to-image",
@@ -144,9 +145,10 @@ def front_matter(
 def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str, location: str) -> str:
     """How to draw with the adapter in diffusers and, if kohya's file is there, in ComfyUI and A1111."""
     revision = f', revision="{profile.base.revision}"' if profile.base.revision else ""
+    load = "from_single_file" if is_checkpoint(profile.base.id) else "from_pretrained"
     text = (
         f"diffusers:\n\n```python\nimport torch\nfrom diffusers import StableDiffusionPipeline\n\n"
-        f"on_gpu = torch.cuda.is_available()\npipeline = StableDiffusionPipeline.from_pretrained(\n"
+        f"on_gpu = torch.cuda.is_available()\npipeline = StableDiffusionPipeline.{load}(\n"
         f'    "{profile.base.id}"{revision}, torch_dtype=torch.float16 if on_gpu else torch.float32\n)\n'
         f'pipeline.load_lora_weights("{location}", weight_name="{weights.name}")\n'
         f'pipeline.to("cuda" if on_gpu else "cpu")\n'
@@ -156,7 +158,7 @@ def how_to_use(profile: Profile, weights: Path, kohya: Path | None, prompt: str,
         f"    height={profile.resolution},\n    width={profile.resolution},\n).images[0]\n"
         'picture.save("picture.png")\n```\n'
     )
-    if is_folder_path(profile.base.id):
+    if is_local(profile.base.id) and not is_checkpoint(profile.base.id):
         text += (
             f"\n`{profile.base.id}` is a folder of the project that made this adapter; ComfyUI and A1111 want the "
             "same model as one checkpoint file.\n"

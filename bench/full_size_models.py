@@ -7,11 +7,11 @@ can't be reached. What such models draw and say is noise.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import pre_tokenizers
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import (
     BertTokenizer,
     BlipConfig,
@@ -28,27 +28,7 @@ from transformers import (
 )
 
 from bench import BASE, BLIP, CLIP
-
-TEXT_768 = {
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "projection_dim": 768,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
-
-
-def clip_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer of CLIP's size, 49,408; its merges are arbitrary."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = alphabet + [f"{byte}</w>" for byte in alphabet]
-    pairs = [(one, f"{other}</w>") for one in alphabet for other in alphabet]
-    merges = pairs[: 49408 - len(tokens) - 2]
-    tokens += ["".join(pair) for pair in merges] + ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=77)
+from tattoo_lora.diffusion.checkpoint_file import LAYOUT
 
 
 def blip_tokenizer() -> BertTokenizer:
@@ -64,35 +44,12 @@ def blip_tokenizer() -> BertTokenizer:
 
 def write_base(out: Path) -> None:
     """Stable Diffusion 1.5: 860 M parameters in the UNet, 84 M in the VAE, 123 M in the text encoder."""
-    channels = (128, 256, 512, 512)
-    vae = AutoencoderKL(
-        block_out_channels=channels,
-        down_block_types=["DownEncoderBlock2D"] * len(channels),
-        up_block_types=["UpDecoderBlock2D"] * len(channels),
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=512,
+    folder = shutil.copytree(LAYOUT, out / BASE)
+    for cls, part in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet")):
+        cls.from_config(cls.load_config(LAYOUT, subfolder=part)).half().save_pretrained(folder / part)
+    CLIPTextModel(CLIPTextConfig.from_pretrained(LAYOUT / "text_encoder")).half().save_pretrained(
+        folder / "text_encoder"
     )
-    scheduler = PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        num_train_timesteps=1000,
-        skip_prk_steps=True,
-        steps_offset=1,
-        set_alpha_to_one=False,
-    )
-    pipeline = StableDiffusionPipeline(
-        vae=vae.half(),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT_768)).half(),
-        tokenizer=clip_tokenizer(),
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).half(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(out / BASE)
 
 
 def write_blip(out: Path) -> None:
@@ -125,10 +82,11 @@ def write_blip(out: Path) -> None:
 
 def write_clip(out: Path) -> None:
     """CLIP ViT-B/32, 151 M parameters."""
-    text = TEXT_768 | {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "projection_dim": 512}
+    text = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "projection_dim": 512}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config={"patch_size": 32, "projection_dim": 512}))
     model.half().save_pretrained(out / CLIP)
-    CLIPProcessor(image_processor=CLIPImageProcessorPil(), tokenizer=clip_tokenizer()).save_pretrained(out / CLIP)
+    tokenizer = CLIPTokenizer.from_pretrained(LAYOUT / "tokenizer")
+    CLIPProcessor(image_processor=CLIPImageProcessorPil(), tokenizer=tokenizer).save_pretrained(out / CLIP)
 
 
 def main() -> None:

@@ -56,10 +56,14 @@ def code_hash(source: Path) -> str:
 
 
 def model_key(model: Model) -> str:
-    """A key that tells one model from another: a hub id and its commit, or a local folder's contents, not its path."""
-    files = sorted(path for path in Path(model.id).rglob("*") if path.is_file())
-    contents = [(path.relative_to(model.id).as_posix(), _contents(path)) for path in files]
-    return content_key(model.revision, contents or model.id)
+    """A key that tells models apart: a hub id and its commit, or the contents of local files, not their path."""
+    parts = [model.id, getattr(model, "vae", None)]
+    return content_key(model.revision, [part and (_local_contents(Path(part)) or part) for part in parts])
+
+
+def _local_contents(path: Path) -> list[tuple[str, str]]:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return [(file.relative_to(path).as_posix(), _contents(file)) for file in files]
 
 
 def _contents(path: Path) -> str:

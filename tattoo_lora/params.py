@@ -151,6 +151,13 @@ class Model:
 
 
 @dataclass(frozen=True)
+class BaseModel(Model):
+    """Or one file with a checkpoint of Stable Diffusion 1.x. `vae` takes its VAE's place: a folder, file or hub id."""
+
+    vae: str | None = None
+
+
+@dataclass(frozen=True)
 class InferenceProfile:
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     threads: Count | None
@@ -179,7 +186,7 @@ class SamplingProfile:
 class Profile:
     """What differs between model sets: profiles/<profile>.yaml."""
 
-    base: Model
+    base: BaseModel
     captioner: Model
     clip: Model
     resolution: Annotated[int, Range(16, 4096, multiple_of=8)]  # a latent is 8 px wide
@@ -231,6 +238,12 @@ def load_profile(name: str, root: Path = Path()) -> Profile:
         names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"params.yaml: profile: there is no {path}; profiles here: {names}")
     profile = _read(path, Profile)
+    for key, file in (("id", profile.base.id), ("vae", profile.base.vae or "")):
+        if file.endswith(".safetensors") and Path(file).parts[:2] != ("models", name):
+            raise UserError(
+                f"{path}: base.{key}: found {file}, allowed for a single file: models/{name}/…; DVC has to see when it "
+                "changes, so move or link it there"
+            )
     train = profile.train
     if train.warmup_steps >= train.steps:
         raise UserError(

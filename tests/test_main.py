@@ -159,8 +159,8 @@ def test_offline_full_size_names_the_models_and_commands_before_any_stage(copy, 
 
 
 def test_a_checkpoint_file_is_not_called_a_missing_folder(copy):
-    set_value(copy / "profiles/embedded.yaml", "base.id", "models/mine.safetensors")
-    assert "error: models/mine.safetensors: no such checkpoint file" in press(copy).stderr
+    set_value(copy / "profiles/embedded.yaml", "base.id", "models/embedded/mine.safetensors")
+    assert "error: models/embedded/mine.safetensors: no such checkpoint file" in press(copy).stderr
 
 
 def test_what_will_happen_is_said_before_it_starts(project, tmp_path):

@@ -45,9 +45,9 @@ def test_a_model_folder_that_is_not_there_is_named(part, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("mine.safetensors", save({"weight": torch.zeros(2)}), "a single file, where a folder in diffusers' layout is"),
+        ("mine.safetensors", save({"weight": torch.zeros(2)}), "no checkpoint of Stable Diffusion (first key: weight)"),
         ("mine.safetensors", b"<html>", "a file that is no checkpoint (Error while deserializing header"),
-        ("mine.safetensors", None, "no such checkpoint file, and a folder in diffusers' layout is needed"),
+        ("mine.safetensors", None, "no such checkpoint file"),
         ("mine.ckpt", b"PK", "a pickle, which is never read because it may run any code"),
         ("mine.ckpt", None, "a pickle, which is never read because it may run any code"),
         ("README", b"text", "a file that is no checkpoint (Error while deserializing header"),

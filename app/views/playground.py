@@ -47,6 +47,7 @@ def ask(params: Params, profile: Profile) -> tuple[list[str], dict, bool]:
         "width": width,
         "height": height,
         "base_model": profile.base.id,
+        "base_vae": profile.base.vae,
         "base_revision": profile.base.revision,
         "dtype": profile.inference.dtype,
     }

@@ -4,50 +4,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from tattoo_lora.diffusion.checkpoint_file import is_checkpoint, read_shapes, refuse_others
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import Model
-
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+from tattoo_lora.params import BaseModel, Model
 
 
-def is_folder_path(model_id: str) -> bool:
-    """Whether the id names a local folder: a hub id has the form owner/name and no such folder is here."""
-    return Path(model_id).is_dir() or model_id.count("/") != 1 or model_id.startswith((".", "/", "~"))
+def is_local(model_id: str) -> bool:
+    """Whether the id names a folder or a file: a hub id has the form owner/name, and nothing of that name is here."""
+    return Path(model_id).exists() or is_checkpoint(model_id) or model_id.count("/") != 1 or model_id[0] in "./~"
 
 
 def id_at_revision(model: Model) -> str:
-    """The model in one word: owner/name@commit, or a folder's path."""
+    """The model in one word: owner/name@commit, or a path."""
     return f"{model.id}@{model.revision}" if model.revision else model.id
 
 
+def other_vae(base: Model) -> Model | None:
+    """The VAE that takes the place of the base model's own, if one is named."""
+    if not isinstance(base, BaseModel) or base.vae is None:
+        return None
+    vae_id, _, revision = base.vae.partition("@")
+    return Model(vae_id, revision or None)
+
+
 def refuse_missing(model: Model, root: Path = Path()) -> None:
-    """UserError for a checkpoint file and for a missing local folder, before any weights are read."""
-    path = root / model.id
-    if path.is_dir():
-        return
-    if path.suffix in PICKLES:
-        raise UserError(
-            f"{model.id}: a pickle, which is never read because it may run any code; take the model as a folder in "
-            "diffusers' layout, or as .safetensors and convert that"
-        )
-    if path.is_file():
-        try:
-            with safe_open(path, "numpy"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{model.id}: a file that is no checkpoint ({error}); a model is a folder in diffusers' layout"
-            ) from error
-        raise UserError(
-            f"{model.id}: a single file, where a folder in diffusers' layout is needed; convert it once with "
-            "StableDiffusionPipeline.from_single_file(…).save_pretrained(…)"
-        )
-    if path.suffix == ".safetensors":
-        raise UserError(f"{model.id}: no such checkpoint file, and a folder in diffusers' layout is needed")
-    if is_folder_path(model.id):
+    """UserError, before any weights are read, for a local model that is missing or of a kind that cannot be used."""
+    path, vae = root / model.id, other_vae(model)
+    if path.is_file() or is_checkpoint(model.id):
+        refuse_others(model.id, root, needs_vae=vae is None)
+        if not isinstance(model, BaseModel):
+            raise UserError(f"{model.id}: a checkpoint of Stable Diffusion, where a folder or a hub id is needed")
+    elif is_local(model.id) and not path.is_dir():
         raise UserError(f"{model.id}: no such model folder; see the model ids in profiles/*.yaml")
+    if vae is not None and is_checkpoint(vae.id):
+        if not any(key.endswith("decoder.conv_in.weight") for key in read_shapes(root / vae.id)):
+            raise UserError(f"{vae.id}: no VAE, though base.vae names it")
+    elif vae is not None:
+        refuse_missing(vae, root)
 
 
 @contextmanager
@@ -60,6 +55,8 @@ def finding(model: Model) -> Iterator[None]:
         first = str(error).strip().splitlines()[0]
         if Path(model.id).is_dir():
             raise UserError(f"{model.id}: not a whole model folder ({first})") from error
+        if is_checkpoint(model.id):
+            raise UserError(f"{model.id}: not a whole checkpoint of Stable Diffusion 1.x ({first})") from error
         at = f" --revision {model.revision}" if model.revision else ""
         raise UserError(
             f"{model.id}: neither on the hub nor in its cache ({first}); fetch it ahead with "

@@ -1,4 +1,5 @@
-"""Loading the models a profile names, safetensors only: a folder in the hub's layout or a hub id with its commit."""
+"""Loading the models that a profile names, safetensors only: a folder in the hub's layout, a hub id with its commit,
+or, for the base, a checkpoint in one file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers import (
     BlipForConditionalGeneration,
@@ -24,11 +26,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tattoo_lora.diffusion.hub import finding
+from tattoo_lora.diffusion.checkpoint_file import config_folder, is_checkpoint, load_part, load_vae_file
+from tattoo_lora.diffusion.hub import finding, other_vae
 from tattoo_lora.params import Model
 
 torch.backends.cuda.matmul.allow_tf32 = True  # for what is float32 on a card that has it; convolutions do it anyway
-logging.disable_progress_bar()  # loading takes a moment; the stages show the progress of their own work
+logging.disable_progress_bar()
+diffusers_logging.disable_progress_bar()  # loading takes a moment; the stages show the progress of their own work
 
 
 def process_state() -> PartialState:
@@ -80,32 +84,49 @@ def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def _load(cls: type, model: Model, **options):
+def _load(cls: type, model: Model, dtype: torch.dtype, subfolder: str = ""):
     with finding(model):
-        loaded = cls.from_pretrained(model.id, revision=model.revision, use_safetensors=True, **options)
-    return loaded.eval().requires_grad_(False)
+        if is_checkpoint(model.id):
+            loaded = load_part(model.id, subfolder, dtype)
+        else:
+            options = {"revision": model.revision, "subfolder": subfolder, "use_safetensors": True}
+            loaded = cls.from_pretrained(model.id, dtype=dtype, **options)
+    return _frozen(loaded)
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    for tensor in (*model.parameters(), *model.buffers()):
+        # Mapped from the file a tensor lies anywhere; products' last bits depend on how it is aligned in memory.
+        tensor.data = tensor.data.clone()
+    return model.eval().requires_grad_(False)
 
 
 def load_vae(base: Model) -> AutoencoderKL:
     """The VAE in float32: SD 1.5's overflows in float16."""
-    return _load(AutoencoderKL, base, subfolder="vae", dtype=torch.float32)
+    vae = other_vae(base)
+    if vae is not None and is_checkpoint(vae.id):
+        with finding(base):
+            return _frozen(load_vae_file(vae.id, torch.float32))
+    if vae is not None:
+        return _load(AutoencoderKL, vae, torch.float32)
+    return _load(AutoencoderKL, base, torch.float32, "vae")
 
 
 def load_unet(base: Model, dtype: torch.dtype) -> UNet2DConditionModel:
     """In channels_last, which is the faster layout for convolutions on CPUs and GPUs alike."""
-    unet = _load(UNet2DConditionModel, base, subfolder="unet", dtype=dtype)
+    unet = _load(UNet2DConditionModel, base, dtype, "unet")
     return unet.to(memory_format=torch.channels_last)
 
 
 def load_text_encoder(base: Model) -> CLIPTextModel:
     """The text encoder in float32."""
-    return _load(CLIPTextModel, base, subfolder="text_encoder", dtype=torch.float32)
+    return _load(CLIPTextModel, base, torch.float32, "text_encoder")
 
 
 def load_noise_scheduler(base: Model) -> DDPMScheduler:
     """The base model's own noise schedule, for training."""
     with finding(base):
-        return DDPMScheduler.from_pretrained(base.id, subfolder="scheduler", revision=base.revision)
+        return DDPMScheduler.from_pretrained(config_folder(base.id), subfolder="scheduler", revision=base.revision)
 
 
 def assemble_pipeline(
@@ -152,7 +173,7 @@ def load_clip(model: Model) -> tuple[CLIPModel, CLIPProcessor]:
 
 
 def _load_with_processor(model: Model, cls: type, processor_cls: type, image_processor_cls: type) -> tuple:
-    loaded = _load(cls, model, dtype=torch.float32)
+    loaded = _load(cls, model, torch.float32)
     with finding(model):
         image_processor = image_processor_cls.from_pretrained(model.id, revision=model.revision)
         return loaded, processor_cls.from_pretrained(model.id, revision=model.revision, image_processor=image_processor)
