@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from app.release import how_to_use
+from bench import BASE
+from bench.full_size_models import write_base
 from tattoo_lora.diffusion import checkpoint_file
 from tattoo_lora.diffusion.models import load_captioner, load_noise_scheduler, load_text_encoder, load_unet, load_vae
 from tattoo_lora.diffusion.sampling import load_pipeline
@@ -71,6 +73,14 @@ def test_the_same_weights_as_folder_and_as_file_are_the_same_model(narrow, tmp_p
     )
     assert same(file.half(), folder.half()) if kind == "float16" else same(file, folder)
     assert not file.training and not any(parameter.requires_grad for parameter in file.parameters())
+
+
+@pytest.mark.slow
+def test_at_full_size_a_file_in_half_precision_is_the_folder(tmp_path):
+    write_base(tmp_path)
+    file = write_checkpoint(tmp_path / BASE, tmp_path / "mine.safetensors")
+    for load in LOADERS.values():
+        assert same(load(BaseModel(str(file), None)), load(BaseModel(str(tmp_path / BASE), None)))
 
 
 def test_the_pipeline_of_a_file_draws_what_the_folders_does(narrow, tmp_path):
