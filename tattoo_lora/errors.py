@@ -12,7 +12,7 @@ class UserError(Exception):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print a UserError, or that the disk is full, as `error: …` and exit with 1; a Ctrl-C exits with 130.
+    """Print a UserError, or that disk or memory is full, as `error: …` and exit with 1; a Ctrl-C exits with 130.
 
     Anything else is a bug and shows. What the terminal's encoding lacks is printed as a question mark.
     """
@@ -26,10 +26,23 @@ def one_line_errors() -> Iterator[None]:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not _is_of_a_full_disk(error):
+        if _is_of_a_full_disk(error):
+            print(f"error: the disk is full; make room and repeat the command, it goes on ({error})", file=sys.stderr)
+        elif is_out_of_memory(error):
+            reason = str(error).partition("\n")[0][:150]
+            advice = "close other programs, set sampling.low_memory: true or lower inference.batch_size in the profile"
+            print(f"error: out of memory; {advice}, and repeat the command ({reason})", file=sys.stderr)
+        else:
             raise
-        print(f"error: the disk is full; make room and repeat the command, it goes on ({error})", file=sys.stderr)
         sys.exit(1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for Python's error and torch's: on CUDA a class of its own, elsewhere known by its words alone."""
+    words = ("out of memory", "not enough memory")
+    return (
+        isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def _is_of_a_full_disk(error: Exception) -> bool:

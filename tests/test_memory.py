@@ -17,17 +17,20 @@ from tattoo_lora.params import load_profile
 TRAINING = dataclasses.replace(load_profile("embedded", ROOT).train, batch_size=4, gradient_accumulation_steps=2)
 
 
+OUT = torch.OutOfMemoryError("CUDA out of memory")
+
+
 class Full:
     """A loss that grows with the samples' numbers, and runs out of memory where more than `room` are asked for."""
 
-    def __init__(self, room=8, fails=0):
-        self.room, self.fails, self.sizes = room, fails, []
+    def __init__(self, room=8, fails=0, error=OUT):
+        self.room, self.fails, self.error, self.sizes = room, fails, error, []
 
     def __call__(self, forward, batch):
         self.sizes.append(len(batch.timesteps))
         if len(batch.timesteps) > self.room or self.fails > 0:
             self.fails -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return next(p for p in forward.parameters() if p.requires_grad).sum() * batch.timesteps.float().mean()
 
 
@@ -68,8 +71,9 @@ def test_on_a_cpu_as_many_samples_are_taken_as_the_profile_has(make):
     assert micro_batches.size == TRAINING.batch_size
 
 
-def test_where_memory_runs_out_a_step_is_taken_in_smaller_parts_and_nothing_is_counted_twice(make, capsys):
-    whole, cut = make(Full(), micro_batch_size=8), make(loss := Full(room=2), micro_batch_size=8)
+@pytest.mark.parametrize("error", [OUT, RuntimeError("MPS backend out of memory (MPS allocated: 1.00 GB)")])
+def test_where_memory_runs_out_a_step_is_taken_in_smaller_parts_and_nothing_is_counted_twice(make, capsys, error):
+    whole, cut = make(Full(), micro_batch_size=8), make(loss := Full(room=2, error=error), micro_batch_size=8)
     for micro_batches in (whole, cut):
         micro_batches.choose_size()
         micro_batches.backward(1)
@@ -94,3 +98,10 @@ def test_a_trial_leaves_no_gradient(make):
     micro_batches = make(Full())
     micro_batches._try(2)
     assert not gradient(micro_batches).any()
+
+
+def test_another_error_of_a_step_is_not_taken_for_one_of_memory(make):
+    micro_batches = make(Full(fails=1, error=RuntimeError("shapes do not fit")))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        micro_batches.backward(1)
+    assert micro_batches.size == TRAINING.batch_size

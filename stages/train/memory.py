@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stages.train.batches import Batch, Batches, seeded_dropout
 from stages.train.denoiser import Denoiser
-from tattoo_lora.errors import UserError
+from tattoo_lora.errors import UserError, is_out_of_memory
 from tattoo_lora.params import TrainParams, TrainProfile
 from tattoo_lora.progress import tqdm
 
@@ -81,7 +81,9 @@ class MicroBatches:
         while True:
             try:
                 return self._accumulate(step)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 self._make_room(step, error)
             self.zero_grad()
             _empty_cache()
@@ -112,7 +114,7 @@ class MicroBatches:
         finally:
             self.zero_grad()
 
-    def _make_room(self, step: int, error: torch.OutOfMemoryError) -> None:
+    def _make_room(self, step: int, error: RuntimeError) -> None:
         unet = self.denoiser.unet
         if self.accelerator.num_processes > 1 and not (unet.is_gradient_checkpointing and self.size == 1):
             # The other processes wait for this one's gradients, so one alone cannot repeat a step.
@@ -192,5 +194,5 @@ def cuda_memory(work: Callable[[], object]) -> float:
 
 
 def _empty_cache() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.memory.empty_cache()

@@ -152,14 +152,14 @@ def assemble_pipeline(
 
 
 def place(pipeline: StableDiffusionPipeline, device: torch.device, low_memory: bool) -> None:
-    """Put the pipeline's parts on the device, or with `low_memory` each only while it works, in slices."""
-    if not low_memory:
-        pipeline.to(device)
-        return
-    pipeline.vae.enable_slicing()
-    pipeline.enable_attention_slicing()
-    if device.type != "cpu":
+    """Put the pipeline's parts on the device, or with `low_memory` each only while it works.
+
+    Attention is not sliced: torch's own is fused and keeps no matrix of weights, which slicing would bring back.
+    """
+    if low_memory and device.type != "cpu":
         pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
 
 
 def load_captioner(model: Model) -> tuple[BlipForConditionalGeneration, BlipProcessor]:
