@@ -7,8 +7,11 @@ from app.runs import CURVES, WORKSPACE, read_curves, smoothed
 from app.ui import LIVE, all_runs, curve_chart, nothing_yet, say_other_dataset
 from stages.report.findings import SCORES
 
-TITLES = {curve: f"{curve}, {SCORES[curve].direction} is better" for curve in CURVES if curve in SCORES}
-TITLES["train_loss"] = "train_loss, on a scale of its own"
+TITLES = {
+    "val_loss": "val_loss, lower is better",  # it chooses the best step and is no score of the report's
+    "clip_score": f"clip_score, {SCORES['clip_score'].direction} is better",
+    "train_loss": "train_loss, on a scale of its own",
+}
 
 
 @st.fragment(run_every=LIVE)
