@@ -8,7 +8,7 @@ from conftest import ROOT
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from app.tryon import SCALES, Placement, jpeg, main, px_per_mm, read_upright, to_linear, to_srgb, try_on
+from app.tryon import SCALES, Placement, jpeg, main, px_per_mm, read_upright, small, to_linear, to_srgb, try_on
 
 OWL = ROOT / "data/raw/flash/owl.png"
 
@@ -108,6 +108,14 @@ def test_a_photo_is_turned_as_its_exif_says_and_the_result_tells_nothing_of_it(t
     assert photo.tobytes() == seen.tobytes()
     written = Image.open(io.BytesIO(jpeg(try_on(bar(), photo, Placement(10, (40, 30)), 4.0))))
     assert written.size == (80, 60) and not written.getexif() and b"a camera" not in jpeg(photo)
+
+
+def test_a_smaller_view_shows_what_the_photo_at_full_size_shows():
+    photo, placement = skin(), Placement(60, (500, 300), 20, "cylinder", 200)
+    full = try_on(bar(), photo, placement, 5.0).resize((450, 350), Image.Resampling.LANCZOS)
+    view = try_on(bar(), *small(photo, placement, 5.0, 450))
+    assert view.size == (450, 350)
+    assert np.abs(np.asarray(view).astype(int) - np.asarray(full)).mean() < 1
 
 
 @pytest.fixture
