@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import re
 
 import numpy as np
@@ -260,6 +261,73 @@ FILES = {
 }
 
 
+LOHA = f"unet.{BLOCK}.attn1.to_q"
+LOHA_CONV = "unet.down_blocks.0.resnets.0.conv1"
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))) * 0.3
+
+
+def kron(one, other):
+    """torch.kron of a matrix and a kernel, as LyCORIS' make_kron."""
+    return torch.kron(one.reshape(*one.shape, *[1] * (other.ndim - 2)), other.contiguous())
+
+
+def tucker(core, a, b):
+    return torch.einsum("ij...,ip,jr->pr...", core, a, b)
+
+
+def lycoris(kind, outer, inner, kernel):
+    """A layer's tensors by role, and the change of its weight, by LyCORIS' formulas."""
+    flat = inner * math.prod(kernel)
+    if kind == "LoHa":
+        parts = {
+            f"w{i}_{side}": normal(*n, seed=i) for i in (1, 2) for side, n in (("a", (outer, 3)), ("b", (3, flat)))
+        }
+        change = (parts["w1_a"] @ parts["w1_b"]) * (parts["w2_a"] @ parts["w2_b"])
+        return {f"hada_{part}": tensor for part, tensor in parts.items()}, change.view(outer, inner, *kernel) * 5 / 3
+    if kind == "LoHa, Tucker":
+        parts = {f"w{i}_{side}": normal(3, n, seed=i) for i in (1, 2) for side, n in (("a", outer), ("b", inner))}
+        parts |= {f"t{i}": normal(3, 3, *kernel, seed=i) for i in (1, 2)}
+        one, other = (tucker(parts[f"t{i}"], parts[f"w{i}_a"], parts[f"w{i}_b"]) for i in (1, 2))
+        return {f"hada_{part}": tensor for part, tensor in parts.items()}, one * other * 5 / 3
+    a, b, c, d = 4, 2, outer // 4, inner // 2
+    whole, factored = normal(a, b), (normal(a, 3, seed=3), normal(3, b, seed=4))
+    if kind == "LoKr, whole":
+        other = normal(c, d, *kernel, seed=5)
+        return {"lokr_w1": whole, "lokr_w2": other}, kron(whole, other)  # then alpha does not count
+    if kind == "LoKr, Tucker":
+        core, wa, wb = normal(3, 3, *kernel), normal(3, c), normal(3, d, seed=6)
+        parts = {"lokr_w1": whole, "lokr_t2": core, "lokr_w2_a": wa, "lokr_w2_b": wb}
+        return parts, kron(whole, tucker(core, wa, wb)) * 5 / 3
+    wa, wb = normal(c, 3), normal(3, d * math.prod(kernel), seed=7)
+    other = (wa @ wb).view(c, d, *kernel)
+    if kind == "LoKr":
+        return {"lokr_w1": whole, "lokr_w2_a": wa, "lokr_w2_b": wb}, kron(whole, other) * 5 / 3
+    parts = {"lokr_w1_a": factored[0], "lokr_w1_b": factored[1], "lokr_w2_a": wa, "lokr_w2_b": wb}
+    return parts, kron(factored[0] @ factored[1], other) * 5 / 3
+
+
+@pytest.mark.parametrize("name", [LOHA, LOHA_CONV])
+@pytest.mark.parametrize("kind", ["LoHa", "LoHa, Tucker", "LoKr", "LoKr, whole", "LoKr, both factored", "LoKr, Tucker"])
+def test_a_loha_or_lokr_changes_the_weight_as_lycoris_does(kind, name, tmp_path):
+    pipeline = MINIATURE()
+    outer, inner, *kernel = find_module(pipeline, name).weight.shape
+    if "Tucker" in kind and not kernel:
+        pytest.skip("LyCORIS has Tucker's form for convolutions alone")
+    parts, change = lycoris(kind, outer, inner, kernel)
+    key = kohya_name(name)
+    tensors = {f"{key}.{role}": tensor.contiguous() for role, tensor in parts.items()} | {
+        f"{key}.alpha": torch.tensor(5.0)
+    }
+    save_file(tensors, tmp_path / "file.safetensors")
+    read = read_adapter(tmp_path / "file.safetensors", pipeline.unet, pipeline.text_encoder)
+    down, up = read[f"{name}.lora_A.weight"], read[f"{name}.lora_B.weight"]
+    made = (up.flatten(1) @ down.flatten(1)).view_as(change)
+    assert change.abs().max() > 0.1 and (made - change).abs().max() < 1e-6 * max(1, change.abs().max())
+
+
 def metadata(layers):
     pattern = {name: alpha for name, (*_, alpha) in layers.items()}
     config = {"unet.r": 4, "unet.lora_alpha": 1.0, "text_encoder.r": 4, "text_encoder.lora_alpha": 1.0}
@@ -337,8 +405,11 @@ REFUSED = {
     ),
     "kohya DoRA": ({f"{TO_Q}.dora_scale": torch.ones(64, 1)}, "a DoRA of kohya's trainers, whose readers disagree"),
     "DoRA in part": ({f"{TO_Q}.lora_magnitude_vector": torch.ones(64)}, "DoRA with magnitudes for 1 of 2 layers"),
-    "LoHa": ({f"{TO_Q}.hada_w1_a": torch.ones(1)}, "a LoHa; only LoRA and LoCon files can be used"),
-    "LoKr": ({f"{TO_Q}.lokr_w1": torch.ones(1)}, "a LoKr; only LoRA and LoCon files can be used"),
+    "OFT": ({f"{TO_Q}.oft_blocks": torch.ones(1)}, "an OFT; only LoRA, LoCon, LoHa and LoKr files can be used"),
+    "half a LoHa": (
+        {f"{TO_Q}.lora_up.weight": None, f"{TO_Q}.hada_w1_a": torch.ones(1)},
+        "to_q: half of the adapter's layer is missing",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from tattoo_lora.diffusion.lycoris import as_lora
 from tattoo_lora.errors import UserError
 
 # A key's layer, and which of the layer's tensors it is.
@@ -22,16 +23,24 @@ KEYS = (
     re.compile(r"(.+)\.lora_(down|up|mid)\.weight"),  # kohya
     re.compile(r"(.+)[._]lora(?:_linear_layer)?\.(down|up)\.weight"),  # diffusers
     re.compile(r"(.+)\.lora_(A|B)(?:\.\w+)?\.weight"),  # PEFT, raw files with the adapter's name in it
+    re.compile(r"(.+)\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t[12]))"),  # LyCORIS
     re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?)?\.(alpha|lora_magnitude_vector)(?:\.weight)?"),
 )
 ROLES = {"A": "down", "B": "up", "lora_magnitude_vector": "magnitude"}
 OTHER_KINDS = {  # by what stands in their keys
     "dora_scale": "a DoRA of kohya's trainers, whose readers disagree about it",
-    "hada_": "a LoHa",
-    "lokr_": "a LoKr",
     "oft_": "an OFT",
     "on_input": "an (IA)3",
 }
+WHOLE = [  # the parts that make up a layer, each of LoKr's factors whole or as a product
+    {"down", "up"},
+    {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
+    *(
+        one | other
+        for one in ({"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"})
+        for other in ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"})
+    ),
+]
 Layer = dict[str, Tensor]  # down (R, in, …), up (out, R, …) and where the file has them mid, alpha and magnitude
 
 
@@ -43,7 +52,7 @@ def read_adapter(path: Path, unet: nn.Module, text_encoder: nn.Module | None) ->
     tensors, header = read_safetensors(path)
     for part, kind in OTHER_KINDS.items():
         if any(part in key for key in tensors):
-            raise UserError(f"{path}: {kind}; only LoRA and LoCon files can be used")
+            raise UserError(f"{path}: {kind}; only LoRA, LoCon, LoHa and LoKr files can be used")
     modules = {f"unet.{name}": module for name, module in unet.named_modules()}
     if text_encoder is not None:
         modules |= {f"text_encoder.{name}": module for name, module in text_encoder.named_modules()}
@@ -55,8 +64,9 @@ def read_adapter(path: Path, unet: nn.Module, text_encoder: nn.Module | None) ->
     folded = {}
     for name, layer in layers.items():
         where = f"{path}: {name}"
-        if not {"down", "up"} <= layer.keys():
+        if not any(parts <= layer.keys() for parts in WHOLE):
             raise UserError(f"{where}: half of the adapter's layer is missing")
+        layer = as_lora(layer)
         down, up = fold(layer, lora_scale(name, layer, config))
         down, up = fitting(where, down, up, modules[name])
         folded |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
@@ -87,7 +97,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def plain_name(name: str) -> str:
     """The same text for all names that formats give a layer: `unet_down_blocks_0_…`, `te_encoder_layers_0_…`."""
-    name = name.replace("base_model.model.", "").replace(".processor.", ".").replace(".", "_")
+    name = (
+        name.replace("base_model.model.", "").replace("lycoris_", "lora_").replace(".processor.", ".").replace(".", "_")
+    )
     if prefix := re.match(r"(?:lora_te1?|text_encoder)_(?:text_model_)?|text_model_|(?=encoder_layers_)", name):
         name = re.sub(r"_to_(q|k|v|out)$", r"_\1_proj", name[prefix.end() :])
         return f"te_{name}"
