@@ -186,7 +186,8 @@ def test_the_control_holds_each_held_out_drawing_against_the_training_drawings(p
 def test_style_is_of_the_test_drawings_and_diversity_of_each_prompts_seeds(project, base):
     metrics, _, pictures = base
     clip, processor = load_clip(CLIP)
-    drawings = [d for d in read_drawings(project / FLASH / "drawings.csv") if d.split == "test"]
+    everything = read_drawings(project / FLASH / "drawings.csv")
+    drawings = [d for d in everything if d.split == "test"]
     test = embed_images(clip, processor, [Image.open(project / FLASH / "images" / d.file) for d in drawings])
     drawn = embed_images(clip, processor, [Image.open(project / "out" / file) for file in pictures["file"]])
     assert pictures["style_cosine"].tolist() == pytest.approx((drawn @ test.T).mean(dim=1).tolist(), abs=2e-3)
@@ -194,6 +195,10 @@ def test_style_is_of_the_test_drawings_and_diversity_of_each_prompts_seeds(proje
     for prompt, rows in pictures.groupby("prompt"):
         expected = vendi_score(drawn[rows.index.tolist()])
         assert rows["diversity"].tolist() == pytest.approx([expected] * 2, abs=2e-3), prompt
+    embedded = embed_drawings(clip, processor, CLIP, project / FLASH / "images", everything, 8)
+    image, seeds = Image.open(project / "out" / pictures["file"][0]), [("a wolf", 7), ("a wolf", 8)]
+    collapsed, _ = measure_pictures(clip, processor, [image] * 2, seeds, embedded, load_params(project).evaluate, 8)
+    assert collapsed["diversity"] == pytest.approx(1)
 
 
 def test_drawings_are_embedded_once_and_the_bases_pictures_drawn_once(project, base, monkeypatch):

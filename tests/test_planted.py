@@ -2,18 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, run, set_value
-from PIL import Image
+from PIL import Image, ImageChops
 
-from stages.report.findings import compare, read_evaluation
-from tattoo_lora.data.drawings import read_drawings
+from stages.evaluate.pictures import embed_pictures
+from stages.evaluate.style import style_distances
+from stages.report.findings import compare, learned_by_heart, read_evaluation
+from tattoo_lora.data.drawings import read_drawings, sample, write_drawings
 from tattoo_lora.data.split import file_sha256, is_held_out
 from tattoo_lora.diffusion.line_art import mean_line_art, measure
-from tattoo_lora.params import load_params
+from tattoo_lora.diffusion.models import load_clip
+from tattoo_lora.params import Model, load_params
 
 pytestmark = pytest.mark.slow
 PROCESSED = "data/processed/flash"
@@ -57,8 +61,10 @@ def planted_copy(target: Path, learned: list[str] = (), others: list[str] | None
     return target
 
 
-def trained(project: Path, name: str, captions: str = "captions_blip", adapter: bool = True):
-    """The evaluation of a training with a folder of captions; always measured with BLIP's own."""
+def trained(
+    project: Path, name: str, captions: str = "captions_blip", adapter: bool = True, table: str = "drawings.csv"
+):
+    """The evaluation of a training with captions and a table of drawings; always measured with BLIP's own and all."""
     inputs = [*("--latents", f"{PROCESSED}/latents.safetensors"), *("--drawings", f"{PROCESSED}/drawings.csv")]
     lora = []
     if adapter:
@@ -69,6 +75,7 @@ def trained(project: Path, name: str, captions: str = "captions_blip", adapter: 
             "stages.train",
             "blip",
             *inputs,
+            *("--drawings", f"{PROCESSED}/{table}"),  # the last one counts
             "--captions",
             f"{PROCESSED}/{captions}",
             *outputs,
@@ -96,6 +103,11 @@ def project(tmp_path_factory):
 @pytest.fixture(scope="module")
 def right(project):
     return trained(project, "right")
+
+
+@pytest.fixture(scope="module")
+def base(project):
+    return trained(project, "base", adapter=False)
 
 
 def test_shuffled_captions_are_worse(project, right):
@@ -136,10 +148,53 @@ def test_a_training_that_copies_its_drawings_is_flagged(tmp_path, right):
     assert copied.pictures["correlation"].median() > 0.97 > right.pictures["correlation"].max()
 
 
-def test_coloured_pictures_are_reported_as_not_line_art(project, right):
+def test_coloured_pictures_are_reported_as_not_line_art(project, right, base):
     held_out = [drawing.file for drawing in read_drawings(project / PROCESSED / "drawings.csv") if drawing.is_held_out]
     target = mean_line_art([measure(Image.open(project / PROCESSED / "images" / file)) for file in held_out])
-    base = trained(project, "base", adapter=False)
     assert not base.is_line_art(target)
     print(json.dumps({"base": base.metrics["saturation"], "right": right.metrics["saturation"]}))
     assert right.is_line_art(target)
+
+
+def test_an_adapter_that_learned_the_val_drawings_wins_val_loss_and_not_test_loss(project, right, base):
+    """What chose is not what is reported; and on what was learned the loss fell more than on what was not."""
+    drawings = read_drawings(project / PROCESSED / "drawings.csv")
+    exchanged = {"val": "train", "train": "val", "test": "test"}
+    cheating = [replace(drawing, split=exchanged[drawing.split]) for drawing in drawings]
+    write_drawings(project / PROCESSED / "cheating.csv", cheating)
+    cheat = trained(project, "cheat", table="cheating.csv")
+    print({score: (right.metrics[score], cheat.metrics[score]) for score in ("val_loss", "test_loss")})
+    assert cheat.metrics["val_loss"] < 0.9 * right.metrics["val_loss"]
+    assert verdicts(cheat, right)["test_loss"] != "better"
+    gap = learned_by_heart(right, base)
+    print(gap)
+    assert gap.mean < 0
+
+
+def test_style_is_nearer_in_other_drawings_than_in_the_adapters_than_in_the_bases_than_in_coloured_pictures(
+    project, right, base
+):
+    clip, processor = load_clip(Model(str(ROOT / "models/embedded/clip"), None))
+    drawings = read_drawings(project / PROCESSED / "drawings.csv")
+
+    def embeds(images):
+        return embed_pictures(clip, processor, images, 8)
+
+    by_split = {
+        split: [Image.open(project / PROCESSED / "images" / d.file).convert("RGB") for d in sample(drawings, split, 32)]
+        for split in ("train", "val", "test")
+    }
+    colours = [(255, 90, 90), (90, 255, 90), (90, 90, 255), (255, 200, 60)] * 8
+    coloured = [
+        ImageChops.multiply(image, Image.new("RGB", image.size, colour))
+        for image, colour in zip(base.images, colours, strict=True)
+    ]
+    test = embeds(by_split["test"])
+    found = {
+        name: style_distances(embeds(images), test).mean().item()
+        for name, images in (("val", by_split["val"]), ("train", by_split["train"]), ("coloured", coloured))
+    }
+    found |= {"right": right.metrics["style"], "base": base.metrics["style"]}
+    print(found)
+    assert max(found["val"], found["train"]) < found["right"] < found["base"] < found["coloured"]
+    assert verdicts(right, base)["style"] == "better"
