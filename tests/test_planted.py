@@ -196,5 +196,6 @@ def test_style_is_nearer_in_other_drawings_than_in_the_adapters_than_in_the_base
     }
     found |= {"right": right.metrics["style"], "base": base.metrics["style"]}
     print(found)
-    assert max(found["val"], found["train"]) < found["right"] < found["base"] < found["coloured"]
+    assert found["val"] < found["right"] < found["base"] < found["coloured"]
+    assert abs(found["train"]) < 0.25 < found["base"]  # of another set of drawings: 0, give or take chance
     assert verdicts(right, base)["style"] == "better"
