@@ -108,19 +108,19 @@ def run(args: argparse.Namespace) -> None:
     """Read, load, train, write."""
     all_params = load_params()
     profile = load_profile(all_params.profile)
-    params = all_params.train
-    variant = all_params.variant(args.variant)
+    inference = profile.inference
+    params, variant = all_params.train, all_params.variant(args.variant)
     if params.deterministic:
         be_deterministic()
     drawings = read_drawings(args.drawings)
     moments = read_moments(args.latents, [drawing.file for drawing in drawings])
     captions = read_triggered_captions(args.captions, drawings, variant)
-    use_threads(profile.inference.threads)
+    use_threads(inference.threads)
     accelerator = make_accelerator()
 
     base = profile.base
     tokenizer, text_encoder = load_tokenizer(base), load_text_encoder(base).to(accelerator.device)
-    unet, vae = load_unet(base, pick_dtype(profile.inference.dtype)), load_vae(base)
+    unet, vae = load_unet(base, pick_dtype(inference.dtype)), load_vae(base)
     noise_scheduler = load_noise_scheduler(base)
     clip, processor = load_clip(profile.clip)
     texts = ["", *sorted(set(captions))]
@@ -159,9 +159,7 @@ def run(args: argparse.Namespace) -> None:
         len(val_rows),
         embed_texts_now,
         params,
-        Sampler(
-            params.sampler_steps, profile.sampling.guidance_scale, profile.resolution, profile.inference.batch_size
-        ),
+        Sampler(params.sampler_steps, profile.sampling.guidance_scale, profile.resolution, inference.batch_size),
         args.samples,
     )
     base = BaseKind(noise_scheduler.config.prediction_type, unet.config.cross_attention_dim)
