@@ -64,7 +64,7 @@ def font(mm: float, style: str = "") -> ImageFont.FreeTypeFont:
 
 def drawing_of(path: Path, width_mm: float, caption: str) -> Drawing:
     """The picture's stencil, cut to its ink; UserError as a stencil's."""
-    ink = trace(path, Options(width_mm=width_mm))
+    ink = trace(path, Options(width_mm=width_mm)).ink
     rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = (side / DPI * INCH_MM for side in ink.shape)

@@ -311,7 +311,7 @@ def run(args: argparse.Namespace) -> None:
         path = save(image, settings, args.out)
         files = [str(path)]
         if args.stencil_mm is not None:
-            files += map(str, write_stencil(path, stencil, args.out)[1])
+            files += map(str, write_stencil(path, stencil, args.out).files.values())
         written.append({"files": files, "settings": asdict(settings)})
         if not args.json:
             progress.write("\n".join(files), file=sys.stdout)

@@ -16,7 +16,6 @@ from app.stencil.__main__ import main
 from app.stencil.files import to_svg
 from app.stencil.ink import ink_of, read_picture
 from app.stencil.options import Options
-from app.stencil.widths import narrow_gaps
 
 OPTIONS = Options(width_mm=90)
 
@@ -67,16 +66,6 @@ def test_thin_strokes_are_widened_to_what_was_asked():
     wide = ink_of(image, Options(width_mm=90, min_stroke_mm=1.5))
     assert 2 * distance_transform_edt(wide).max() / 300 * 25.4 == pytest.approx(1.5, abs=0.2)
     assert wide.sum() > ink_of(image, OPTIONS).sum()
-
-
-def test_lines_that_are_too_close_are_found():
-    image, pen = paper(180)  # half a millimetre a pixel
-    pen.rectangle((20, 60, 160, 64), "black")
-    pen.rectangle((20, 67, 160, 71), "black")  # 1 mm apart
-    ink = ink_of(image, OPTIONS)
-    assert narrow_gaps(ink, Options(width_mm=90, min_gap_mm=2.0)) == 1
-    assert [narrow_gaps(ink, Options(width_mm=90, min_gap_mm=width)) for width in (1.3, 0.8, 0.5)] == [1, 0, 0]
-    assert narrow_gaps(ink_of(ring(), OPTIONS), OPTIONS) == 0
 
 
 def test_the_threshold_is_the_grey_below_which_is_ink():

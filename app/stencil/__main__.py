@@ -15,7 +15,7 @@ from pathlib import Path
 from app.checks import writable
 from app.stencil.files import OUT, names_of, write_files
 from app.stencil.ink import read_picture, trace
-from app.stencil.options import Options, check_options
+from app.stencil.options import STYLES, check_options, with_style
 from app.stencil.paper import HANDLING_MARGIN_MM, PAPERS, Layout, check_height, check_layout
 from app.stencil.sheets import to_pdf
 from tattoo_lora.errors import one_line_errors
@@ -33,7 +33,12 @@ def main() -> None:
     parser.add_argument("--smooth-mm", type=float, default=0.15, help="softens edges before they are cut")
     parser.add_argument("--speck-mm2", type=float, default=0.4, help="smaller pieces and holes are dropped")
     parser.add_argument("--min-stroke-mm", type=float, default=0.0, help="thinner strokes are widened")
-    parser.add_argument("--min-gap-mm", type=float, default=0.5, help="warn where lines are closer")
+    styles = "; ".join(f"{name}: {style}" for name, style in STYLES.items())
+    parser.add_argument("--style", choices=STYLES, help=f"what the next three are if you do not give them: {styles}")
+    parser.add_argument("--line-mm", type=float, help="all lines get this width; areas stay")
+    parser.add_argument("--thin-mm", type=float, help="warn where lines are thinner; default: 0.5")
+    parser.add_argument("--min-gap-mm", type=float, help="warn where lines are closer; default: 0.5")
+    parser.add_argument("--close-gaps-mm", type=float, default=0.0, help="join ends of lines that nearly meet")
     parser.add_argument("--mirror", action="store_true", help="for transfer paper")
     parser.add_argument("--transparent", action="store_true", help="PNG without its white")
     parser.add_argument("--page", choices=PAPERS, default=Layout.page)
@@ -46,17 +51,17 @@ def main() -> None:
     layout = Layout(args.pop("page"), args.pop("margin_mm"), args.pop("overlap_mm"))
     with one_line_errors():
         check_layout(layout)
-        options = Options(**args)
+        options = with_style(args)
         check_options(options)
         for path in pictures:
             picture = read_picture(path)
             check_height(path.name, options.width_mm, options.width_mm * picture.height / picture.width)
         writable(folder)
         stencils = [(name, trace(path, options)) for name, path in zip(names_of(pictures), pictures, strict=True)]
-        for name, ink in stencils:
-            print("\n".join(map(str, write_files(name, ink, options, folder))))
+        for (name, stencil), path in zip(stencils, pictures, strict=True):
+            print("\n".join(map(str, write_files(name, path, stencil, options, folder).files.values())))
         with replace_file(folder / "stencils.pdf") as partial:
-            to_pdf(stencils, partial, options.width_mm, layout)
+            to_pdf([(name, stencil.ink) for name, stencil in stencils], partial, options.width_mm, layout)
         print(folder / "stencils.pdf")
 
 

@@ -1,18 +1,30 @@
-"""A stencil's files beside each other: PNG, and SVG of its outlines."""
+"""A stencil's files beside each other: PNG, SVG of its outlines, and a heat map of what will not work."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import vtracer
 from PIL import Image
 
-from app.stencil.ink import trace
+from app.stencil.findings import examine, sentence
+from app.stencil.heat_map import draw_heat_map
+from app.stencil.ink import Stencil, read_picture, trace
 from app.stencil.options import Options
-from app.stencil.widths import narrow_gaps
 from tattoo_lora.files import replace_file
 
 OUT = Path("runs/samples/adhoc")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A stencil that was written: its ink (H, W), its files by kind, and what was found about it."""
+
+    ink: np.ndarray
+    files: dict[str, Path]
+    said: str
+    is_well: bool
 
 
 def to_png(ink: np.ndarray, path: Path, options: Options) -> None:
@@ -51,19 +63,25 @@ def names_of(pictures: list[Path]) -> list[str]:
     return names
 
 
-def write_files(name: str, ink: np.ndarray, options: Options, folder: Path) -> list[Path]:
-    """<name>.stencil.png and .svg in the folder; warns if lines are too close."""
-    files = [folder / f"{name}.stencil.{kind}" for kind in ("png", "svg")]
-    to_png(ink, files[0], options)
-    with replace_file(files[1]) as partial:
-        partial.write_text(to_svg(ink, options), encoding="utf-8")
-    if gaps := narrow_gaps(ink, options):
-        where = "place" if gaps == 1 else "places"
-        print(f"{name}: lines closer than {options.min_gap_mm:g} mm in {gaps} {where}; print larger", file=sys.stderr)
-    return files
+def write_files(name: str, path: Path, stencil: Stencil, options: Options, folder: Path) -> Made:
+    """<name>.stencil.png and .svg in the folder, and <name>.stencil.check.png where there is something to see on it."""
+    findings = examine(stencil, read_picture(path), options)
+    said = f"{name}: {sentence(findings, len(stencil.joins), options)}"
+    print(said, file=sys.stderr)
+    files = {kind: folder / f"{name}.stencil.{kind}" for kind in ("png", "svg")}
+    to_png(stencil.ink, files["png"], options)
+    with replace_file(files["svg"]) as partial:
+        partial.write_text(to_svg(stencil.ink, options), encoding="utf-8")
+    check = folder / f"{name}.stencil.check.png"
+    if findings.thin or findings.close or stencil.joins:
+        with replace_file(check) as partial:
+            draw_heat_map(stencil, findings, options).save(partial, "PNG", dpi=(options.dpi, options.dpi))
+        files["check"] = check
+    else:
+        check.unlink(missing_ok=True)  # of an earlier stencil
+    return Made(stencil.ink, files, said, is_well=not (findings.thin or findings.close))
 
 
-def write_stencil(path: Path, options: Options, folder: Path) -> tuple[np.ndarray, list[Path]]:
-    """The picture's stencil, and its PNG and SVG in the folder."""
-    ink = trace(path, options)
-    return ink, write_files(path.stem, ink, options, folder)
+def write_stencil(path: Path, options: Options, folder: Path) -> Made:
+    """The picture's stencil, and its files in the folder."""
+    return write_files(path.stem, path, trace(path, options), options, folder)

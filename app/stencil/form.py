@@ -9,7 +9,6 @@ from app.stencil.files import OUT, write_stencil
 from app.stencil.options import LIMITS, Options
 from app.stencil.paper import HANDLING_MARGIN_MM, MARGIN_MM, PAPERS, Layout
 from app.stencil.sheets import to_pdf
-from app.stencil.widths import narrow_gaps
 from app.ui import show_error, show_picture
 from tattoo_lora.errors import UserError
 
@@ -41,28 +40,20 @@ def show_stencil(run: Run, drawn: dict[str, str]) -> None:
 
 
 def make(picture: Path, options: Options, layout: Layout) -> dict:
-    """The stencil's files in OUT by kind, the PDF's pages, and how many gaps are too narrow."""
-    ink, (png, svg) = write_stencil(picture, options, OUT)
-    pdf = svg.with_suffix(".pdf")
-    pages = to_pdf([(picture.stem, ink)], pdf, options.width_mm, layout)
-    return {
-        "files": {"svg": svg, "pdf": pdf, "png": png},
-        "pages": pages,
-        "gaps": narrow_gaps(ink, options),
-        "mm": options.min_gap_mm,
-    }
+    """The stencil's files in OUT by kind, the heat map of what will not work, the PDF's pages, and what was found."""
+    made = write_stencil(picture, options, OUT)
+    pdf = made.files["svg"].with_suffix(".pdf")
+    pages = to_pdf([(picture.stem, made.ink)], pdf, options.width_mm, layout)
+    files = {"svg": made.files["svg"], "pdf": pdf, "png": made.files["png"]}
+    return {"files": files, "check": made.files.get("check"), "pages": pages, "said": made.said, "well": made.is_well}
 
 
 def show_files(run: Run, made: dict) -> None:
     picture, files = st.columns([1, 2])
     with picture:
-        show_picture(run, str(made["files"]["png"]), "the stencil", side=512)
+        show_picture(run, str(made["check"] or made["files"]["png"]), "the stencil", side=512)
     with files:
-        if made["gaps"]:
-            st.warning(
-                f"Lines are closer than {made['mm']:g} mm in {made['gaps']} place(s), where the ink may run together: "
-                "print it larger."
-            )
+        (st.text if made["well"] else st.warning)(made["said"])
         for kind, path in made["files"].items():
             raw = run.read(str(path))
             if raw is not None:

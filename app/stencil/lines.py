@@ -79,7 +79,7 @@ def areas_of(lines: CentreLines) -> np.ndarray | None:
         return None
     picture = Image.new("1", lines.skeleton.shape[::-1])
     pen = ImageDraw.Draw(picture)
-    for (y, x), radius in zip(points[wide], radii[wide] + 1.5, strict=True):
+    for (y, x), radius in zip(points[wide], radii[wide] + 3, strict=True):
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
     return np.asarray(picture)
 
@@ -96,14 +96,13 @@ def find_joins(level: np.ndarray, lines: CentreLines, longest: float) -> list[Jo
         first, second = ends[one], ends[other]
         way = second.point - first.point
         distance = np.hypot(*way)
-        gap = distance - first.tip - second.tip
-        if distance == 0 or gap > longest:
+        if distance == 0 or min(first.ahead @ way, -second.ahead @ way) < AHEAD * distance:
             continue
-        if min(first.ahead @ way, -second.ahead @ way) < AHEAD * distance:
-            continue
-        shares = np.linspace(first.tip, distance - second.tip, max(2, int(2 * gap)))[1:-1] / distance
-        between = map_coordinates(level, (first.point + shares[:, None] * way).T, order=1)
-        if not (between[1:-1] > 0).any():  # no other line runs through the break
+        shares = np.linspace(0, 1, int(2 * distance) + 2)[:, None]
+        white = np.flatnonzero(map_coordinates(level, (first.point + shares * way).T, order=1) <= 0)
+        gap = len(white) * distance / len(shares)
+        # No other line runs through the break.
+        if len(white) and gap <= longest and white[-1] - white[0] + 1 == len(white):
             pairs.append((gap, one, other))
     joined: set[int] = set()
     joins = []
@@ -121,10 +120,12 @@ def ends_of(path: Path) -> list[End]:
     if path.closed or len(path.points) <= radius + 1:  # a dot looks nowhere
         return []
     ends = []
-    for free, points, radii in ((path.free[0], path.points, path.radii), (path.free[1], path.points[::-1], path.radii[::-1])):
+    for free, way in zip(path.free, (slice(None), slice(None, None, -1)), strict=True):
         if free:
-            way = points[0] - points[min(back, len(points) - 1)]
-            ends.append(End(points[0], way / max(np.hypot(*way), 1e-9), radius, float(radii[0])))
+            points = path.points[way]
+            ahead = points[0] - points[min(back, len(points) - 1)]
+            tip = float(path.radii[way][0])
+            ends.append(End(points[0], ahead / max(np.hypot(*ahead), 1e-9), radius, tip))
     return ends
 
 

@@ -17,6 +17,9 @@ class Style:
     min_gap_mm: float  # narrower gaps close while the skin heals: 1.5 times the outline, but at least 1.5 mm
     source: str
 
+    def __str__(self) -> str:
+        return f"lines {self.line_mm:g}, at least {self.thin_mm:g}, gaps {self.min_gap_mm:g} mm"
+
 
 LINES_GUIDE = "stenciliq.app/guides/tattoo-stencil-line-weight-guide"
 GAPS_GUIDES = (
@@ -61,6 +64,16 @@ class Options:
     @property
     def px_per_mm(self) -> float:
         return self.dpi / INCH_MM
+
+
+def with_style(given: dict) -> Options:
+    """Options by name, `style` among them: a None is what the style says, or without a style the default."""
+    given = dict(given)
+    style = STYLES.get(given.pop("style"))
+    for name in ("line_mm", "thin_mm", "min_gap_mm"):
+        if given[name] is None:
+            given[name] = getattr(style or Options, name)
+    return Options(**given)
 
 
 def check_options(options: Options, width: str = "--width-mm") -> None:

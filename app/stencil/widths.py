@@ -14,9 +14,10 @@ from skimage.measure import label
 FACING = np.cos(np.radians(20))  # how far two edges may turn from each other and still face each other
 FARTHEST = 3.0  # times the limit: how wide a line or gap is still measured
 STEPS = np.geomspace(0.2, FARTHEST, 9)  # times the limit: where narrow places are looked for
+FINEST = 4.5  # px: below that, softening makes a tip about one width for a stretch
 FEWEST = 3  # points that make a place: one or two may be noise
 CELL = 2  # px: midpoints as near as that belong to one place
-PLATEAU, PLATEAU_SHARE = 0.15, 0.4
+PLATEAU, PLATEAU_SHARE = 0.15, 0.6  # this share of a place's points differs by no more than that either way
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Widths:
 
 @dataclass(frozen=True)
 class Place:
-    """A stretch of a line or gap and the width of its narrowest point, in pixels."""
+    """A stretch of a line or gap that is narrower than a limit, in pixels."""
 
     middles: np.ndarray  # (N, 2)
-    width: float
+    widths: np.ndarray  # (N,)
+    narrowest: np.ndarray  # (2,), one of the middles
+    width: float  # there
 
 
 def measure(level: np.ndarray, most: float) -> Widths:
@@ -101,9 +104,9 @@ def narrow_places(level: np.ndarray, measured: Widths, limit: float, farthest: f
     A stroke that tapers to a point and the corner between two strokes are always narrow at their end, at every size, so
     they do not count.
     """
-    steps = [step for step in STEPS if step < farthest] + [farthest]
+    steps = [step for step in STEPS if FINEST < limit * step < limit * farthest] + [farthest]
     groups = group(measured, limit * farthest)
-    narrowest = np.full(groups.max(initial=0) + 1, np.inf)
+    narrowest: dict[int, tuple[float, int]] = {}  # of each group: the width, and the point's index
     for step in steps:
         parts = group(measured, limit * step)
         order = np.argsort(parts, kind="stable")
@@ -111,11 +114,12 @@ def narrow_places(level: np.ndarray, measured: Widths, limit: float, farthest: f
         for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
             members = order[start:stop]
             if stop - start >= FEWEST and not runs_out(level, measured, members):
-                whole = groups[members[0]]
-                narrowest[whole] = min(narrowest[whole], np.sort(measured.widths[members])[FEWEST - 1])
+                point = int(members[np.argsort(measured.widths[members])[FEWEST - 1]])
+                whole, place = int(groups[point]), (float(measured.widths[point]), point)
+                narrowest[whole] = min(place, narrowest.get(whole, place))
     return [
-        Place(measured.middles[groups == number], float(narrowest[number]))
-        for number in np.flatnonzero(np.isfinite(narrowest))
+        Place(measured.middles[groups == whole], measured.widths[groups == whole], measured.middles[point], width)
+        for whole, (width, point) in sorted(narrowest.items())
     ]
 
 
