@@ -164,6 +164,11 @@ MISTAKES = {
     "--speck-mm2 -1": "--speck-mm2 -1: allowed is 0 to 1000",
     "--min-stroke-mm inf": "--min-stroke-mm inf: allowed is 0 to 20",
     "--min-gap-mm -2": "--min-gap-mm -2: allowed is 0 to 20",
+    "--line-mm 0": "--line-mm 0: allowed is 0.1 to 20",
+    "--thin-mm -1": "--thin-mm -1: allowed is 0 to 20",
+    "--close-gaps-mm 21": "--close-gaps-mm 21: allowed is 0 to 20",
+    "--shade-mm 0": "--shade-mm 0: allowed is 0.5 to 20",
+    "--shading dots": "owl.png: nothing to shade: the picture has no greys",
     f"--out {ROOT}/README.md": "README.md: nothing can be written there (File exists)",
     "--out /proc/nowhere": "--out /proc/nowhere: nothing can be written there (",
 }

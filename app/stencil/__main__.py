@@ -2,8 +2,10 @@
 
     python -m app.stencil owl.png --width-mm 90
     python -m app.stencil runs/samples/adhoc/*.png --width-mm 60 --mirror --min-stroke-mm 0.4 --page Letter
+    python -m app.stencil owl.png --width-mm 120 --style fine-line --close-gaps-mm 1 --centre-lines
 
-Writes <name>.stencil.png (at --dpi, 1 bit) and <name>.stencil.svg (outlines, in mm) for each picture, and
+Says whether all lines and gaps are wide enough, and what width of the print is; <name>.stencil.check.png shows where
+they are not, and what was joined. Writes <name>.stencil.png (at --dpi, 1 bit) and .svg (outlines, in mm), and
 stencils.pdf with all of them, with cut marks and a scale bar: print it at 100%, not "fit to page", and hold a ruler to
 the bar. What is larger than a page comes on several that overlap, after a map of them. --mirror is for transfer paper
 that is laid face down.
@@ -17,6 +19,7 @@ from app.stencil.files import OUT, names_of, write_files
 from app.stencil.ink import read_picture, trace
 from app.stencil.options import STYLES, check_options, with_style
 from app.stencil.paper import HANDLING_MARGIN_MM, PAPERS, Layout, check_height, check_layout
+from app.stencil.shading import SHADINGS
 from app.stencil.sheets import to_pdf
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.files import replace_file
@@ -39,6 +42,9 @@ def main() -> None:
     parser.add_argument("--thin-mm", type=float, help="warn where lines are thinner; default: 0.5")
     parser.add_argument("--min-gap-mm", type=float, help="warn where lines are closer; default: 0.5")
     parser.add_argument("--close-gaps-mm", type=float, default=0.0, help="join ends of lines that nearly meet")
+    parser.add_argument("--shading", choices=SHADINGS, help="greys, in a layer of the SVG beside the outlines")
+    parser.add_argument("--shade-mm", type=float, default=1.5, help="from dot to dot, or line to line")
+    parser.add_argument("--centre-lines", action="store_true", help="also strokes with widths, as an SVG")
     parser.add_argument("--mirror", action="store_true", help="for transfer paper")
     parser.add_argument("--transparent", action="store_true", help="PNG without its white")
     parser.add_argument("--page", choices=PAPERS, default=Layout.page)

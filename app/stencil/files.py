@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import vtracer
-from PIL import Image
+from PIL import Image, ImageOps
 
+from app.stencil.centre_svg import to_centre_svg
 from app.stencil.findings import examine, sentence
 from app.stencil.heat_map import draw_heat_map
-from app.stencil.ink import Stencil, read_picture, trace
+from app.stencil.ink import Stencil, on_white, read_picture, trace
 from app.stencil.options import Options
+from app.stencil.shading import shade
 from tattoo_lora.files import replace_file
 
 OUT = Path("runs/samples/adhoc")
+INKSCAPE = ' xmlns:inkscape="http://www.inkscape.org/namespaces/inkscape"'
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,28 @@ def to_png(ink: np.ndarray, path: Path, options: Options) -> None:
         picture.save(partial, "PNG", dpi=(options.dpi, options.dpi))
 
 
-def to_svg(ink: np.ndarray, options: Options) -> str:
-    """The outlines as one SVG, its width and height in mm."""
+def to_svg(ink: np.ndarray, options: Options, shading: str = "") -> str:
+    """The outlines as one SVG, its width and height in mm; with shading, each is a layer of its own."""
     height, width = ink.shape
     pixels = [(0, 0, 0, 255) if black else (255, 255, 255, 255) for black in ink.ravel()]
     traced = vtracer.convert_pixels_to_svg(
         pixels, size=(width, height), colormode="binary", mode="spline", filter_speckle=0, path_precision=2
     )
     body = traced[traced.index("<path") if "<path" in traced else traced.index("</svg>") :]
+    names = INKSCAPE if shading else ""
+    if shading:
+        body = layer("shading", shading) + layer("outlines", body.replace("</svg>", "")) + "</svg>\n"
     height_mm = options.width_mm * height / width
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{options.width_mm:g}mm" height="{height_mm:g}mm" '
+        f'<svg xmlns="http://www.w3.org/2000/svg"{names} width="{options.width_mm:g}mm" height="{height_mm:g}mm" '
         f'viewBox="0 0 {width} {height}">\n{body}'
     )
+
+
+def layer(name: str, body: str) -> str:
+    """A group that Inkscape shows as a layer; other programs as a group."""
+    return f'<g id="{name}" inkscape:groupmode="layer" inkscape:label="{name}">\n{body}\n</g>\n'
 
 
 def names_of(pictures: list[Path]) -> list[str]:
@@ -63,15 +74,28 @@ def names_of(pictures: list[Path]) -> list[str]:
     return names
 
 
+def shading_of(picture: Image.Image, stencil: Stencil, options: Options) -> str:
+    """The shading as SVG's elements; "" if none is wanted."""
+    if options.shading is None:
+        return ""
+    grey = on_white(picture)
+    return shade(ImageOps.mirror(grey) if options.mirror else grey, stencil.ink, options)
+
+
 def write_files(name: str, path: Path, stencil: Stencil, options: Options, folder: Path) -> Made:
     """<name>.stencil.png and .svg in the folder, and <name>.stencil.check.png where there is something to see on it."""
-    findings = examine(stencil, read_picture(path), options)
+    picture = read_picture(path)
+    findings = examine(stencil, picture, options)
     said = f"{name}: {sentence(findings, len(stencil.joins), options)}"
     print(said, file=sys.stderr)
     files = {kind: folder / f"{name}.stencil.{kind}" for kind in ("png", "svg")}
     to_png(stencil.ink, files["png"], options)
     with replace_file(files["svg"]) as partial:
-        partial.write_text(to_svg(stencil.ink, options), encoding="utf-8")
+        partial.write_text(to_svg(stencil.ink, options, shading_of(picture, stencil, options)), encoding="utf-8")
+    if options.centre_lines:
+        files["lines"] = folder / f"{name}.stencil.lines.svg"
+        with replace_file(files["lines"]) as partial:
+            partial.write_text(to_centre_svg(stencil.level, options), encoding="utf-8")
     check = folder / f"{name}.stencil.check.png"
     if findings.thin or findings.close or stencil.joins:
         with replace_file(check) as partial:

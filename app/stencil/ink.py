@@ -11,6 +11,7 @@ from skimage.morphology import remove_small_holes, remove_small_objects
 
 from app.stencil.lines import Join, at_least, find_joins, join, with_line_width
 from app.stencil.options import INCH_MM, Options
+from app.stencil.shading import split_greys
 from app.stencil.skeleton import trace_centre_lines
 from tattoo_lora.errors import UserError
 
@@ -78,7 +79,12 @@ def make_stencil(picture: Image.Image, options: Options) -> Stencil:
     greys = gaussian_filter(greys, softness, mode="nearest")
     if np.ptp(greys) < 0.1:
         raise UserError("nothing to trace: the picture is all of one grey")
-    threshold = halfway(np.asarray(grey) / 255) if options.threshold is None else options.threshold
+    threshold = options.threshold
+    if threshold is None and options.shading:
+        darkest, shade, _ = split_greys(np.asarray(grey) / 255)
+        threshold = (darkest + shade) / 2
+    elif threshold is None:
+        threshold = halfway(np.asarray(grey) / 255)
     # In pixels from the edge, about: a blurred edge rises by 1 / (softness * sqrt(2 pi)) a pixel.
     level = (np.float32(threshold + 1e-6) - greys) * np.float32(max(softness, 0.5) * np.sqrt(2 * np.pi))
     level = without_specks(level, options)

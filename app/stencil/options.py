@@ -41,6 +41,7 @@ LIMITS = {  # of Options; larger pictures take minutes and gigabytes
     "min_stroke_mm": Range(0, 20),
     "thin_mm": Range(0, 20),
     "min_gap_mm": Range(0, 20),
+    "shade_mm": Range(0.5, 20),
 }
 
 
@@ -58,6 +59,9 @@ class Options:
     min_stroke_mm: float = 0.0
     thin_mm: float = 0.5  # stenciliq.app/guides/tattoo-stencil-design-fundamentals
     min_gap_mm: float = 0.5
+    shading: str | None = None  # greys as "dots" or "hatching", in a layer of the SVG
+    shade_mm: float = 1.5  # from dot to dot, or line to line
+    centre_lines: bool = False
     mirror: bool = False
     transparent: bool = False
 
