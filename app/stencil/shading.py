@@ -13,6 +13,7 @@ from tattoo_lora.errors import UserError
 SMALLEST_MM, LARGEST = 0.15, 0.4  # radius of a dot; the larger one as a share of the pitch, so that dots stay apart
 HATCH_MM = 0.3  # width of a hatch's line
 LEAST_AREA = 0.001  # of the picture
+LIGHTEST = 95  # percentile
 RIM_MM = 0.4  # around lines, whose edges are grey but no shade
 FAINT, CROSSED = 0.12, 0.5  # tones from which there is shading, and a second hatching across the first
 
@@ -27,8 +28,8 @@ def split_greys(grey: np.ndarray) -> tuple[float, float, float]:
     # Between ink and paper there is always some grey at the edges, but no area of it.
     if not all(group.any() for group in classes) or binary_erosion(classes[1], np.ones((5, 5))).mean() < LEAST_AREA:
         raise UserError("nothing to shade: the picture has no greys")
-    ink, shade, paper = (float(np.median(grey[group])) for group in classes)
-    return ink, shade, paper
+    ink, shade = (float(np.median(grey[group])) for group in classes[:2])
+    return ink, shade, float(np.percentile(grey[classes[2]], LIGHTEST))  # light greys are in the third class too
 
 
 def shade(grey: Image.Image, ink: np.ndarray, options: Options) -> str:
