@@ -146,6 +146,23 @@ def test_pictures_that_give_no_stencil_are_named(tmp_path):
         assert failed.returncode == 1 and message in failed.stderr and "Traceback" not in failed.stderr
 
 
+@pytest.mark.slow
+def test_a_piece_of_300_mm_takes_ten_seconds_and_a_gigabyte_at_most(tmp_path):
+    sheet = Image.new("RGB", (1500, 1500), "white")
+    for number, path in enumerate(sorted((ROOT / "data/raw/flash").glob("*.png"))[:25]):
+        picture = ImageOps.contain(Image.open(path).convert("RGB"), (290, 290))
+        sheet.paste(picture, (number % 5 * 300, number // 5 * 300))
+    sheet.save(tmp_path / "sheet.png")
+    code = (
+        "import resource, time; from app.stencil.__main__ import main; start = time.time(); main(); "
+        "print(time.time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    arguments = [str(tmp_path / "sheet.png"), "--width-mm", "300", "--out", str(tmp_path)]
+    shown = run("python", "-c", code, *arguments, cwd=ROOT)
+    seconds, kibibytes = map(float, shown.stdout.split("\n")[-2].split())
+    assert seconds < 10 and kibibytes < 1e9 / 1024
+
+
 OWL = str(ROOT / "data/raw/flash/owl.png")
 MISTAKES = {
     "--width-mm nan": "--width-mm nan: allowed is 5 to 1000",

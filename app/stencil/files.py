@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,10 @@ def to_png(ink: np.ndarray, path: Path, options: Options) -> None:
 def to_svg(ink: np.ndarray, options: Options, shading: str = "") -> str:
     """The outlines as one SVG, its width and height in mm; with shading, each is a layer of its own."""
     height, width = ink.shape
-    pixels = [(0, 0, 0, 255) if black else (255, 255, 255, 255) for black in ink.ravel()]
-    traced = vtracer.convert_pixels_to_svg(
-        pixels, size=(width, height), colormode="binary", mode="spline", filter_speckle=0, path_precision=2
+    png = BytesIO()  # a list of pixels would take three times as long
+    Image.fromarray(np.where(ink, 0, 255).astype(np.uint8)).save(png, "PNG", compress_level=1)
+    traced = vtracer.convert_raw_image_to_svg(
+        png.getvalue(), img_format="png", colormode="binary", mode="spline", filter_speckle=0, path_precision=2
     )
     body = traced[traced.index("<path") if "<path" in traced else traced.index("</svg>") :]
     names = INKSCAPE if shading else ""
