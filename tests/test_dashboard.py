@@ -270,6 +270,7 @@ def test_a_playground_picture_is_the_one_that_the_command_line_draws_and_nothing
     new = {name for name, changed in made.items() if before.get(name) != changed}
     folder = "runs/samples/adhoc"
     drawn = {f"{folder}/an-owl-ink_7.png", f"{folder}/an-owl-ink_7-2.png"}
+    new.discard(f"{folder}/an-owl-ink_7-2.stencil.check.png")  # only if a line of this drawing is too thin
     assert new == drawn | {f"{folder}/an-owl-ink_7-2.stencil.{kind}" for kind in ("png", "svg", "pdf")}
     name = f"{folder}/an-owl-ink_7-2.png"  # the second, drawn after the base with an adapter
     again = run("python", "-m", "app.generate", "--again", name, "--out", "again", "--json", cwd=copy).stdout

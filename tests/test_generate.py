@@ -61,6 +61,7 @@ def test_other_settings_do_not_overwrite_a_picture(copy):
     assert (folder / "an-owl_7.png").read_bytes() == before
     assert (folder / "an-owl_7-2.png").read_bytes() != before
     names = {path.name for path in folder.iterdir()}
+    names.discard("an-owl_7-2.stencil.check.png")  # only if a line of this drawing is too thin
     assert names == {"an-owl_7.png", "an-owl_7-2.png", "an-owl_7-2.stencil.png", "an-owl_7-2.stencil.svg"}
 
 
