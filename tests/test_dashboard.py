@@ -11,15 +11,18 @@ import sys
 import threading
 import time
 
+import numpy as np
 import psutil
 import pypdfium2
 import pytest
 from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
 from made_up_photos import arm
 from PIL import Image
+from skimage.measure import label
 from streamlit.testing.v1 import AppTest
 
 from app.generate import read_settings
+from app.stencil.options import STYLES
 from app.ui import as_markdown, thumbnail
 from tattoo_lora.params import load_params
 
@@ -203,14 +206,41 @@ def test_pictures_that_were_drawn_here_can_be_tried_on_the_newest_first(tmp_path
         assert app.selectbox[0].options == ["new.png", "old.png"]
 
 
-def test_a_stencil_larger_than_the_page_comes_with_a_map(tmp_path):
+STENCIL_PAGE = (
+    "from app.runs import workspace\nfrom app.stencil.form import show_stencil\n"
+    "show_stencil(workspace(), {'blip': 'runs/samples/adhoc/owl.png'})"
+)
+
+
+@pytest.fixture
+def owl(tmp_path):
+    """A project with one drawn picture; the folder that it lies in."""
     folder = tmp_path / "runs/samples/adhoc"
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "data/raw/flash/owl.png", folder)
-    page = (
-        "from app.runs import workspace\nfrom app.stencil.form import show_stencil\n"
-        "show_stencil(workspace(), {'blip': 'runs/samples/adhoc/owl.png'})"
-    )
+    return folder
+
+
+def test_a_stencils_lines_get_a_styles_width_and_its_breaks_are_joined(owl, tmp_path):
+    with contextlib.chdir(tmp_path):
+        app = AppTest.from_string(STENCIL_PAGE, default_timeout=60).run()
+        assert [choice.split(":")[0] for choice in app.selectbox[2].options] == ["as drawn", *STYLES]
+        shares, pieces = [], []
+        for style, close_gaps_mm in ((0, 0.0), (1, 0.0), (1, 6.0)):
+            app.selectbox[2].set_value(app.selectbox[2].options[style])
+            app.number_input[1].set_value(close_gaps_mm)
+            app.button[0].click().run()
+            assert not app.exception and not app.error
+            with Image.open(owl / "owl.stencil.png") as stencil:
+                ink = np.asarray(stencil.convert("L")) < 128
+            shares.append(ink.mean())
+            pieces.append(label(ink).max())
+    assert shares[1] < 0.5 * shares[0]  # the owl's lines are more than twice as wide as fine ones
+    assert pieces[0] == pieces[1] > pieces[2]
+
+
+def test_a_stencil_larger_than_the_page_comes_with_a_map(owl, tmp_path):
+    folder, page = owl, STENCIL_PAGE
     with contextlib.chdir(tmp_path):
         app = AppTest.from_string(page, default_timeout=60).run()
         assert app.number_input[0].max == 1000

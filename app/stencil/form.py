@@ -6,12 +6,13 @@ import streamlit as st
 
 from app.runs import Run
 from app.stencil.files import OUT, write_stencil
-from app.stencil.options import LIMITS, Options
+from app.stencil.options import LIMITS, STYLES, Options, with_style
 from app.stencil.paper import HANDLING_MARGIN_MM, MARGIN_MM, PAPERS, Layout
 from app.stencil.sheets import to_pdf
 from app.ui import show_error, show_picture
 from tattoo_lora.errors import UserError
 
+AS_DRAWN = "as drawn"
 KINDS = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}
 
 
@@ -26,12 +27,18 @@ def show_stencil(run: Run, drawn: dict[str, str]) -> None:
         page = paper.selectbox("Page", list(PAPERS), help="What is larger than the page comes on several.")
         mirror = more.checkbox("Mirrored, for transfer paper")
         is_held = more.checkbox(f"Margin of {HANDLING_MARGIN_MM} mm, to hold it by")
+        lines, join, _, _ = st.columns(4)
+        styles = {AS_DRAWN: None} | {f"{name}: {style}": name for name, style in STYLES.items()}
+        style = styles[lines.selectbox("Lines", list(styles), help="Widths that guides for tattooers give.")]
+        limits = LIMITS["close_gaps_mm"]
+        close_gaps_mm = join.number_input("Join ends closer than, mm", 0.0, float(limits.high), 0.0, step=0.5)
         pressed = st.form_submit_button("Make the stencil", icon=":material/print:")
     if pressed:
         layout = Layout(page, HANDLING_MARGIN_MM if is_held else MARGIN_MM)
+        given = {"width_mm": width_mm, "mirror": mirror, "close_gaps_mm": close_gaps_mm, "style": style}
         try:
             with st.spinner("Tracing"):
-                st.session_state["made"] = make(Path(drawn[column]), Options(width_mm=width_mm, mirror=mirror), layout)
+                st.session_state["made"] = make(Path(drawn[column]), with_style(given), layout)
         except UserError as error:
             show_error("No stencil can be made of this.", error)
             return

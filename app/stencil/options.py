@@ -75,7 +75,7 @@ def with_style(given: dict) -> Options:
     given = dict(given)
     style = STYLES.get(given.pop("style"))
     for name in ("line_mm", "thin_mm", "min_gap_mm"):
-        if given[name] is None:
+        if given.get(name) is None:
             given[name] = getattr(style or Options, name)
     return Options(**given)
 
