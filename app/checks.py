@@ -14,6 +14,16 @@ def check(option: str, value: float, allowed: Range) -> None:
         raise UserError(f"{option} {value:.15g}: allowed is {allowed}")
 
 
+def check_limits(values: object, limits: dict[str, Range], **options: str) -> None:
+    """UserError for the first attribute of `values` that is out of its range; None is in each.
+
+    An attribute's option is --its-name, unless `options` names another.
+    """
+    for name, allowed in limits.items():
+        if (value := getattr(values, name)) is not None:
+            check(options.get(name, "--" + name.replace("_", "-")), value, allowed)
+
+
 def writable(folder: Path, what: str = "--out") -> Path:
     """Make the folder if it is missing, and return it; UserError if it cannot be written to."""
     try:

@@ -14,8 +14,9 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from app import OUT
 from app.checks import writable
-from app.generate import OUT, adapter_path, add_picture_options, draw, read_prompts, save, settings_for
+from app.generate import adapter_path, add_picture_options, draw, read_prompts, save, settings_for
 from app.runs import open_files
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.files import replace_file

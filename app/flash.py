@@ -17,9 +17,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from app import OUT
 from app.checks import writable
-from app.stencil.files import OUT
-from app.stencil.ink import trace
+from app.stencil.ink import to_image, trace
 from app.stencil.options import INCH_MM, Options, check_options
 from app.stencil.paper import PAPERS, shelves
 from tattoo_lora.errors import UserError, one_line_errors
@@ -62,14 +62,13 @@ def font(mm: float, style: str = "") -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(FONTS / f"DejaVuSerif{style}.ttf", px(mm))
 
 
-def drawing_of(path: Path, width_mm: float, caption: str) -> Drawing:
+def make_drawing(path: Path, width_mm: float, caption: str) -> Drawing:
     """The picture's stencil, cut to its ink; UserError as a stencil's."""
     ink = trace(path, Options(width_mm=width_mm)).ink
     rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = (side / DPI * INCH_MM for side in ink.shape)
-    picture = Image.fromarray(np.where(ink, 0, 255).astype(np.uint8))
-    return Drawing(picture, textwrap.fill(caption, LONGEST_LINE), f"{width:.0f} × {height:.0f} mm")
+    return Drawing(to_image(ink), textwrap.fill(caption, LONGEST_LINE), f"{width:.0f} × {height:.0f} mm")
 
 
 def check_fits(path: Path, drawing: Drawing, page: str, title: str) -> None:
@@ -85,7 +84,7 @@ def room_on(page: str, title: str) -> tuple[int, int]:
     return px(width - 2 * MARGIN_MM), px(height - 2 * MARGIN_MM - (2 * TITLE_MM if title else 0))
 
 
-def pages_of(drawings: list[Drawing], page: str, title: str) -> list[Image.Image]:
+def lay_out(drawings: list[Drawing], page: str, title: str) -> list[Image.Image]:
     """The drawings in rows, the tallest first, spread over as many pages as they need."""
     room = room_on(page, title)
     drawings = sorted(drawings, key=lambda drawing: -drawing.ink.height)
@@ -158,9 +157,9 @@ def main() -> None:
             check_options(Options(width_mm=width))
         drawings = []
         for path, width, caption in zip(args.pictures, widths, captions, strict=True):
-            drawings.append(drawing_of(path, width, caption))
+            drawings.append(make_drawing(path, width, caption))
             check_fits(path, drawings[-1], args.page, args.title)
-        pages = pages_of(drawings, args.page, args.title)
+        pages = lay_out(drawings, args.page, args.title)
         writable(args.out)
         for number, page in enumerate(pages, start=1):
             with replace_file(args.out / f"flash-{number}.png") as partial:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from app import OUT
 from app.checks import check, writable
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.data.texts import read_text
@@ -26,7 +27,6 @@ from tattoo_lora.files import replace_file
 from tattoo_lora.params import SAMPLER_STEPS, SEEDS, BaseModel, Profile, Range, load_params, load_profile
 
 CHUNK = "tattoo-lora"  # the PNG text chunk that holds the settings as JSON
-OUT = Path("runs/samples/adhoc")
 LIMITS = {  # each field of Settings with its option and the allowed values
     "seed": ("--seed", SEEDS),
     "steps": ("--steps", SAMPLER_STEPS),

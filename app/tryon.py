@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from app.checks import check, writable
-from app.stencil.files import OUT
+from app import OUT
+from app.checks import check_limits, writable
 from app.stencil.options import LIMITS as STENCIL_LIMITS
 from stages.preprocess.raw_images import Rejected, open_rgb
 from tattoo_lora.errors import UserError, one_line_errors
@@ -234,9 +234,9 @@ def main() -> None:
     parser.add_argument("photo", type=Path, help="skin, with something of a size that is known")
     parser.add_argument("--width-mm", type=float, required=True, help="width of the picture on the skin")
     parser.add_argument("--scale-px", type=ends, required=True, metavar="X0,Y0,X1,Y1", help="its two ends on the photo")
-    known = parser.add_mutually_exclusive_group(required=True)
-    known.add_argument("--scale-mm", type=float, help="how far these ends are apart")
-    known.add_argument("--coin", choices=SCALES, help="what lies there, measured across")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--scale-mm", type=float, help="how far these ends are apart")
+    length.add_argument("--coin", choices=SCALES, help="what lies there, measured across")
     parser.add_argument(
         "--at", type=point, metavar="X,Y", help="the drawing's middle in px; default: the photo's middle"
     )
@@ -248,9 +248,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder; default: {OUT}")
     args = parser.parse_args()
     with one_line_errors():
-        for name, allowed in LIMITS.items():
-            if (value := getattr(args, name)) is not None:
-                check("--" + name.replace("_", "-"), value, allowed)
+        check_limits(args, LIMITS)
         picture = read_upright(args.picture, "picture", turn_white_ink=True)
         photo = read_upright(args.photo, "photo")
         at = args.at or (photo.width / 2, photo.height / 2)

@@ -40,7 +40,7 @@ def gaps(turned=0):
     return image.rotate(turned, Image.Resampling.BICUBIC, fillcolor="white")
 
 
-def findings_of(image, options):
+def find(image, options):
     return examine(make_stencil(image, options), image, options)
 
 
@@ -87,7 +87,7 @@ def test_the_width_that_is_advised_is_enough_and_five_percent_less_is_not(name, 
     draw, limits = SKETCHES[name]
     image = draw()
     options = Options(width_mm=width_mm, **limits)
-    needs_mm = findings_of(image, options).needs_mm
+    needs_mm = find(image, options).needs_mm
     # Lines that are drawn anew end a little differently at each size: there the answer is not as sharp.
     enough, less = (replace(options, width_mm=needs_mm * share) for share in (1, 0.8 if options.line_mm else 0.95))
     assert narrow(make_stencil(image, enough), enough)[:2] == ([], [])
@@ -103,12 +103,12 @@ def test_points_and_corners_always_run_out_and_a_hair_or_a_slit_does_not():
     image = image.resize((900, 900), Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(image)
     options = Options(width_mm=90, min_gap_mm=1.0)
-    assert (findings_of(image, options).thin, findings_of(image, options).close) == ([], [])
+    assert (find(image, options).thin, find(image, options).close) == ([], [])
     pen.rectangle((600, 100, 700, 200), "black")
     pen.rectangle((648, 200, 651, 400), "black")  # 0.4 mm, at an area
     pen.rectangle((600, 500, 700, 800), "black")
     pen.rectangle((647, 500, 653, 700), "white")  # 0.7 mm, closed below
-    found = findings_of(image, options)
+    found = find(image, options)
     assert [len(found.thin), len(found.close)] == [1, 1]
     y, x = found.thin[0].narrowest / options.px_per_mm
     assert 20 < y < 40 and x == pytest.approx(65, abs=0.2)
@@ -117,7 +117,7 @@ def test_points_and_corners_always_run_out_and_a_hair_or_a_slit_does_not():
 def test_a_line_that_is_thin_at_every_size_needs_no_size_but_another_width():
     image = comb()
     options = Options(width_mm=60, line_mm=0.3, min_gap_mm=0.1)
-    found = findings_of(image, options)
+    found = find(image, options)
     assert found.thin and found.needs_mm is None
     assert sentence(found, 0, options).startswith("no print up to 1000 mm is large enough; at 60 mm ")
 
@@ -125,16 +125,16 @@ def test_a_line_that_is_thin_at_every_size_needs_no_size_but_another_width():
 def test_what_is_found_is_said_in_one_sentence():
     image = gaps()
     small, large = Options(width_mm=40, min_gap_mm=0.7), Options(width_mm=160, min_gap_mm=0.7)
-    said = sentence(findings_of(image, small), 0, small)
+    said = sentence(find(image, small), 0, small)
     needs = re.fullmatch(r"this needs ([\d.]+) mm; at 40 mm 2 gaps of less than 0.7 mm may close", said)
     assert float(needs[1]) == pytest.approx(0.7 / 12 * SIDE, rel=0.1)
     assert re.fullmatch(
         r"all lines and gaps are wide enough at 160 mm, and from 9\d(\.\d)? mm on; 2 breaks were joined",
-        sentence(findings_of(image, large), 2, large),
+        sentence(find(image, large), 2, large),
     )
 
 
-def share_of(picture, colour):
+def color_share(picture, colour):
     return (np.asarray(picture) == colour).all(axis=2).mean()
 
 
@@ -148,12 +148,12 @@ def test_the_heat_map_has_the_stencils_size_and_colours_what_is_found():
     picture = draw_heat_map(stencil, examine(stencil, image, options), options)
     height, width = stencil.level.shape
     assert picture.width == width and picture.height > height
-    assert all(share_of(picture.crop((0, 0, width, height)), colour) > 1e-4 for colour in (THIN, CLOSE, JOINED))
-    assert share_of(picture.crop((0, height, width, picture.height)), THIN) > 1e-3  # the legend
+    assert all(color_share(picture.crop((0, 0, width, height)), colour) > 1e-4 for colour in (THIN, CLOSE, JOINED))
+    assert color_share(picture.crop((0, height, width, picture.height)), THIN) > 1e-3  # the legend
     well = Options(width_mm=100, thin_mm=0, min_gap_mm=0)
     stencil = make_stencil(image, well)
     picture = draw_heat_map(stencil, examine(stencil, image, well), well)
-    assert [share_of(picture, colour) for colour in (THIN, CLOSE, JOINED)] == [0, 0, 0]
+    assert [color_share(picture, colour) for colour in (THIN, CLOSE, JOINED)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from skimage.measure import label, regionprops
 
 from app import flash
-from app.flash import DPI, PAGES, pages_of
+from app.flash import DPI, PAGES, lay_out
 
 OWL = ROOT / "data/raw/flash/owl.png"
 
@@ -54,7 +54,7 @@ def test_each_drawing_has_its_real_size_in_png_and_pdf(page, tmp_path, monkeypat
 
 def test_the_caption_is_the_files_name_or_what_was_asked_and_the_size_that_of_the_ink(tmp_path):
     (picture,) = boxes(tmp_path, 1)
-    drawing = flash.drawing_of(flash.Path(picture), 80, "a caption that is longer than thirty letters")
+    drawing = flash.make_drawing(flash.Path(picture), 80, "a caption that is longer than thirty letters")
     assert drawing.size == "40 × 20 mm" and drawing.caption == "a caption that is longer than\nthirty letters"
 
 
@@ -70,7 +70,7 @@ def test_more_than_a_page_holds_comes_on_the_next_and_nothing_overlaps(tmp_path,
 def test_a_long_title_stays_within_the_frame():
     ink = Image.new("L", (300, 200), 0)
     short, long = (
-        np.asarray(pages_of([flash.Drawing(ink, "", "")], "A4", title)[0]) for title in ("Ink", "Ink of spring " * 9)
+        np.asarray(lay_out([flash.Drawing(ink, "", "")], "A4", title)[0]) for title in ("Ink", "Ink of spring " * 9)
     )
     inside = slice(flash.px(13), flash.px(210 - 13))
     assert np.array_equal(np.delete(short, inside, axis=1), np.delete(long, inside, axis=1))
@@ -79,7 +79,7 @@ def test_a_long_title_stays_within_the_frame():
 def test_captions_of_a_row_stand_at_one_height():
     ink = Image.new("L", (300, 200), 0)
     sheets = [
-        pages_of([flash.Drawing(ink, caption, "25 × 17 mm") for caption in captions], "A4", "")[0]
+        lay_out([flash.Drawing(ink, caption, "25 × 17 mm") for caption in captions], "A4", "")[0]
         for captions in (("nnn", "nnn"), ("nnn", "ggg"))
     ]
     differs = np.argwhere(np.asarray(sheets[0]) != np.asarray(sheets[1]))[:, 1]

@@ -31,7 +31,7 @@ def square():
     return ink
 
 
-def pages_of(tmp_path, stencils, width_mm, layout):
+def read_pages(tmp_path, stencils, width_mm, layout):
     count = to_pdf(stencils, tmp_path / "s.pdf", width_mm, layout)
     pages = list(pypdfium2.PdfDocument(tmp_path / "s.pdf"))
     assert len(pages) == count
@@ -42,11 +42,11 @@ def dark(page):
     return np.asarray(page.render(scale=DPI / 72).to_pil().convert("L")) < 128
 
 
-def mm_of(page):
+def to_mm(page):
     return [round(points / 72 * 25.4, 1) for points in page.get_size()]
 
 
-def text_of(page):
+def page_text(page):
     return " ".join(page.get_textpage().get_text_range().split())
 
 
@@ -81,8 +81,8 @@ def put_together(pages, layout, columns):
 def test_the_pdf_measures_what_was_asked(tmp_path):
     ink = np.zeros((200, 200), dtype=bool)
     ink[80:121] = True  # from edge to edge
-    (page,) = pages_of(tmp_path, [("bar", ink)], 90, Layout())
-    assert mm_of(page) == [210, 297]
+    (page,) = read_pages(tmp_path, [("bar", ink)], 90, Layout())
+    assert to_mm(page) == [210, 297]
     columns = np.flatnonzero(dark(page)[px(12 + 45)])  # through the middle of the stencil
     assert (columns[-1] - columns[0] + 1) / DPI * 25.4 == pytest.approx(90, abs=0.2)
     bar = dark(page)[-px(12)]
@@ -92,16 +92,16 @@ def test_the_pdf_measures_what_was_asked(tmp_path):
 @pytest.mark.parametrize("page", PAPERS)
 @pytest.mark.parametrize("margin", [12, 25])
 def test_every_paper_has_its_size_and_its_margin(page, margin, tmp_path):
-    (sheet,) = pages_of(tmp_path, [("square", square())], 50, Layout(page, margin))
+    (sheet,) = read_pages(tmp_path, [("square", square())], 50, Layout(page, margin))
     width, height = PAPERS[page]
-    assert mm_of(sheet) == [width, height or 50 + 2 * margin + FOOTER_MM]
+    assert to_mm(sheet) == [width, height or 50 + 2 * margin + FOOTER_MM]
     # At half a millimetre within the margin there is only a mark's end: the rest keeps away from it.
     inked = dark(sheet)[px(margin + 6) : px(margin + 44)]
     assert np.flatnonzero(inked.any(axis=0))[0] == pytest.approx(px(margin + 5), abs=2)
 
 
 def test_several_fit_on_a_sheet_and_more_take_another(tmp_path):
-    pages = pages_of(tmp_path, [("square", square())] * 7, 80, Layout())
+    pages = read_pages(tmp_path, [("square", square())] * 7, 80, Layout())
     assert len(pages) == 2  # two by three on the first
     assert dark(pages[0])[: px(270)].sum() == pytest.approx(6 * px(64) ** 2, rel=0.02)
 
@@ -120,10 +120,10 @@ def test_a_large_stencil_is_whole_again_when_its_pages_are_put_together_by_their
     tmp_path, layout, width_mm, columns, rows
 ):
     ink = owl(width_mm)
-    overview, *pages = pages_of(tmp_path, [("owl", ink)], width_mm, layout)
+    overview, *pages = read_pages(tmp_path, [("owl", ink)], width_mm, layout)
     assert len(pages) == columns * rows
-    assert f"on {columns * rows} pages, {columns} wide and {rows} high" in text_of(overview)
-    assert f"page 2 of {len(pages)}" in text_of(pages[1])
+    assert f"on {columns * rows} pages, {columns} wide and {rows} high" in page_text(overview)
+    assert f"page 2 of {len(pages)}" in page_text(pages[1])
     again, size = put_together(pages, layout, columns)
     single = ink.repeat(2, axis=0).repeat(2, axis=1)
     assert size == pytest.approx((width_mm * ink.shape[0] / ink.shape[1], width_mm), abs=0.2)
@@ -135,14 +135,14 @@ def test_a_large_stencil_is_whole_again_when_its_pages_are_put_together_by_their
 
 def test_pages_lie_if_that_makes_them_fewer(tmp_path):
     wide = np.ones((100, 180), dtype=bool)
-    (page,) = pages_of(tmp_path, [("wide", wide)], 260, Layout("A4"))
-    assert mm_of(page) == [297, 210] and "page" not in text_of(page)
+    (page,) = read_pages(tmp_path, [("wide", wide)], 260, Layout("A4"))
+    assert to_mm(page) == [297, 210] and "page" not in page_text(page)
 
 
 def test_what_fits_shares_a_sheet_before_the_large_ones(tmp_path):
     stencils = [("square", square()), ("strip", np.ones((300, 50), dtype=bool)), ("square", square())]
-    pages = pages_of(tmp_path, stencils, 60, Layout("A4"))
-    assert len(pages) == 4 and "strip: 60 x 360 mm on 2 pages" in text_of(pages[1])
+    pages = read_pages(tmp_path, stencils, 60, Layout("A4"))
+    assert len(pages) == 4 and "strip: 60 x 360 mm on 2 pages" in page_text(pages[1])
 
 
 def test_a_stencil_on_many_pages_lies_in_the_file_once(tmp_path):

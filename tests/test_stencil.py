@@ -14,7 +14,7 @@ from skimage.measure import label
 
 from app.stencil.__main__ import main
 from app.stencil.files import to_svg
-from app.stencil.ink import ink_of, read_picture
+from app.stencil.ink import make_stencil, read_picture
 from app.stencil.options import Options
 
 OPTIONS = Options(width_mm=90)
@@ -31,12 +31,16 @@ def ring():
     return image
 
 
+def stencil_ink(picture, options):
+    return make_stencil(picture, options).ink
+
+
 def pieces(ink):
     return label(ink, connectivity=2).max()
 
 
 def test_a_closed_circle_stays_one_piece_with_one_hole():
-    ink = ink_of(ring(), OPTIONS)
+    ink = stencil_ink(ring(), OPTIONS)
     assert ink.shape == (1063, 1063)  # 90 mm at 300 dpi
     assert pieces(ink) == 1
     assert pieces(~ink) == 2  # within and without
@@ -45,7 +49,7 @@ def test_a_closed_circle_stays_one_piece_with_one_hole():
 def test_strokes_keep_their_width():
     image, pen = paper(90)
     pen.rectangle((10, 40, 79, 44), "black")  # 5 px of 90: 5 mm on 90 mm
-    rows = ink_of(image, OPTIONS).any(axis=1).sum()
+    rows = stencil_ink(image, OPTIONS).any(axis=1).sum()
     assert rows / 300 * 25.4 == pytest.approx(5, abs=0.3)
 
 
@@ -54,49 +58,49 @@ def test_specks_and_pinholes_go_and_lines_stay():
     pen.rectangle((20, 20, 100, 40), "black")
     pen.rectangle((50, 28, 50, 28), "white")
     pen.point([(110, 110), (5, 90)], "black")
-    ink = ink_of(image, Options(width_mm=90, speck_mm2=1.0))
+    ink = stencil_ink(image, Options(width_mm=90, speck_mm2=1.0))
     assert (pieces(ink), pieces(~ink)) == (1, 1)
-    kept = ink_of(image, Options(width_mm=90, speck_mm2=0.01))
+    kept = stencil_ink(image, Options(width_mm=90, speck_mm2=0.01))
     assert (pieces(kept), pieces(~kept)) == (3, 2)
 
 
 def test_thin_strokes_are_widened_to_what_was_asked():
     image, pen = paper(256)
     pen.line((20, 128, 235, 128), "black", 1)
-    wide = ink_of(image, Options(width_mm=90, min_stroke_mm=1.5))
+    wide = stencil_ink(image, Options(width_mm=90, min_stroke_mm=1.5))
     assert 2 * distance_transform_edt(wide).max() / 300 * 25.4 == pytest.approx(1.5, abs=0.2)
-    assert wide.sum() > ink_of(image, OPTIONS).sum()
+    assert wide.sum() > stencil_ink(image, OPTIONS).sum()
 
 
 def test_the_threshold_is_the_grey_below_which_is_ink():
     image, pen = paper()
     pen.rectangle((10, 10, 59, 117), (150, 150, 150))  # 0.59
     pen.rectangle((70, 10, 119, 117), (60, 60, 60))  # 0.24
-    shares = [ink_of(image, Options(width_mm=90, threshold=threshold)).mean() for threshold in (0.4, 0.8)]
+    shares = [stencil_ink(image, Options(width_mm=90, threshold=threshold)).mean() for threshold in (0.4, 0.8)]
     assert shares == pytest.approx([50 * 108 / 128**2, 2 * 50 * 108 / 128**2], rel=0.03)
 
 
 def test_mirror_turns_it_around():
     image, pen = paper()
     pen.rectangle((10, 10, 30, 100), "black")
-    assert np.array_equal(ink_of(image, Options(width_mm=90, mirror=True)), ink_of(image, OPTIONS)[:, ::-1])
+    assert np.array_equal(stencil_ink(image, Options(width_mm=90, mirror=True)), stencil_ink(image, OPTIONS)[:, ::-1])
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1", "CMYK"])
 def test_every_kind_of_picture_gives_the_same_stencil(mode):
-    whole = ink_of(ring(), OPTIONS)
-    assert (ink_of(ring().convert(mode), OPTIONS) != whole).mean() < 0.001
+    whole = stencil_ink(ring(), OPTIONS)
+    assert (stencil_ink(ring().convert(mode), OPTIONS) != whole).mean() < 0.001
 
 
 def test_transparency_is_paper():
     image = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (20, 20, 60, 60))
-    assert ink_of(image, OPTIONS).mean() == pytest.approx((40 / 128) ** 2, rel=0.05)
+    assert stencil_ink(image, OPTIONS).mean() == pytest.approx((40 / 128) ** 2, rel=0.05)
 
 
 def test_the_svg_is_the_png_in_outlines():
     for name in ("owl", "skull", "anchor"):
-        ink = ink_of(Image.open(ROOT / f"data/raw/flash/{name}.png"), OPTIONS)
+        ink = stencil_ink(Image.open(ROOT / f"data/raw/flash/{name}.png"), OPTIONS)
         svg = to_svg(ink, OPTIONS)
         assert re.search(r'<svg [^>]*width="90mm" height="[\d.]+mm"', svg)
         pixels = svg.replace('width="90mm"', f'width="{ink.shape[1]}"').replace('mm" viewBox', '" viewBox')

@@ -14,8 +14,9 @@ that is laid face down.
 import argparse
 from pathlib import Path
 
+from app import OUT
 from app.checks import writable
-from app.stencil.files import OUT, names_of, write_files
+from app.stencil.files import unique_names, write_files
 from app.stencil.ink import read_picture, trace
 from app.stencil.options import STYLES, check_options, with_style
 from app.stencil.paper import HANDLING_MARGIN_MM, PAPERS, Layout, check_height, check_layout
@@ -63,7 +64,7 @@ def main() -> None:
             picture = read_picture(path)
             check_height(path.name, options.width_mm, options.width_mm * picture.height / picture.width)
         writable(folder)
-        stencils = [(name, trace(path, options)) for name, path in zip(names_of(pictures), pictures, strict=True)]
+        stencils = [(name, trace(path, options)) for name, path in zip(unique_names(pictures), pictures, strict=True)]
         for (name, stencil), path in zip(stencils, pictures, strict=True):
             print("\n".join(map(str, write_files(name, path, stencil, options, folder).files.values())))
         with replace_file(folder / "stencils.pdf") as partial:

@@ -12,19 +12,23 @@ EVEN = 1.25  # a stroke is parted where its line is so many times wider or thinn
 
 def to_centre_svg(level: np.ndarray, options: Options) -> str:
     """The strokes in a group, smooth curves through few nodes; the picture's size is in mm, a unit is a pixel."""
-    height, width = level.shape
-    strokes = [stroke for path in trace_centre_lines(level).paths for stroke in strokes_of(path)]
+    strokes = [stroke for path in trace_centre_lines(level).paths for stroke in split_strokes(path)]
+    paths = "\n".join(f'<path stroke-width="{2 * radius:.1f}" d="{curve}"/>' for curve, radius in strokes)
+    group = '<g fill="none" stroke="black" stroke-linecap="round" stroke-linejoin="round">'
+    return document(f"{group}\n{paths}\n</g>\n", level.shape, options)
+
+
+def document(body: str, shape: tuple[int, ...], options: Options, namespaces: str = "") -> str:
+    """The elements as an SVG of a stencil (H, W): its size is in mm of the print, a unit is a pixel."""
+    height, width = shape
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{options.width_mm:g}mm" '
-        f'height="{options.width_mm * height / width:g}mm" viewBox="0 0 {width} {height}">\n'
-        '<g fill="none" stroke="black" stroke-linecap="round" stroke-linejoin="round">\n'
-        + "\n".join(f'<path stroke-width="{2 * radius:.1f}" d="{curve}"/>' for curve, radius in strokes)
-        + "\n</g>\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg"{namespaces} width="{options.width_mm:g}mm" '
+        f'height="{options.width_mm * height / width:g}mm" viewBox="0 0 {width} {height}">\n{body}</svg>\n'
     )
 
 
-def strokes_of(path: Path) -> list[tuple[str, float]]:
+def split_strokes(path: Path) -> list[tuple[str, float]]:
     """The path as curves, and half the width of each in pixels."""
     points, radii = path.points + 0.5, np.maximum(path.radii, 0.5)  # a pixel's middle is half a unit from its corner
     if path.closed:

@@ -9,15 +9,14 @@ import numpy as np
 import vtracer
 from PIL import Image, ImageOps
 
-from app.stencil.centre_svg import to_centre_svg
+from app.stencil.centre_svg import document, to_centre_svg
 from app.stencil.findings import examine, sentence
 from app.stencil.heat_map import draw_heat_map
-from app.stencil.ink import Stencil, on_white, read_picture, trace
+from app.stencil.ink import Stencil, on_white, read_picture, to_image, trace
 from app.stencil.options import Options
 from app.stencil.shading import shade
 from tattoo_lora.files import replace_file
 
-OUT = Path("runs/samples/adhoc")
 INKSCAPE = ' xmlns:inkscape="http://www.inkscape.org/namespaces/inkscape"'
 
 
@@ -32,10 +31,9 @@ class Made:
 
 
 def to_png(ink: np.ndarray, path: Path, options: Options) -> None:
-    picture = Image.fromarray(np.where(ink, 0, 255).astype(np.uint8))
+    picture = to_image(ink)
     if options.transparent:
-        black = Image.new("L", picture.size, 0)
-        picture = Image.merge("LA", (black, Image.fromarray(np.where(ink, 255, 0).astype(np.uint8))))
+        picture = Image.merge("LA", (Image.new("L", picture.size, 0), to_image(~ink)))
     else:
         picture = picture.convert("1", dither=Image.Dither.NONE)
     with replace_file(path) as partial:
@@ -44,22 +42,15 @@ def to_png(ink: np.ndarray, path: Path, options: Options) -> None:
 
 def to_svg(ink: np.ndarray, options: Options, shading: str = "") -> str:
     """The outlines as one SVG, its width and height in mm; with shading, each is a layer of its own."""
-    height, width = ink.shape
     png = BytesIO()  # a list of pixels would take three times as long
-    Image.fromarray(np.where(ink, 0, 255).astype(np.uint8)).save(png, "PNG", compress_level=1)
+    to_image(ink).save(png, "PNG", compress_level=1)
     traced = vtracer.convert_raw_image_to_svg(
         png.getvalue(), img_format="png", colormode="binary", mode="spline", filter_speckle=0, path_precision=2
     )
-    body = traced[traced.index("<path") if "<path" in traced else traced.index("</svg>") :]
-    names = INKSCAPE if shading else ""
+    body = traced[traced.index("<path") if "<path" in traced else traced.index("</svg>") : traced.index("</svg>")]
     if shading:
-        body = layer("shading", shading) + layer("outlines", body.replace("</svg>", "")) + "</svg>\n"
-    height_mm = options.width_mm * height / width
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f'<svg xmlns="http://www.w3.org/2000/svg"{names} width="{options.width_mm:g}mm" height="{height_mm:g}mm" '
-        f'viewBox="0 0 {width} {height}">\n{body}'
-    )
+        return document(layer("shading", shading) + layer("outlines", body), ink.shape, options, INKSCAPE)
+    return document(body, ink.shape, options)
 
 
 def layer(name: str, body: str) -> str:
@@ -67,7 +58,7 @@ def layer(name: str, body: str) -> str:
     return f'<g id="{name}" inkscape:groupmode="layer" inkscape:label="{name}">\n{body}\n</g>\n'
 
 
-def names_of(pictures: list[Path]) -> list[str]:
+def unique_names(pictures: list[Path]) -> list[str]:
     """A name for each picture's files: its own, with a number if an earlier picture has that name."""
     names: list[str] = []
     for path in pictures:
@@ -76,7 +67,7 @@ def names_of(pictures: list[Path]) -> list[str]:
     return names
 
 
-def shading_of(picture: Image.Image, stencil: Stencil, options: Options) -> str:
+def make_shading(picture: Image.Image, stencil: Stencil, options: Options) -> str:
     """The shading as SVG's elements; "" if none is wanted."""
     if options.shading is None:
         return ""
@@ -93,7 +84,7 @@ def write_files(name: str, path: Path, stencil: Stencil, options: Options, folde
     files = {kind: folder / f"{name}.stencil.{kind}" for kind in ("png", "svg")}
     to_png(stencil.ink, files["png"], options)
     with replace_file(files["svg"]) as partial:
-        partial.write_text(to_svg(stencil.ink, options, shading_of(picture, stencil, options)), encoding="utf-8")
+        partial.write_text(to_svg(stencil.ink, options, make_shading(picture, stencil, options)), encoding="utf-8")
     if options.centre_lines:
         files["lines"] = folder / f"{name}.stencil.lines.svg"
         with replace_file(files["lines"]) as partial:

@@ -41,15 +41,15 @@ def narrow(stencil: Stencil, options: Options) -> tuple[list[Place], list[Place]
     fixed_mm = options.line_mm or options.min_stroke_mm
     thin_mm = options.thin_mm * (DRAWN if fixed_mm * SLACK >= options.thin_mm else 1)
     fixed = fixed_mm * options.px_per_mm
-    found, grows = [], 0.0
+    narrow_ones, grows = [], 0.0
     for level, limit_mm, stays in ((stencil.level, thin_mm, 0), (-stencil.level, options.min_gap_mm, fixed)):
         limit = limit_mm * options.px_per_mm
         measured = measure(level, FARTHEST * limit)
-        found.append(narrow_places(level, measured, limit))
-        places = found[-1] or narrow_places(level, measured, limit, FARTHEST)
-        if found[-1] or not (level is stencil.level and fixed):
+        narrow_ones.append(narrow_places(level, measured, limit))
+        places = narrow_ones[-1] or narrow_places(level, measured, limit, FARTHEST)
+        if narrow_ones[-1] or not (level is stencil.level and fixed):
             grows = max([grows, *((limit + stays) / (place.width + stays) for place in places)])
-    return found[0], found[1], grows
+    return narrow_ones[0], narrow_ones[1], grows
 
 
 def smallest_width(picture: Image.Image, options: Options, passes: bool, grows: float) -> float | None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import streamlit as st
 
+from app import OUT
 from app.runs import Run
-from app.stencil.files import OUT, write_stencil
+from app.stencil.files import write_stencil
 from app.stencil.options import LIMITS, STYLES, Options, with_style
 from app.stencil.paper import HANDLING_MARGIN_MM, MARGIN_MM, PAPERS, Layout
 from app.stencil.sheets import to_pdf

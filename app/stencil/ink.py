@@ -118,9 +118,9 @@ def without_specks(level: np.ndarray, options: Options) -> np.ndarray:
     return np.where(ink, away, -away)
 
 
-def ink_of(picture: Image.Image, options: Options) -> np.ndarray:
-    """True where the stencil is black, (H, W) at the size and dpi of the print."""
-    return make_stencil(picture, options).ink
+def to_image(ink: np.ndarray) -> Image.Image:
+    """The ink (H, W) in black on white, L."""
+    return Image.fromarray(np.where(ink, 0, 255).astype(np.uint8))
 
 
 def trace(path: Path, options: Options) -> Stencil:

@@ -48,7 +48,7 @@ def near(lines: CentreLines, radius: float) -> np.ndarray:
 def with_line_width(level: np.ndarray, lines: CentreLines, width: float) -> np.ndarray:
     """The stencil with all its lines of that width in pixels; areas stay. Pieces and holes stay as many."""
     drawn = near(lines, width / 2)
-    areas = areas_of(lines)
+    areas = find_areas(lines)
     if areas is not None:
         drawn = np.where(areas, np.maximum(drawn, level), drawn)
     return kept_apart(drawn, lines.skeleton)
@@ -68,7 +68,7 @@ def kept_apart(drawn: np.ndarray, seed: np.ndarray) -> np.ndarray:
     return np.where(ink, np.maximum(drawn, edge), np.minimum(drawn, -edge))
 
 
-def areas_of(lines: CentreLines) -> np.ndarray | None:
+def find_areas(lines: CentreLines) -> np.ndarray | None:
     """True in the discs in which the drawing is wider than its lines; None if there are none."""
     if not lines.paths:
         return None
@@ -86,7 +86,7 @@ def areas_of(lines: CentreLines) -> np.ndarray | None:
 
 def find_joins(level: np.ndarray, lines: CentreLines, longest: float) -> list[Join]:
     """The breaks, up to `longest` pixels, between ends of lines that look at each other, each end at most once."""
-    ends = [end for path in lines.paths for end in ends_of(path)]
+    ends = [end for path in lines.paths for end in free_ends(path)]
     if len(ends) < 2:
         return []
     points = np.stack([end.point for end in ends])
@@ -114,7 +114,7 @@ def find_joins(level: np.ndarray, lines: CentreLines, longest: float) -> list[Jo
     return joins
 
 
-def ends_of(path: Path) -> list[End]:
+def free_ends(path: Path) -> list[End]:
     radius = float(np.median(path.radii))
     back = max(4, round(3 * radius))
     if path.closed or len(path.points) <= radius + 1:  # a dot looks nowhere

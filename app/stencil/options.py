@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.checks import check
+from app.checks import check_limits
 from tattoo_lora.params import Range
 
 INCH_MM = 25.4
@@ -82,6 +82,4 @@ def with_style(given: dict) -> Options:
 
 def check_options(options: Options, width: str = "--width-mm") -> None:
     """UserError if a number is out of bounds; `width` is the option that gives the width."""
-    for name, allowed in LIMITS.items():
-        if (value := getattr(options, name)) is not None:
-            check(width if name == "width_mm" else "--" + name.replace("_", "-"), value, allowed)
+    check_limits(options, LIMITS, width_mm=width)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil
 
-from app.checks import check
+from app.checks import check_limits
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Range
 
@@ -61,8 +61,7 @@ class Tile:
 
 def check_layout(layout: Layout) -> None:
     """UserError if a length is out of bounds."""
-    for name, allowed in LIMITS.items():
-        check("--" + name.replace("_", "-"), getattr(layout, name), allowed)
+    check_limits(layout, LIMITS)
 
 
 def check_height(name: str, width_mm: float, height_mm: float) -> None:
@@ -80,7 +79,7 @@ def spans(length: float, room: float, overlap: float) -> list[tuple[float, float
 def tiles(width_mm: float, height_mm: float, room: tuple[float, float], overlap: float) -> list[Tile]:
     """The pages of a stencil, row by row."""
     columns, rows = spans(width_mm, room[0], overlap), spans(height_mm, room[1], overlap)
-    found = []
+    parts = []
     for (row, (top, bottom)), (column, (left, right)) in product(enumerate(rows), enumerate(columns)):
         inner = (
             left + overlap / 2 * (column > 0),
@@ -88,8 +87,8 @@ def tiles(width_mm: float, height_mm: float, room: tuple[float, float], overlap:
             right - overlap / 2 * (column < len(columns) - 1),
             bottom - overlap / 2 * (row < len(rows) - 1),
         )
-        found.append(Tile(row, column, (left, top, right, bottom), inner))
-    return found
+        parts.append(Tile(row, column, (left, top, right, bottom), inner))
+    return parts
 
 
 def shelves(widths: list[float], room: float, gap: float) -> list[list[int]]:

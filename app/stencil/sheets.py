@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from reportlab.lib.units import mm
 from reportlab.lib.utils import ImageReader, simpleSplit
 from reportlab.pdfgen.canvas import Canvas
 
+from app.stencil.ink import to_image
 from app.stencil.paper import FOOTER_MM, PAPERS, Box, Layout, Tile, on_sheets, tiles
 
 SCALE_BAR_MM = 50
@@ -67,7 +67,10 @@ def to_pdf(stencils: list[tuple[str, np.ndarray]], path: Path, width_mm: float, 
     """
     canvas = Canvas(str(path), invariant=True)
     canvas.setTitle("Stencils, print at 100%")
-    sized = [(name, picture_of(ink), (width_mm, width_mm * ink.shape[0] / ink.shape[1])) for name, ink in stencils]
+    # A picture that is drawn on several pages lies in the file once.
+    sized = [
+        (name, ImageReader(to_image(ink)), (width_mm, width_mm * ink.shape[0] / ink.shape[1])) for name, ink in stencils
+    ]
     room = layout.rooms()[0]
     small = [(picture, size) for _, picture, size in sized if layout.fits(*size)]
     for placed in on_sheets([size for _, size in small], room):
@@ -141,8 +144,3 @@ def add_map(
         canvas.setFont(FONT, FONT_POINTS)
         canvas.drawCentredString((x0 + x1) / 2 * mm, (sheet.height - (y0 + y1) / 2 - 1) * mm, str(number))
     canvas.showPage()
-
-
-def picture_of(ink: np.ndarray) -> ImageReader:
-    """The ink as the PDF takes it; drawn on several pages, it lies in the file once."""
-    return ImageReader(Image.fromarray(np.where(ink, 0, 255).astype(np.uint8)))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.generate import OUT, Settings, Studio, adapter_path, adapter_sha256, save
+from app import OUT
+from app.generate import Settings, Studio, adapter_path, adapter_sha256, save
 from app.runs import BASE, Run, workspace
 from app.ui import current_params, show_error, show_picture
 from tattoo_lora.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 from PIL import Image
 
-from app.generate import OUT
+from app import OUT
 from app.tryon import (
     BENDS,
     INKS,
