@@ -41,7 +41,7 @@ def gaps(turned=0):
 
 
 def find(image, options):
-    return examine(make_stencil(image, options), image, options)
+    return examine(make_stencil(image, options), options)
 
 
 @pytest.mark.parametrize("width_mm", [40, 80, 160])
@@ -145,14 +145,14 @@ def test_the_heat_map_has_the_stencils_size_and_colours_what_is_found():
     pen.rectangle((315, 700, 500, 702), "black")
     options = Options(width_mm=100, min_gap_mm=1.5, close_gaps_mm=3)
     stencil = make_stencil(image, options)
-    picture = draw_heat_map(stencil, examine(stencil, image, options), options)
+    picture = draw_heat_map(stencil, examine(stencil, options), options)
     height, width = stencil.level.shape
     assert picture.width == width and picture.height > height
     assert all(color_share(picture.crop((0, 0, width, height)), colour) > 1e-4 for colour in (THIN, CLOSE, JOINED))
     assert color_share(picture.crop((0, height, width, picture.height)), THIN) > 1e-3  # the legend
     well = Options(width_mm=100, thin_mm=0, min_gap_mm=0)
     stencil = make_stencil(image, well)
-    picture = draw_heat_map(stencil, examine(stencil, image, well), well)
+    picture = draw_heat_map(stencil, examine(stencil, well), well)
     assert [color_share(picture, colour) for colour in (THIN, CLOSE, JOINED)] == [0, 0, 0]
 
 

@@ -42,7 +42,7 @@ def test_greys_become_a_layer_that_is_as_dark_and_leaves_the_lines_free(kind, mi
     image, options = shaded(), Options(width_mm=60, shading=kind, mirror=mirror)
     stencil = make_stencil(image, options)
     assert stencil.ink.mean() == pytest.approx(2 * (171 * 361 - 155 * 345) / 400**2, rel=0.2)  # the frames alone
-    shading = make_shading(image, stencil, options)
+    shading = make_shading(stencil, options)
     svg = to_svg(stencil.ink, options, shading)
     layers = {g.get(f"{INKSCAPE}label"): g for g in ElementTree.fromstring(svg.encode()).iter(f"{SVG}g")}
     assert list(layers) == ["shading", "outlines"]

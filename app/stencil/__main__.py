@@ -65,8 +65,8 @@ def main() -> None:
             check_height(path.name, options.width_mm, options.width_mm * picture.height / picture.width)
         writable(folder)
         stencils = [(name, trace(path, options)) for name, path in zip(unique_names(pictures), pictures, strict=True)]
-        for (name, stencil), path in zip(stencils, pictures, strict=True):
-            print("\n".join(map(str, write_files(name, path, stencil, options, folder).files.values())))
+        for name, stencil in stencils:
+            print("\n".join(map(str, write_files(name, stencil, options, folder).files.values())))
         with replace_file(folder / "stencils.pdf") as partial:
             to_pdf([(name, stencil.ink) for name, stencil in stencils], partial, options.width_mm, layout)
         print(folder / "stencils.pdf")

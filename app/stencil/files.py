@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from app.stencil.centre_svg import document, to_centre_svg
 from app.stencil.findings import examine, sentence
 from app.stencil.heat_map import draw_heat_map
-from app.stencil.ink import Stencil, on_white, read_picture, to_image, trace
+from app.stencil.ink import Stencil, on_white, to_image, trace
 from app.stencil.options import Options
 from app.stencil.shading import shade
 from tattoo_lora.files import replace_file
@@ -67,24 +67,23 @@ def unique_names(pictures: list[Path]) -> list[str]:
     return names
 
 
-def make_shading(picture: Image.Image, stencil: Stencil, options: Options) -> str:
+def make_shading(stencil: Stencil, options: Options) -> str:
     """The shading as SVG's elements; "" if none is wanted."""
     if options.shading is None:
         return ""
-    grey = on_white(picture)
+    grey = on_white(stencil.picture)
     return shade(ImageOps.mirror(grey) if options.mirror else grey, stencil.ink, options)
 
 
-def write_files(name: str, path: Path, stencil: Stencil, options: Options, folder: Path) -> Made:
+def write_files(name: str, stencil: Stencil, options: Options, folder: Path) -> Made:
     """<name>.stencil.png and .svg in the folder, and <name>.stencil.check.png where there is something to see on it."""
-    picture = read_picture(path)
-    findings = examine(stencil, picture, options)
+    findings = examine(stencil, options)
     said = f"{name}: {sentence(findings, len(stencil.joins), options)}"
     print(said, file=sys.stderr)
     files = {kind: folder / f"{name}.stencil.{kind}" for kind in ("png", "svg")}
     to_png(stencil.ink, files["png"], options)
     with replace_file(files["svg"]) as partial:
-        partial.write_text(to_svg(stencil.ink, options, make_shading(picture, stencil, options)), encoding="utf-8")
+        partial.write_text(to_svg(stencil.ink, options, make_shading(stencil, options)), encoding="utf-8")
     if options.centre_lines:
         files["lines"] = folder / f"{name}.stencil.lines.svg"
         with replace_file(files["lines"]) as partial:
@@ -101,4 +100,4 @@ def write_files(name: str, path: Path, stencil: Stencil, options: Options, folde
 
 def write_stencil(path: Path, options: Options, folder: Path) -> Made:
     """The picture's stencil, and its files in the folder."""
-    return write_files(path.stem, path, trace(path, options), options, folder)
+    return write_files(path.stem, trace(path, options), options, folder)

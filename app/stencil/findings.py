@@ -27,12 +27,12 @@ class Findings:
     needs_mm: float | None  # None: no width is enough that can be printed
 
 
-def examine(stencil: Stencil, picture: Image.Image, options: Options) -> Findings:
-    """What is too narrow in the stencil that was made of the picture with these options."""
+def examine(stencil: Stencil, options: Options) -> Findings:
+    """What is too narrow in the stencil that was made with these options."""
     thin, close, grows = narrow(stencil, options)
     if not thin and not close and stencil.level.size > MOST_SEARCHED:
         return Findings(thin, close, options.width_mm)  # whether less is enough would take many seconds
-    return Findings(thin, close, smallest_width(picture, options, not thin and not close, grows))
+    return Findings(thin, close, smallest_width(stencil.picture, options, not thin and not close, grows))
 
 
 def narrow(stencil: Stencil, options: Options) -> tuple[list[Place], list[Place], float]:

@@ -22,6 +22,7 @@ MOST_PIXELS = 40e6  # 300 mm square at 500 dpi: a minute and two gigabytes
 class Stencil:
     """A stencil at the size and dpi of its print."""
 
+    picture: Image.Image  # what it was made of
     level: np.ndarray  # (H, W), float32; an edge is where it crosses 0, between two pixels
     joins: list[Join] = field(default_factory=list)  # what was drawn across breaks
 
@@ -100,7 +101,7 @@ def make_stencil(picture: Image.Image, options: Options) -> Stencil:
         level = np.ascontiguousarray(level[:, ::-1])
         last = level.shape[1] - 1
         joins = [Join(*(np.array([y, last - x]) for y, x in (one.start, one.end)), one.radius) for one in joins]
-    return Stencil(level, joins)
+    return Stencil(picture, level, joins)
 
 
 def without_specks(level: np.ndarray, options: Options) -> np.ndarray:
