@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +41,16 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "t",
     "GIT_COMMITTER_EMAIL": "t@localhost",
 }
+
+
+def start(*command: str, cwd: Path, **options: Any) -> subprocess.Popen:
+    """The process of a command that heeds signals, even if a suite in the background or under nohup ignores them."""
+
+    def heed_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, preexec_fn=heed_signals, **options)
 
 
 def run(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, copy_project, room_for, run, set_value
+from conftest import ENVIRONMENT, copy_project, room_for, run, set_value, start
 from safetensors import SafetensorError
 
 from stages.train.checkpoint import Checkpoints
@@ -44,16 +44,7 @@ def rows(path):
 
 def interrupt(project, arguments, log, row, with_signal):
     """Start the command and send the signal once the log has `row` rows; the exit code and what was printed."""
-    # A suite run in the background may itself have been told to ignore Ctrl-C, and would hand that on.
-    process = subprocess.Popen(
-        arguments,
-        cwd=project,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = start(*arguments, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while rows(log) < row and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

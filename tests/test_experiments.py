@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, commit, copy_project, run, set_value
+from conftest import commit, copy_project, run, set_value, start
 
 from app.seeds import SCORES
 
@@ -90,15 +90,8 @@ def test_an_experiment_in_a_temporary_folder_goes_on_where_it_was_stopped_and_kn
     set_value(copy / "params.yaml", "checkpoint_every", 10)
     commit(copy)
     command = ["dvc", "exp", "run", "--temp", "-f", "-S", "caption_blip.max_new_tokens=20"]  # -f: every stage runs
-    process = subprocess.Popen(
-        command,
-        cwd=copy,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = start(*command, cwd=copy, start_new_session=True, **quiet)
     deadline = time.monotonic() + 300
     while not list((copy / ".scratch/train").glob("*/step00000020")):
         assert process.poll() is None and time.monotonic() < deadline

@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from conftest import ENVIRONMENT, ROOT, copy_project, run, set_value
+from conftest import ROOT, copy_project, run, set_value, start
 
 from tattoo_lora.params import load_params
 
@@ -135,15 +135,7 @@ def test_another_version_is_named_with_the_one_that_was_tried(copy, tmp_path):
 def test_a_signal_stops_the_stage_that_runs_too(copy, tmp_path, number):
     stage = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)\n"
     (copy / "stages/preprocess/__main__.py").write_text(stage)
-    with subprocess.Popen(
-        ["python", "main.py"],
-        cwd=copy,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A suite run in the background or by nohup may have been told to ignore these, and would hand that on.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
-    ) as press:
+    with start("python", "main.py", cwd=copy, stderr=subprocess.PIPE, text=True) as press:
         deadline = time.monotonic() + 90
         while not (copy / "pid").exists() or not (copy / "pid").read_text():
             assert time.monotonic() < deadline and press.poll() is None
