@@ -101,7 +101,7 @@ def changes(caption: str, enriched: str, suffix: str) -> list[str]:
         "shortened": len(after) < len(before),
         "suffix added": bool(suffix) and before == cleaned,
     }
-    return [what for what, is_so in done.items() if is_so]
+    return [change for change, is_made in done.items() if is_made]
 
 
 def shorten(words: list[str]) -> list[str]:
@@ -145,9 +145,8 @@ def main() -> None:
         captions = read_captions(folder, stems)
         users = read_user_captions(args.processed / "captions_user.csv")
 
-        from tattoo_lora.diffusion.tokenizer import (
-            load_tokenizer,
-        )  # transformers is slow to import; arguments are checked first
+        # transformers is slow to import, so arguments are checked first.
+        from tattoo_lora.diffusion.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(profile.base)
 

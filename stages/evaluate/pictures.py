@@ -49,14 +49,14 @@ def measure_pictures(
     scored = ("clip_score", "style", "style_cosine", "diversity")
     means = {name: sum(row[name] for row in rows) / len(rows) for name in scored} | asdict(mean_line_art(line_art))
     means["copies"] = sum(row["copy"] for row in near) / len(near)
-    return means, [row | found for row, found in zip(rows, near, strict=True)]
+    return means, [row | nearest_row for row, nearest_row in zip(rows, near, strict=True)]
 
 
 def control_rows(embedded: Embedded, params: EvaluateParams) -> list[dict]:
     """The same search for copies among the held-out drawings, which are none: what is flagged is a false alarm."""
     held_out = embedded.only("val", "test")
-    found = nearness(held_out.pixels[:, 0], held_out.clip[:, 0], embedded.only("train"), params)
-    return [{"file": drawing.file} | row for drawing, row in zip(held_out.drawings, found, strict=True)]
+    near = nearness(held_out.pixels[:, 0], held_out.clip[:, 0], embedded.only("train"), params)
+    return [{"file": drawing.file} | row for drawing, row in zip(held_out.drawings, near, strict=True)]
 
 
 def nearness(pixels: Tensor, clip: Tensor, learned: Embedded, params: EvaluateParams) -> list[dict]:

@@ -43,6 +43,7 @@ from stages.report.findings import (
     Findings,
     collapsed,
     compare_all,
+    false_alarms,
     headline,
     learned_by_heart,
     read_evaluation,
@@ -93,16 +94,17 @@ def line_art_cell(pictures: Sequence[LineArt], target: LineArt) -> str:
     return f"{'yes' if are_line_art(pictures, target) else 'no'}, {count_line_art(pictures)} of {len(pictures)}"
 
 
-def control_share(evaluations: dict[str, Evaluation]) -> str:
-    """The share of held-out drawings, which are no copies, that are flagged as copies; the same in each evaluation."""
-    control = next(iter(evaluations.values())).control
-    return f"{control['copy'].mean():.0%}"
-
-
 def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineArt]) -> str:
     """The line-art measures, the held-out drawings first, and the share of copies."""
     target = mean_line_art(held_out)
-    rows = [("held-out drawings", line_art_cell(held_out, target), target, control_share(evaluations))]
+    rows = [
+        (
+            "held-out drawings",
+            line_art_cell(held_out, target),
+            target,
+            f"{false_alarms(evaluations)['copy'].mean():.0%}",
+        )
+    ]
     for name, evaluation in evaluations.items():
         like = line_art_cell(evaluation.measured, target)
         rows.append((name, like, evaluation.line_art, f"{evaluation.metrics['copies']:.0%}"))
@@ -182,13 +184,14 @@ def findings_json(evaluations: dict[str, Evaluation], findings: Findings, held_o
         ],
         "line_art": {name: evaluation.is_line_art(target) for name, evaluation in evaluations.items()},
         "collapsed": collapsed(evaluations),
-        "false_alarms": round(next(iter(evaluations.values())).control["copy"].mean(), 4),
+        "false_alarms": round(false_alarms(evaluations)["copy"].mean(), 4),
         "copies": {name: round(evaluation.metrics["copies"], 4) for name, evaluation in evaluations.items()},
     }
     return json.dumps(content, indent=2) + "\n"
 
 
 def count_split(rows: Sequence[ManifestRow], split: str) -> int:
+    """How many of the drawings are in that split."""
     return sum(row.split == split for row in rows)
 
 
@@ -238,11 +241,11 @@ def how_made(all_params: Params, profile: Profile) -> str:
 def copies_text(evaluations: dict[str, Evaluation]) -> str:
     """The flagged shares beside that of the control, and where the control would put the thresholds."""
     shares = ", ".join(f"{name} {evaluation.metrics['copies']:.0%}" for name, evaluation in evaluations.items())
-    control = next(iter(evaluations.values())).control
+    control = false_alarms(evaluations)
     least = thresholds(control)
     return (
         f"Near copies: {shares}. Of the {len(control)} held-out drawings, which nobody copied, "
-        f"{control_share(evaluations)} are flagged in the same way: false alarms.\n"
+        f"{control['copy'].mean():.0%} are flagged in the same way: false alarms.\n"
         f"By these drawings, `evaluate.copy_correlation` should be "
         f"{least['correlation']:.2f} and `copy_cosine` {least['cosine']:.2f}."
     )
@@ -324,17 +327,21 @@ Formulas and limits: tattoo_lora/diffusion/line_art.py.
 {how_made(all_params, profile)}"""
 
 
+def by_step(folder: Path, file: str) -> dict[int, Path]:
+    """The file of that name from each of a training's evaluations."""
+    return {int(path.parent.name.removeprefix("eval_step")): path for path in folder.glob(f"eval_step*/{file}")}
+
+
 def add_seen_losses(log: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """The log with a column seen_loss, from what a training wrote beside its pictures."""
-    paths = {int(path.parent.name.removeprefix("eval_step")): path for path in folder.glob("eval_step*/losses.json")}
+    paths = by_step(folder, "losses.json")
     losses = {step: json.loads(path.read_text(encoding="utf-8"))["seen_loss"] for step, path in paths.items()}
     return log.assign(seen_loss=log["step"].map(losses))
 
 
 def read_steps(folder: Path) -> dict[int, Image.Image]:
     """The first prompt's picture by step, from those that a training drew."""
-    paths = {int(path.parent.name.removeprefix("eval_step")): path for path in folder.glob("eval_step*/prompt00.png")}
-    return {step: Image.open(path).convert("RGB") for step, path in paths.items()}
+    return {step: Image.open(path).convert("RGB") for step, path in by_step(folder, "prompt00.png").items()}
 
 
 def losses_by_timestep(evaluations: dict[str, Evaluation]) -> dict[str, pd.DataFrame]:

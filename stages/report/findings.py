@@ -124,10 +124,15 @@ def learned_by_heart(evaluation: Evaluation, base: Evaluation) -> Difference:
     """
     changes = []
     for split in ("train", "test"):
-        tables = (found.losses[found.losses["split"] == split] for found in (evaluation, base))
-        losses = [table.groupby("file")["loss"].mean() for table in tables]
-        changes.append(np.log(losses[0] / losses[1]))
+        tables = (losses[losses["split"] == split] for losses in (evaluation.losses, base.losses))
+        means = [table.groupby("file")["loss"].mean() for table in tables]
+        changes.append(np.log(means[0] / means[1]))
     return as_ratio(unpaired_difference(*changes))
+
+
+def false_alarms(evaluations: dict[str, Evaluation]) -> pd.DataFrame:
+    """The search for copies among the held-out drawings, which are none; the same in each evaluation."""
+    return next(iter(evaluations.values())).control
 
 
 def thresholds(control: pd.DataFrame) -> dict[str, float]:

@@ -26,9 +26,9 @@ class Drawing:
 
 def sample(drawings: Iterable[Drawing], split: str, count: int) -> list[Drawing]:
     """At most `count` drawings of one split, in their order: those with the lowest hashes, whatever their names."""
-    of_split = [drawing for drawing in drawings if drawing.split == split]
-    chosen = set(sorted(drawing.sha256 for drawing in of_split)[:count])
-    return [drawing for drawing in of_split if drawing.sha256 in chosen][:count]
+    drawings = [drawing for drawing in drawings if drawing.split == split]
+    chosen = set(sorted(drawing.sha256 for drawing in drawings)[:count])
+    return [drawing for drawing in drawings if drawing.sha256 in chosen][:count]
 
 
 def write_drawings(path: Path, drawings: list[Drawing]) -> None:

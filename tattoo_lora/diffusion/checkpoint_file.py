@@ -27,11 +27,8 @@ OTHERS = {
     "double_blocks.": "Flux",
     "cond_stage_model.model.": "Stable Diffusion 2",
 }
-INPUTS = {
-    9: "an inpainting model",
-    8: "InstructPix2Pix",
-    5: "a depth-to-image model",
-}  # by channels of the UNet's input
+# By channels of the UNet's input.
+INPUTS = {9: "an inpainting model", 8: "InstructPix2Pix", 5: "a depth-to-image model"}
 
 
 def is_checkpoint(model_id: str) -> bool:

@@ -19,9 +19,8 @@ def as_lora(layer: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _lora(layer: dict[str, Tensor], one: tuple, other: tuple, product) -> dict[str, Tensor]:
     down, up = product(*one[:2], *other[:2])
-    own_rank = (
-        one[2] or other[2]
-    )  # what alpha is divided by; None where no matrix is factored, and alpha does not count
+    # What alpha is divided by: None if no matrix is factored, and then alpha does not count.
+    own_rank = one[2] or other[2]
     scale = layer["alpha"].item() / own_rank if own_rank and "alpha" in layer else 1.0
     return {"down": down, "up": up, "alpha": torch.tensor(scale * down.shape[0])}
 
