@@ -3,7 +3,7 @@
     streamlit run app/dashboard.py
 
 Start it in the project's top folder. app/.streamlit/config.toml, which counts wherever it is started, keeps it on this
-machine. It reads what the stages wrote, while they run too, and loads no model before the Playground draws its first
+machine. It reads what the stages wrote, while they run too, and loads no model before the Draw page draws its first
 picture.
 """
 
@@ -23,14 +23,13 @@ if not Path("dvc.yaml").is_file():
     st.code("cd <the project's folder>\nstreamlit run app/dashboard.py", language="bash")
     st.stop()
 
+st.html(Path(__file__).with_name("style.css"))
 st.navigation(
     [
-        st.Page("views/overview.py", title="Overview", icon=":material/dashboard:", default=True),
-        st.Page("views/curves.py", title="Curves", icon=":material/show_chart:"),
-        st.Page("views/gallery.py", title="Gallery", icon=":material/photo_library:"),
-        st.Page("views/data.py", title="Data", icon=":material/folder_open:"),
-        st.Page("views/playground.py", title="Playground", icon=":material/brush:"),
-        st.Page("views/tryon.py", title="Try on", icon=":material/back_hand:", url_path="tryon"),
+        st.Page("views/start.py", title="Start", icon=":material/home:", default=True),
+        st.Page("views/train.py", title="Train", icon=":material/model_training:"),
+        st.Page("views/draw.py", title="Draw", icon=":material/brush:"),
+        st.Page("views/print.py", title="Print", icon=":material/print:"),
         st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
     ],
     position="top",

@@ -29,7 +29,7 @@ PHONE = {  # Streamlit goes by what the browser calls itself
     "is_mobile": True,
     "has_touch": True,
 }
-PAGES = ("Overview", "Curves", "Gallery", "Data", "Playground", "Try on", "Compare")
+PAGES = ("Start", "Train", "Draw", "Print", "Compare")
 
 
 @pytest.fixture(scope="module")

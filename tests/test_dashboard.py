@@ -27,7 +27,10 @@ from app.ui import as_markdown, thumbnail
 from tattoo_lora.params import load_params
 
 LISTING = "DVC is still listing the experiments; they will appear here."
-PAGES = ("overview", "curves", "gallery", "data", "playground", "tryon", "compare")
+PAGES = ("start", "train", "draw", "print", "compare")
+GALLERY, CURVES = {"compare_section": "Gallery"}, {"compare_section": "Curves"}
+DRAWINGS = {"train_section": "Drawings"}
+LOOKS = [("start", {}), ("train", {}), ("train", DRAWINGS), ("draw", {}), ("compare", {}), ("compare", GALLERY)]
 
 
 @pytest.fixture
@@ -42,11 +45,13 @@ def light(finished, tmp_path):
 
 
 @contextlib.contextmanager
-def opened(project, page="overview"):
-    """The page as AppTest runs it in the project; it must not have raised."""
+def opened(project, page="start", **chosen):
+    """The page as AppTest runs it in the project, with what was chosen before; it must not have raised."""
     with contextlib.chdir(project):
         app = AppTest.from_file(str(ROOT / "app/dashboard.py"), default_timeout=60).run()
-        if page != "overview":
+        for name, choice in chosen.items():
+            app.session_state[name] = choice
+        if page != "start":
             app.switch_page(f"views/{page}.py").run()
         assert not app.exception, app.exception[0].stack_trace
         yield app
@@ -74,9 +79,9 @@ def files(project):
     return {str(path.relative_to(project)): path.stat().st_mtime_ns for path in kept if "__pycache__" not in str(path)}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "tryon"])
-def test_before_any_run_a_page_says_what_to_do(project, page):
-    with opened(project, page) as app:
+@pytest.mark.parametrize(("page", "chosen"), LOOKS)
+def test_before_any_run_a_page_says_what_to_do(project, page, chosen):
+    with opened(project, page, **chosen) as app:
         look_again_while(app, LISTING)
         commands = "\n".join(block.value for block in app.code)
         said = texts(app) + commands + "".join(info.value for info in app.info)
@@ -107,7 +112,7 @@ def test_the_overview_says_which_stages_a_change_makes_stale_and_why(copy):
 
 
 def test_curves_of_a_run_that_is_deleted_under_the_page_go(light):
-    with opened(light, "curves") as app:
+    with opened(light, "compare", **CURVES) as app:
         assert len(app.get("vega_lite_chart")) == 3
         shutil.rmtree(light / "runs")
         app.run()
@@ -119,13 +124,13 @@ def test_a_log_that_is_being_written_is_drawn_as_far_as_it_goes(light):
     log = light / "runs/logs/blip.csv"
     log.write_bytes(log.read_bytes()[:-3])
     (light / "runs/logs/vanilla.csv").write_bytes(b"step,tr")
-    with opened(light, "curves") as app:
+    with opened(light, "compare", **CURVES) as app:
         assert app.multiselect[1].options == ["blip", "blip_plus"]
         assert len(app.get("vega_lite_chart")) == 3
 
 
 def test_the_gallery_shows_the_chosen_step_with_the_base_beside(light):
-    with opened(light, "gallery") as app:
+    with opened(light, "compare", **GALLERY) as app:
         slider = app.select_slider(key="step")
         assert slider.options == ["0", "2", "4"] and slider.value == 4
         whole = pictures(app)
@@ -140,7 +145,7 @@ def test_the_gallery_shows_the_chosen_step_with_the_base_beside(light):
 
 @pytest.mark.slow  # draws every picture twice
 def test_the_gallery_shows_another_seed(finished):
-    with opened(finished, "gallery") as app:
+    with opened(finished, "compare", **GALLERY) as app:
         seeds = next(control for control in app.get("button_group") if control.label == "Seed")
         scores = [line for line in texts(app).splitlines() if line.startswith("clip ")]
         seeds.set_value("8").run()
@@ -149,7 +154,7 @@ def test_the_gallery_shows_another_seed(finished):
 
 
 def test_the_data_page_searches_names_and_captions(finished):
-    with opened(finished, "data") as app:
+    with opened(finished, "train", **DRAWINGS) as app:
         assert " 12 kept" in texts(app).splitlines()[0]
         app.text_input[0].set_value("SKULL").run()
         assert not app.exception and "skull.png" in texts(app) and "owl.png" not in texts(app)
@@ -164,7 +169,7 @@ def test_the_data_page_shows_what_was_set_aside_and_why(copy):
     (raw / "another owl.png").write_bytes(owl)
     (raw / "torn.png").write_bytes(owl[: len(owl) // 2])
     run("dvc", "repro", "preprocess", cwd=copy)
-    with opened(copy, "data") as app:
+    with opened(copy, "train", **DRAWINGS) as app:
         counts = texts(app).splitlines()[0]
         assert all(count in counts for count in (" 12 kept", " 1 duplicate", " 1 rejected"))
         assert app.tabs[2].label == "Duplicates (1)"
@@ -178,7 +183,7 @@ def test_a_drawing_is_tried_on_a_photo_at_its_size_and_nothing_is_written(tmp_pa
     photo = io.BytesIO()
     arm().save(photo, "PNG")
     (tmp_path / "dvc.yaml").touch()
-    with opened(tmp_path, "tryon") as app:
+    with opened(tmp_path, "print") as app:
         assert not app.selectbox  # nothing was drawn here
         app.file_uploader[0].upload("owl.png", (ROOT / "data/raw/flash/owl.png").read_bytes())
         app.file_uploader[1].upload("arm.png", photo.getvalue()).run()
@@ -202,7 +207,7 @@ def test_pictures_that_were_drawn_here_can_be_tried_on_the_newest_first(tmp_path
         path = tmp_path / "runs/samples/adhoc" / name
         path.touch()
         os.utime(path, (1e9 - age, 1e9 - age))
-    with opened(tmp_path, "tryon") as app:
+    with opened(tmp_path, "print") as app:
         assert app.selectbox[0].options == ["new.png", "old.png"]
 
 
@@ -262,8 +267,8 @@ def test_names_captions_and_prompts_stay_texts(light):
     for prompt in (load_params(light).train.prompts[0], load_params(light).evaluate.prompts[0]):
         params = params.replace(f"- {prompt}", f"- '{hostile}'")
     (light / "params.yaml").write_text(params)
-    for page in ("data", "gallery", "playground"):
-        with opened(light, page) as app:
+    for page, chosen in LOOKS:
+        with opened(light, page, **chosen) as app:
             marked = [*app.markdown, *app.caption, *app.title, *app.subheader, *app.info, *app.warning, *app.error]
             assert all("evil" not in element.value for element in marked)
             assert all("evil" not in getattr(element, "label", "") for element in app.main if element.type != "text")
@@ -287,7 +292,7 @@ def test_thumbnails_are_of_pictures_alone(finished):
 @pytest.mark.slow
 def test_a_playground_picture_is_the_one_that_the_command_line_draws_and_nothing_else_is_written(copy):
     before = files(copy)
-    with opened(copy, "playground") as app:
+    with opened(copy, "draw") as app:
         app.text_area[0].set_value("an owl, ink")
         app.slider[1].set_value(2)  # steps
         app.slider[0].set_value(0.7)  # strength
@@ -315,7 +320,7 @@ def test_a_playground_picture_is_the_one_that_the_command_line_draws_and_nothing
 
 @pytest.mark.slow  # loads the model once more
 def test_an_adapter_that_goes_while_the_page_is_open_cannot_be_chosen_any_more(copy):
-    with opened(copy, "playground") as app:
+    with opened(copy, "draw") as app:
         app.slider[1].set_value(1)
         app.multiselect[0].set_value(["blip"])
         shutil.rmtree(copy / "runs/lora")
@@ -325,7 +330,7 @@ def test_an_adapter_that_goes_while_the_page_is_open_cannot_be_chosen_any_more(c
 
 
 def test_mistakes_are_said_in_a_line(light):
-    with opened(light, "playground") as app:
+    with opened(light, "draw") as app:
         app.text_area[0].set_value("  ")
         app.button[0].click().run()
         assert app.warning[0].value == "Write a prompt first."
@@ -334,8 +339,8 @@ def test_mistakes_are_said_in_a_line(light):
         app.button[0].click().run()
         assert app.warning[0].value == "Choose what to draw with."
     set_value(light / "params.yaml", "rank", "two")
-    for page in ("playground", "data"):
-        with opened(light, page) as app:
+    for page, chosen in (("draw", {}), ("train", DRAWINGS)):
+        with opened(light, page, **chosen) as app:
             assert app.error[0].value == "params.yaml cannot be used as it is."
             assert "train.rank: found 'two'" in texts(app)
 
@@ -361,8 +366,8 @@ def test_query_parameters_and_stored_choices_name_no_files(light):
 
 
 def test_streamlit_takes_no_folder_of_the_dashboard_for_pages_of_its_own():
-    # Opened at /playground right after a restart, it would run such a page alone, without what dashboard.py sets up.
-    assert not (ROOT / "app/pages").exists() and (ROOT / "app/views/playground.py").is_file()
+    # Opened at /draw right after a restart, it would run such a page alone, without what dashboard.py sets up.
+    assert not (ROOT / "app/pages").exists() and (ROOT / "app/views/draw.py").is_file()
 
 
 def test_started_in_any_folder_it_answers_on_this_machine_alone_and_sends_nothing(tmp_path):
@@ -405,8 +410,8 @@ def test_results_of_the_dataset_before_are_marked(light):
     (light / "data/raw/own").mkdir()
     for dataset, marked in (("flash", 0), ("own", 1)):
         set_value(light / "params.yaml", "dataset", dataset)
-        for page, times in (("overview", 1), ("curves", 1), ("gallery", 2)):
-            with opened(light, page) as app:
+        for page, chosen, times in (("start", {}, 1), ("compare", CURVES, 1), ("compare", GALLERY, 2)):
+            with opened(light, page, **chosen) as app:
                 said = [line.value for line in app.warning if line.value.startswith("These results belong to another")]
                 assert len(said) == marked * times, page
         assert ("train@vanilla: flash" in texts(app)) == bool(marked)

@@ -3,6 +3,8 @@
 import pandas as pd
 import streamlit as st
 
+from app.curves import show_curves
+from app.gallery import show_gallery
 from app.runs import CURVES, Run, read_curves, read_metrics
 from app.ui import (
     all_runs,
@@ -47,59 +49,72 @@ def wait_for_experiments() -> None:
         st.rerun()
 
 
-st.title("Compare")
-with st.spinner("Asking DVC for the experiments"):
-    runs = all_runs(WAIT)
-if not experiments_listed():
-    wait_for_experiments()
-    st.stop()
-if not any(read_metrics(run) for run in runs.values()):
-    nothing_yet("There is nothing to compare yet.")
-    st.stop()
-if not any(run.state for run in runs.values()):
-    st.text("There are no experiments yet. This command makes one, which can then be chosen here:")
-    st.code("dvc exp run -n rank4 -S train.rank=4", language="bash")
-left, right = st.columns(2)
-with left:
-    one = choose_run("One", "one")
-with right:
-    newest = next((name for name, run in runs.items() if run.state), list(runs)[-1])
-    st.session_state.setdefault("other", newest)
-    other = choose_run("Other", "other")
-for run in (one, other):
-    say_other_dataset(run, "report")
-    if run.state not in ("", "Success"):
-        st.text(f"{run.name}: {run.state.lower()}")
+def compare_two() -> None:
+    with st.spinner("Asking DVC for the experiments"):
+        runs = all_runs(WAIT)
+    if not experiments_listed():
+        wait_for_experiments()
+        return
+    if not any(read_metrics(run) for run in runs.values()):
+        nothing_yet("There is nothing to compare yet.")
+        return
+    if not any(run.state for run in runs.values()):
+        st.text("There are no experiments yet. This command makes one, which can then be chosen here:")
+        st.code("dvc exp run -n rank4 -S train.rank=4", language="bash")
+    left, right = st.columns(2)
+    with left:
+        one = choose_run("One", "one")
+    with right:
+        newest = next((name for name, run in runs.items() if run.state), list(runs)[-1])
+        st.session_state.setdefault("other", newest)
+        other = choose_run("Other", "other")
+    for run in (one, other):
+        say_other_dataset(run, "report")
+        if run.state not in ("", "Success"):
+            st.text(f"{run.name}: {run.state.lower()}")
 
-st.subheader("Params that differ")
-params = differing(one, other)
-if params.empty:
-    st.text("None.")
-else:
-    show_table(params)
-st.subheader("Metrics")
-metrics = metrics_table(one, other)
-if metrics.empty:
-    st.text("None of the two has been evaluated.")
-else:
-    show_table(metrics)
-st.subheader("Curves")
-curves = pd.concat([read_curves(run) for run in dict.fromkeys((one, other))])
-if curves.empty:
-    st.text("None of the two has logs here.")
-for column, curve in zip(st.columns(3), CURVES, strict=True):
-    if len(points := curves[curves["curve"] == curve]):
-        column.altair_chart(curve_chart(points, curve), width="stretch")
-st.subheader("Pictures")
-for column, run in zip(st.columns(2), (one, other), strict=True):
-    with column:
-        st.text(run.name)
-        show_figure(run, "plots/comparison.png", f"comparison of {run.name}")
-names = sorted({name for run in (one, other) for name in run.names("plots/samples")})
-if names:
-    name = st.segmented_control(
-        "All pictures of", names, default=names[0], required=True, format_func=lambda name: name.removesuffix(".png")
-    )
+    st.subheader("Params that differ")
+    params = differing(one, other)
+    if params.empty:
+        st.text("None.")
+    else:
+        show_table(params)
+    st.subheader("Metrics")
+    metrics = metrics_table(one, other)
+    if metrics.empty:
+        st.text("None of the two has been evaluated.")
+    else:
+        show_table(metrics)
+    st.subheader("Curves")
+    curves = pd.concat([read_curves(run) for run in dict.fromkeys((one, other))])
+    if curves.empty:
+        st.text("None of the two has logs here.")
+    for column, curve in zip(st.columns(3), CURVES, strict=True):
+        if len(points := curves[curves["curve"] == curve]):
+            column.altair_chart(curve_chart(points, curve), width="stretch")
+    st.subheader("Pictures")
     for column, run in zip(st.columns(2), (one, other), strict=True):
         with column:
-            show_figure(run, f"plots/samples/{name}", f"{name} of {run.name}")
+            st.text(run.name)
+            show_figure(run, "plots/comparison.png", f"comparison of {run.name}")
+    names = sorted({name for run in (one, other) for name in run.names("plots/samples")})
+    if names:
+        name = st.segmented_control(
+            "Pictures of",
+            names,
+            default=names[0],
+            required=True,
+            format_func=lambda name: name.removesuffix(".png"),
+        )
+        for column, run in zip(st.columns(2), (one, other), strict=True):
+            with column:
+                show_figure(run, f"plots/samples/{name}", f"{name} of {run.name}")
+
+
+SECTIONS = {"Two runs": compare_two, "Gallery": show_gallery, "Curves": show_curves}
+
+st.title("Compare")
+section = st.segmented_control(
+    "Section", list(SECTIONS), default="Two runs", key="compare_section", required=True, label_visibility="collapsed"
+)
+SECTIONS[section]()

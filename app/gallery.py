@@ -65,13 +65,13 @@ def shown(clip_score: str) -> str:
         return "?"
 
 
-st.title("Gallery")
-with st.container(horizontal=True):
-    run = choose_run("Run", "gallery_run")
-    size = st.segmented_control("Pictures", list(WIDTHS), default="small", required=True)
-width = WIDTHS[size]
-on_the_way, evaluated = st.tabs(["While training", "Evaluated"])
-with on_the_way:
-    show_on_the_way(run, width)
-with evaluated:
-    show_evaluated(run, width)
+def show_gallery() -> None:
+    with st.container(horizontal=True):
+        run = choose_run("Run", "gallery_run")
+        size = st.segmented_control("Pictures", list(WIDTHS), default="small", required=True)
+    width = WIDTHS[size]
+    on_the_way, evaluated = st.tabs(["While training", "Evaluated"])
+    with on_the_way:
+        show_on_the_way(run, width)
+    with evaluated:
+        show_evaluated(run, width)

@@ -110,7 +110,7 @@ def show(picture: Image.Image, photo: Image.Image, placement: Placement, mm: flo
     )
 
 
-st.title("Try on")
+st.title("Print")
 st.markdown(
     "Take the photo from straight above, with a coin, a bank card or a ruler on the skin. It stays in this "
     "session's memory, on this machine, and is not kept."

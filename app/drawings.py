@@ -63,33 +63,33 @@ def show_duplicates(run: Run, dataset: str, rows: pd.DataFrame) -> None:
                     st.text(f"{row['source']}\n{row['status']}")
 
 
-st.title("Data")
-dataset, run = current_params().dataset, workspace()
-drawings = read_drawing_rows(run, dataset)
-if drawings.empty:
-    nothing_yet("No drawings have been preprocessed yet.")
-    st.stop()
-counts = drawings["status"].value_counts()
-held_out = (drawings["split"] != "train").sum()
-by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
-st.text(f"{dataset}: {len(drawings)} files, {by_status}; {held_out} held out")
+def show_data() -> None:
+    dataset, run = current_params().dataset, workspace()
+    drawings = read_drawing_rows(run, dataset)
+    if drawings.empty:
+        nothing_yet("No drawings have been preprocessed yet.")
+        return
+    counts = drawings["status"].value_counts()
+    held_out = (drawings["split"] != "train").sum()
+    by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
+    st.text(f"{dataset}: {len(drawings)} files, {by_status}; {held_out} held out")
 
-words = st.text_input("Search in names, captions and reasons", placeholder="owl")
-matches = search(drawings, words)
-kept, aside = matches[matches["status"] == "kept"], matches[matches["status"] != "kept"]
-grouped = matches[matches["group"] != ""]
-groups = grouped["group"].nunique()
-tabs = st.tabs([f"Drawings ({len(kept)})", f"Set aside ({len(aside)})", f"Duplicates ({groups})", "All as a table"])
-with tabs[0]:
-    show_kept(run, dataset, kept)
-with tabs[1]:
-    if aside.empty:
-        st.text("Nothing was set aside.")
-    show_set_aside(run, dataset, aside)
-with tabs[2]:
-    if grouped.empty:
-        st.text("No duplicates.")
-    show_duplicates(run, dataset, grouped)
-with tabs[3]:
-    show_figure(run, "plots/drawings.png", "What came in and what came out")
-    show_table(matches)
+    words = st.text_input("Search in names, captions and reasons", placeholder="owl")
+    matches = search(drawings, words)
+    kept, aside = matches[matches["status"] == "kept"], matches[matches["status"] != "kept"]
+    grouped = matches[matches["group"] != ""]
+    groups = grouped["group"].nunique()
+    tabs = st.tabs([f"Drawings ({len(kept)})", f"Set aside ({len(aside)})", f"Duplicates ({groups})", "All as a table"])
+    with tabs[0]:
+        show_kept(run, dataset, kept)
+    with tabs[1]:
+        if aside.empty:
+            st.text("Nothing was set aside.")
+        show_set_aside(run, dataset, aside)
+    with tabs[2]:
+        if grouped.empty:
+            st.text("No duplicates.")
+        show_duplicates(run, dataset, grouped)
+    with tabs[3]:
+        show_figure(run, "plots/drawings.png", "What came in and what came out")
+        show_table(matches)

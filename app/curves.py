@@ -41,7 +41,3 @@ def show_curves() -> None:
         if not points.empty:
             amount = smoothing if name == "train_loss" else 0
             column.altair_chart(curve_chart(smoothed(points, amount), TITLES[name]), width="stretch")
-
-
-st.title("Curves")
-show_curves()

@@ -94,7 +94,7 @@ def show_drawn(run: Run, drawn: dict[str, str]) -> None:
     st.markdown("Each PNG holds its settings; `python -m app.generate --again FILE` draws it again to the byte.")
 
 
-st.title("Playground")
+st.title("Draw")
 params, run = current_params(), workspace()
 try:
     profile = load_profile(params.profile)
