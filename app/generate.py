@@ -3,6 +3,7 @@
     python -m app.generate "an owl, minimal line-art tattoo, stencil, high-contrast" --variant blip_plus --n 4
     python -m app.generate --prompts prompts.txt --lora ~/Downloads/flash.safetensors --strength 0.8
     python -m app.generate "a rose" --variant blip --stencil-mm 90
+    python -m app.generate "a rose" --variant blip --sketch my-rose.jpg --change 0.6 --n 4
     python -m app.generate --again runs/samples/adhoc/an-owl_7.png
 
 A prompts file has one prompt a line. Every PNG holds all of its settings; --again draws the same picture from
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from app import OUT
 from app.checks import check, writable
+from app.sketch import draw_over, sketch_sha256
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.data.texts import read_text
 from tattoo_lora.errors import UserError, one_line_errors
@@ -34,6 +36,7 @@ LIMITS = {  # each field of Settings with its option and the allowed values
     "strength": ("--strength", Range(-10, 10)),
     "width": ("--size, width", Range(8, 4096)),
     "height": ("--size, height", Range(8, 4096)),
+    "change": ("--change", Range(0.05, 1)),
 }
 PICTURES = Range(1, 10_000)  # for each prompt
 
@@ -56,6 +59,9 @@ class Settings:
     lora_sha256: str | None
     strength: float
     base_vae: str | None = None
+    sketch: str | None = None
+    sketch_sha256: str | None = None
+    change: float = 1.0  # how much of the sketch is drawn anew, 0 to 1
 
 
 def file_name(settings: Settings) -> str:
@@ -87,7 +93,17 @@ def checked(settings: Settings) -> Settings:
         check(option, getattr(settings, name), allowed)
     if settings.width % 8 or settings.height % 8:
         raise UserError(f"--size {settings.width}x{settings.height}: both must be multiples of 8")
+    if settings.sketch and int(settings.steps * settings.change) < 1:
+        raise UserError(f"--change {settings.change:g}: of {settings.steps} steps not one is left; give more of either")
     return settings
+
+
+def check_unchanged(settings: Settings, picture: Path) -> None:
+    """UserError if the adapter or the sketch that drew the picture is gone or another one."""
+    if settings.lora is not None and adapter_sha256(Path(settings.lora)) != settings.lora_sha256:
+        raise UserError(f"{settings.lora}: is another adapter than the one that drew {picture}")
+    if settings.sketch is not None and sketch_sha256(Path(settings.sketch)) != settings.sketch_sha256:
+        raise UserError(f"{settings.sketch}: is another sketch than the one that {picture} was drawn from")
 
 
 def adapter_path(variant: str) -> Path:
@@ -184,10 +200,12 @@ def draw_one(pipeline, settings: Settings, prompt_embeds, negative_prompt_embeds
     """A PIL image; embeddings (1, T, D). UserError if it has a single colour."""
     from tattoo_lora.diffusion.sampling import draw_batch, refuse_blank
 
-    size = (settings.width, settings.height)
-    [image] = draw_batch(
-        pipeline, prompt_embeds, negative_prompt_embeds, [settings.seed], settings.steps, settings.guidance_scale, size
-    )
+    if settings.sketch is not None:
+        image = draw_over(pipeline, settings, prompt_embeds, negative_prompt_embeds)
+    else:
+        steps, guidance_scale, size = settings.steps, settings.guidance_scale, (settings.width, settings.height)
+        embeds = (prompt_embeds, negative_prompt_embeds)
+        [image] = draw_batch(pipeline, *embeds, [settings.seed], steps, guidance_scale, size)
     refuse_blank(image, f"{settings.prompt!r} with {settings.lora or settings.base_model}")
     return image
 
@@ -197,7 +215,7 @@ def save(image, settings: Settings, folder: Path) -> Path:
     from PIL.PngImagePlugin import PngInfo
 
     text = PngInfo()
-    text.add_itxt(CHUNK, json.dumps(asdict(settings), ensure_ascii=False))
+    text.add_itxt(CHUNK, json.dumps(stored(settings), ensure_ascii=False))
     folder.mkdir(parents=True, exist_ok=True)
     path, number = folder / file_name(settings), 2
     while path.exists() and not holds(path, settings):
@@ -206,6 +224,12 @@ def save(image, settings: Settings, folder: Path) -> Path:
     with replace_file(path) as partial:
         image.save(partial, "PNG", pnginfo=text)
     return path
+
+
+def stored(settings: Settings) -> dict:
+    """What a picture holds: a sketch's settings only if there is one, so that the others stay the bytes they were."""
+    without = () if settings.sketch is not None else ("sketch", "sketch_sha256", "change")
+    return {name: value for name, value in asdict(settings).items() if name not in without}
 
 
 def holds(path: Path, settings: Settings) -> bool:
@@ -221,6 +245,7 @@ def settings_for(
 ) -> list[Settings]:
     """The settings that the options of app.generate and app.compare ask for: each prompt with each seed."""
     check("--strength", args.strength, LIMITS["strength"][1])  # checked even if no adapter uses it
+    check("--change", args.change, LIMITS["change"][1])
     width, height = args.size or (profile.resolution, profile.resolution)
     shared = {
         "negative_prompt": args.negative,
@@ -235,6 +260,9 @@ def settings_for(
         "lora": None if lora is None else str(lora),
         "lora_sha256": None if lora is None else adapter_sha256(lora),
         "strength": 1.0 if lora is None else args.strength,
+        "sketch": None if args.sketch is None else str(args.sketch),
+        "sketch_sha256": None if args.sketch is None else sketch_sha256(args.sketch),
+        "change": args.change if args.sketch is not None else 1.0,
     }
     return [checked(Settings(prompt=prompt, seed=seed, **shared)) for prompt in prompts for seed in seeds]
 
@@ -244,8 +272,7 @@ def settings_from(args: argparse.Namespace, profile: Profile) -> list[Settings]:
     check("--n", args.n, PICTURES)
     if args.again:
         settings = read_settings(args.again)
-        if settings.lora is not None and adapter_sha256(Path(settings.lora)) != settings.lora_sha256:
-            raise UserError(f"{settings.lora}: is another adapter than the one that drew {args.again}")
+        check_unchanged(settings, args.again)
         return [settings]
     prompts = read_prompts(args.prompts) if args.prompts else args.prompt
     if not prompts:
@@ -262,6 +289,8 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="default: the profile's")
     parser.add_argument("--guidance", type=float, help="default: the profile's")
     parser.add_argument("--size", type=size, metavar="WxH", help="px; default: the profile's resolution")
+    parser.add_argument("--sketch", type=Path, metavar="FILE", help="a picture to draw over")
+    parser.add_argument("--change", type=float, default=0.6, help="how much of the sketch is drawn anew; default: 0.6")
     parser.add_argument("--profile", help="a file under profiles/; default: that of params.yaml")
     parser.add_argument("--json", action="store_true", help="print files and settings as JSON")
 
