@@ -1,15 +1,16 @@
 """Say what a run will do and what it lacks, before it starts."""
 
 import json
-import math
 import os
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from stages.train.plan import effective_batch_size, planned
 from tattoo_lora.data.split import fewest_held_out
 from tattoo_lora.diffusion.hub import is_local, refuse_missing
 from tattoo_lora.errors import UserError
+from tattoo_lora.estimates import Setting, TrainingPlan, plan_training
 from tattoo_lora.params import Model, Params, Profile
 from tattoo_lora.times import read_times
 
@@ -89,28 +90,33 @@ def check_models(profile: Profile, root: Path) -> None:
     )
 
 
+def training_plan(params: Params, profile: Profile, drawings: int) -> TrainingPlan:
+    """The plan of each of the trainings in a folder of so many files that may be drawings."""
+    learned_from = max(drawings - held_out(params, drawings), 1)
+    batch = effective_batch_size(profile.train)
+    steps = planned(profile.train, learned_from).steps
+    setting = Setting(profile.base, profile.resolution, profile.inference.dtype)
+    return plan_training(setting, learned_from, steps, batch, params.train.gradient_checkpointing)
+
+
+def held_out(params: Params, drawings: int) -> int:
+    """About how many of so many drawings are held out: each one's content decides."""
+    share = params.preprocess.val_share + params.preprocess.test_share
+    return max(round(drawings * share), fewest_held_out(drawings))
+
+
 def plan(params: Params, profile: Profile, drawings: int) -> str:
-    """The plan of a run: drawings, held out, epochs, minutes; and that the miniature is a demonstration."""
-    held_out = max(
-        round(drawings * (params.preprocess.val_share + params.preprocess.test_share)), fewest_held_out(drawings)
-    )
-    train = profile.train
-    batch = train.batch_size * train.gradient_accumulation_steps
-    epochs = math.ceil(train.steps * batch / max(drawings - held_out, 1))
-    times = read_times()
-    whole = "report" in times  # the last stage: until it has run, these times are those of a part
-    took = f"the last runs of the stages took {sum(times.values()) / 60:.0f} minutes in all" if whole else ""
-    first = (
-        "two to six minutes on two cores, longer with large scans"
-        if is_local(profile.base.id)
-        else ("nobody has run it here yet: the first training's progress bar will tell")
-    )
+    """The plan of a run: drawings, held out, epochs, steps, time, memory; and that the miniature is a demonstration."""
+    times, kept_back = read_times(), held_out(params, drawings)
     lines = [
-        f"{params.dataset}: {drawings} files that may be drawings, about {held_out} of them held out.",
-        f"{len(params.variants)} adapters, each {train.steps} steps of {batch}: about {epochs} times through the "
-        f"drawings. Time: {took or first}.",
+        f"{params.dataset}: {drawings} files that may be drawings, about {kept_back} of them held out.",
+        f"{len(params.variants)} adapters, each {training_plan(params, profile, drawings)}.",
     ]
+    if "report" in times:  # the last stage: until it has run, these times are those of a part
+        lines.append(f"The last runs of all stages took {sum(times.values()) / 60:.0f} minutes.")
     if is_local(profile.base.id):
+        if "report" not in times:
+            lines.append("All stages of the sample take two to six minutes on two cores; large scans take longer.")
         lines.append("The miniature models are a demonstration; for tattoos: python main.py --profile sd15, on a GPU.")
     return "\n".join(lines)
 

@@ -167,7 +167,8 @@ class InferenceProfile:
 @dataclass(frozen=True)
 class TrainProfile:
     target_modules: list[str]
-    steps: Count
+    steps: Count | None
+    epochs: Annotated[float, Range(0.01)] | None
     batch_size: Count
     gradient_accumulation_steps: Count
     learning_rate: Annotated[float, Range(1e-8, 1)]
@@ -245,7 +246,9 @@ def load_profile(name: str, root: Path = Path()) -> Profile:
                 "changes, so move or link it there"
             )
     train = profile.train
-    if train.warmup_steps >= train.steps:
+    if train.steps is None and train.epochs is None:
+        raise UserError(f"{path}: train: found null for both steps and epochs; one of them has to end a training")
+    if train.steps is not None and train.warmup_steps >= train.steps:
         raise UserError(
             f"{path}: train.warmup_steps: found {train.warmup_steps}, allowed: less than steps ({train.steps}); "
             "a training that ends in its warm-up learns next to nothing"

@@ -216,8 +216,8 @@ def data_facts(dataset: str, processed: Path, rows: Sequence[ManifestRow], capti
     return table([f"data/raw/{plain(dataset)}", ""], "ll", facts.items())
 
 
-def how_made(all_params: Params, profile: Profile) -> str:
-    """Models, the settings that matter most, versions."""
+def how_made(all_params: Params, profile: Profile, steps: int) -> str:
+    """Models, the settings that matter most, versions. A training had so many steps at most."""
 
     def name(model: Model) -> str:
         return plain(model.id) + (f" at {plain(model.revision)}" if model.revision else "")
@@ -229,7 +229,7 @@ def how_made(all_params: Params, profile: Profile) -> str:
         "base model": name(profile.base),
         "captions by": name(profile.captioner),
         "scores by": name(profile.clip),
-        "training": f"{train.steps} steps of {batch}, learning rate {train.learning_rate:g}, rank "
+        "training": f"{steps} steps of {batch}, learning rate {train.learning_rate:g}, rank "
         f"{all_params.train.rank}, alpha {all_params.train.alpha:g}, seed {all_params.train.seed}",
         "pictures": f"{sampling.sampler_steps} steps, guidance {sampling.guidance_scale:g}",
         # Without what differs by machine and not by requirements.txt: +cpu or +cu130, and Python's own.
@@ -252,15 +252,15 @@ def copies_text(evaluations: dict[str, Evaluation]) -> str:
 
 
 def report_text(
-    all_params: Params,
-    profile: Profile,
     evaluations: dict[str, Evaluation],
     findings: Findings,
     held_out: Sequence[LineArt],
     facts: str,
+    made: str,
+    smallest: float,
     plots: str,
 ) -> str:
-    """The report in Markdown; `plots` is the path to the figures from where it lies."""
+    """The report in Markdown; `facts` is by `data_facts`, `made` by `how_made`, `plots` the path to the figures."""
     base, target = next(iter(evaluations)), mean_line_art(held_out)
     interval = f"{LEVEL:.0%} interval"
     doubt = "" if are_line_art(held_out, target) else " Of these, most are not line art themselves."
@@ -272,7 +272,7 @@ Adapters that differ in the captions they were trained on, held against each oth
 A variant wins if it is better than each other one and than the {base} in `test_loss` (error on drawings that no
 training read), `style` (distance of the pictures to these drawings) or `clip_score` (is what was asked for in the
 picture?), worse in none, and does not draw nearly one picture whatever the seed. A difference counts if its {interval}
-leaves out zero and it is at least {all_params.report.smallest_difference:.0%}. With fewer than {FEWEST} drawings or
+leaves out zero and it is at least {smallest:.0%}. With fewer than {FEWEST} drawings or
 prompts there is no telling.
 
 ![The same prompts and seeds, a column for each variant]({plots}/comparison.png)
@@ -324,7 +324,7 @@ Formulas and limits: tattoo_lora/diffusion/line_art.py.
 {facts}
 ## How it was made
 
-{how_made(all_params, profile)}"""
+{made}"""
 
 
 def by_step(folder: Path, file: str) -> dict[int, Path]:
@@ -424,7 +424,8 @@ def run(args: argparse.Namespace) -> None:
         pd.read_csv(args.processed / "captions.csv"),
     )
     pictures = Path(os.path.relpath(args.plots, args.metrics)).as_posix()
-    text = report_text(all_params, profile, evaluations, findings, held_out, facts, pictures)
+    made = how_made(all_params, profile, max(log["step"].max() for log in logs.values()))
+    text = report_text(evaluations, findings, held_out, facts, made, smallest, pictures)
     (args.metrics / "report.md").write_text(text, encoding="utf-8")
     page = web_page(text.splitlines()[0].lstrip("# "), text, args.metrics)
     with replace_file(args.metrics / "report.html") as partial:  # the only result here that DVC caches

@@ -23,6 +23,7 @@ from pathlib import Path
 from tattoo_lora.data.captions import read_captions, with_trigger
 from tattoo_lora.data.drawings import Drawing, read_drawings, sample
 from tattoo_lora.errors import one_line_errors
+from tattoo_lora.estimates import Setting, plan_training, record_speed
 from tattoo_lora.keys import model_key, result_key
 from tattoo_lora.params import Params, Profile, VariantParams, load_params, load_profile
 from tattoo_lora.times import recorded_time
@@ -41,6 +42,7 @@ from stages.train.denoiser import Denoiser
 from stages.train.evaluator import Evaluator
 from stages.train.header import BaseKind, lora_header
 from stages.train.loop import train
+from stages.train.plan import effective_batch_size, planned
 from stages.train.run import Log, Outputs
 from tattoo_lora.diffusion.latents import read_moments, scaled_means
 from tattoo_lora.diffusion.lora import save_lora
@@ -136,13 +138,18 @@ def run(args: argparse.Namespace) -> None:
 
     scaling_factor = vae.config.scaling_factor
     train_rows = split_indices(drawings, "train", len(drawings))
+    batch_size = effective_batch_size(profile.train, accelerator.num_processes)
+    schedule = planned(profile.train, len(train_rows), accelerator.num_processes)
+    setting = Setting(profile.base, profile.resolution, inference.dtype)
+    plan = plan_training(setting, len(train_rows), schedule.steps, batch_size, params.gradient_checkpointing)
+    accelerator.print(f"{args.variant}: {plan}")
     val_rows = split_indices(drawings, "val", params.val_drawings)
     measured = torch.cat([val_rows, split_indices(drawings, "train", len(val_rows))])
     batches = Batches(
         TrainingSet([moments[i] for i in train_rows], caption_rows[train_rows], scaling_factor),
         params,
         variant.caption_dropout,
-        profile.train.batch_size * profile.train.gradient_accumulation_steps * accelerator.num_processes,
+        batch_size,
         noise_scheduler.config.num_train_timesteps,
     )
 
@@ -169,37 +176,44 @@ def run(args: argparse.Namespace) -> None:
         reached = {"ss_steps": str(step)} | ({} if val_loss is None else {"ss_val_loss": f"{val_loss:.6f}"})
         save_lora(args.lora / f"{name}.safetensors", unet, text_encoder, header | reached)
 
-    key = snapshot_key(args, all_params, profile, captions)
-    checkpoints = Checkpoints(key, [args.lora, args.log_csv, args.samples])
+    checkpoints = Checkpoints(
+        snapshot_key(args, all_params, profile, captions), [args.lora, args.log_csv, args.samples]
+    )
     accelerator.print(f"ready to train after {time.monotonic() - STARTED:.1f} s")
     begun = time.monotonic()
 
-    def train_with(log: Log | None) -> None:
+    def train_with(log: Log | None) -> int:
         outputs = Outputs(evaluator.measure, save, log, checkpoints)
-        train(denoiser, noise_scheduler, batches, params, profile.train, accelerator, outputs)
+        return train(denoiser, noise_scheduler, batches, params, schedule, accelerator, outputs)
 
-    train_and_log(train_with, args.log_csv, checkpoints, accelerator)
-    spent, measuring = time.monotonic() - begun, evaluator.seconds
-    accelerator.print(
-        f"trained in {spent:.1f} s, {measuring:.1f} s of it ({measuring / spent:.0%}) measuring on the way"
-    )
+    computed = train_and_log(train_with, args.log_csv, checkpoints, accelerator)
+    accelerator.print(record_time(setting, computed, batch_size, time.monotonic() - begun, evaluator.seconds))
+
+
+def record_time(setting: Setting, steps: int, batch_size: int, spent: float, measuring: float) -> str:
+    """Keep the training's speed for the plan of the next one; a line about its seconds."""
+    record_speed(setting, steps, batch_size, spent)
+    return f"trained in {spent:.1f} s, {measuring:.1f} s of it ({measuring / spent:.0%}) measuring on the way"
 
 
 def train_and_log(
-    train_with: Callable[[Log | None], None], log_csv: Path, checkpoints: Checkpoints, accelerator: Accelerator
-) -> None:
-    """Call `train_with(log)` in every process; the first one alone has a log, which goes on where a run was stopped."""
+    train_with: Callable[[Log | None], int], log_csv: Path, checkpoints: Checkpoints, accelerator: Accelerator
+) -> int:
+    """Call `train_with(log)` in every process, and return what it does; the first one alone has a log.
+
+    The log goes on where a run was stopped.
+    """
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
-        train_with(None)
-        return
+        return train_with(None)
     log_csv.parent.mkdir(parents=True, exist_ok=True)
     if not checkpoints.restore_outputs():
         log_csv.unlink(missing_ok=True)  # DVC may have linked it to its cache: never write into it
     accelerator.wait_for_everyone()
     with log_csv.open("a", newline="", encoding="utf-8") as file:
-        train_with(Log(file))
+        computed = train_with(Log(file))
     checkpoints.clear()
+    return computed
 
 
 def snapshot_key(args: argparse.Namespace, all_params: Params, profile: Profile, captions: list[str]) -> str:

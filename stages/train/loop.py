@@ -42,8 +42,10 @@ def train(
     profile: TrainProfile,
     accelerator: Accelerator,
     outputs: Outputs,
-) -> None:
+) -> int:
     """Fit fresh adapters on the denoiser, with warm-up and a schedule; the best and the final ones are saved.
+
+    `profile` is a planned one, with steps. Returns how many of them this process computed.
 
     An interrupted run goes on from its last snapshot and ends with the same bytes. UserError where a loss is no longer
     finite: the weights of the last evaluation before it are saved as final.
@@ -62,6 +64,7 @@ def train(
     start(run, micro_batches, accelerator, denoiser.unet.dtype)
 
     losses: list[Tensor] = []
+    resumed = state.step
     progress = tqdm(
         range(state.step + 1, profile.steps + 1),
         initial=state.step,
@@ -107,6 +110,7 @@ def train(
         if not losses and step < profile.steps:  # a snapshot holds no pending loss
             run.save_snapshot(micro_batch_size=micro_batches.size)
     run.save("final", step, val_loss)
+    return step - resumed
 
 
 def start(run: Run, micro_batches: MicroBatches, accelerator: Accelerator, dtype: torch.dtype) -> None:
