@@ -7,11 +7,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stages.train.plan import effective_batch_size, planned
+from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.data.split import fewest_held_out
 from tattoo_lora.diffusion.hub import is_local, refuse_missing
 from tattoo_lora.errors import UserError
 from tattoo_lora.estimates import Setting, TrainingPlan, plan_training
-from tattoo_lora.params import Model, Params, Profile
+from tattoo_lora.params import Model, Params, Profile, load_params, load_profile
 from tattoo_lora.times import read_times
 
 # Only the files that from_pretrained reads: the whole repository of SD 1.5 is ten times as large.
@@ -97,6 +98,14 @@ def training_plan(params: Params, profile: Profile, drawings: int) -> TrainingPl
     steps = planned(profile.train, learned_from).steps
     setting = Setting(profile.base, profile.resolution, profile.inference.dtype)
     return plan_training(setting, learned_from, steps, batch, params.train.gradient_checkpointing)
+
+
+def training_steps(root: Path) -> int:
+    """The steps of each training under `root`, by its params and its preprocessed drawings."""
+    params = load_params(root)
+    profile = load_profile(params.profile, root)
+    drawings = read_drawings(root / "data/processed" / params.dataset / "drawings.csv")
+    return planned(profile.train, sum(drawing.split == "train" for drawing in drawings)).steps
 
 
 def held_out(params: Params, drawings: int) -> int:

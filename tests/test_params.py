@@ -89,6 +89,13 @@ def test_a_wrong_value_of_a_profile_is_named_too(folder, key, value, message):
     assert f"embedded.yaml: {message}" in str(error.value)
 
 
+def test_a_training_without_an_end_is_refused(folder):
+    for key in ("steps", "epochs"):
+        set_value(folder / "profiles/embedded.yaml", key, "null")
+    with pytest.raises(UserError, match="embedded.yaml: train: found null for both steps and epochs; one of them has"):
+        load_profile("embedded", folder)
+
+
 @pytest.mark.parametrize(("key", "value"), [("weight_decay", 0), ("weight_decay", 1), ("sampler_steps", 998)])
 def test_both_ends_of_a_range_are_allowed(folder, key, value):
     set_value(folder / "params.yaml", key, value)

@@ -3,8 +3,9 @@
 import dataclasses
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_project, set_value
 
+from app.ahead import training_steps
 from stages.train.plan import planned
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import load_profile
@@ -44,3 +45,10 @@ def test_a_warm_up_that_the_epochs_do_not_outlast_is_refused():
         UserError, match="warmup_steps: found 100, allowed: less than the 5 steps that 2 epochs of 20 dr"
     ):
         planned(dataclasses.replace(SD15, steps=None, epochs=2.0), 20)
+
+
+def test_the_dashboard_counts_the_steps_as_the_training_does(processed, tmp_path):
+    copy = copy_project(processed, tmp_path / "p")
+    for key, value in {"steps": 50, "epochs": 7}.items():
+        set_value(copy / "profiles/embedded.yaml", key, value)
+    assert training_steps(copy) == 9  # 7 x 5 / 4

@@ -790,11 +790,14 @@ def trained(processed, tmp_path_factory):
     project = copy_project(processed, tmp_path_factory.mktemp("trained") / "p")
     set_value(project / "params.yaml", "trigger", "inked")  # vanilla's
     set_value(project / "params.yaml", "caption_dropout", 0.3)
+    for key, value in {"steps": 50, "epochs": 0.1}.items():  # the epochs end it, after the first step
+        set_value(project / "profiles/embedded.yaml", key, value)
     options = (
         f"--latents {FLASH}/latents.safetensors --drawings {FLASH}/drawings.csv --captions {FLASH}/captions_blip "
         f"--lora lora --log-csv logs/log.csv --samples samples"
     )
-    call(stages.train.__main__, project, "vanilla", *options.split())
+    said = call(stages.train.__main__, project, "vanilla", *options.split())
+    (project / "said.txt").write_text(said, encoding="utf-8")
     with (project / "logs/log.csv").open(encoding="utf-8") as file:
         return project, list(csv.DictReader(file))
 
@@ -866,6 +869,11 @@ def test_the_command_draws_each_prompt_with_a_seed_of_its_own(trained, by_hand):
     for i, expected in enumerate(drawn):
         written = Image.open(trained[0] / f"samples/eval_step0000/prompt{i:02d}.png")
         assert np.abs(np.asarray(written, int) - np.asarray(expected, int)).max() <= 2
+
+
+def test_the_command_says_its_plan(trained):
+    said = (trained[0] / "said.txt").read_text(encoding="utf-8")
+    assert "vanilla: 1 steps of 4, 0.8 times through 5 drawings: its time is not known yet\n" in said
 
 
 def test_the_command_writes_what_it_learned_beside_its_log(trained):

@@ -3,6 +3,7 @@
 import pandas as pd
 import streamlit as st
 
+from app.ahead import training_steps
 from app.runs import Run, parse_log, read_findings, read_metrics, workspace
 from app.ui import LIVE, as_markdown, nothing_yet, say_other_dataset, show_figure, show_table, stage_states
 from stages.report.findings import OPPOSITE, SCORES, TOO_FEW
@@ -49,8 +50,7 @@ def stage_progress(stage: str) -> str:
     run = workspace()
     raw = run.read(f"runs/logs/{stage.partition('@')[2]}.csv") if stage.startswith("train@") else None
     steps = parse_log(raw)["step"] if raw else []
-    steps_in_all = next((value for key, value in run.params.items() if key.endswith(": train.steps")), "?")
-    return f" (step {max(steps)} of {steps_in_all})" if len(steps) else ""
+    return f" (step {max(steps)} of {training_steps(run.folder)})" if len(steps) else ""
 
 
 @st.fragment(run_every=LIVE * 5)
