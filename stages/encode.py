@@ -1,14 +1,16 @@
 """Encode every preprocessed drawing with the base model's VAE, once for all variants and experiments.
 
 Reads images/ and drawings.csv; writes latents.safetensors: for each file name the moments (mean and
-log-variance) of the picture and, with `flip`, of its mirror image. Training and validation draw their
-latents from these and never load the VAE's encoder. Only drawings that are new are encoded; under
-`accelerate launch` each process encodes its share and the first one writes.
+log-variance) of the picture and, with `placements`, of the drawing in other places and sizes on its paper,
+each with its mirror image if `flip` is true. Training draws its latents from these views, at the same cost
+however many there are, and never loads the VAE's encoder; validation takes the first view. Only drawings
+that are new are encoded; under `accelerate launch` each process encodes its share and the first one writes.
 
     python -m stages.encode data/processed/flash --out data/processed/flash/latents.safetensors
 """
 
 import argparse
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,6 +34,35 @@ from torch import Tensor
 from tattoo_lora.diffusion.latents import write_moments
 from tattoo_lora.diffusion.models import load_vae, pick_device, process_state, use_threads
 from tattoo_lora.diffusion.only_new import Compute, compute_new
+
+SMALLEST = 0.75  # scale of a placed drawing; the largest is 1: the margins are narrow
+IS_INK = 16  # levels of 255 by which a pixel differs from the paper
+
+
+def place(image: Image.Image, number: int) -> Image.Image:
+    """The drawing in placement 1, 2, … on its own paper, no nearer to the page's edge than it was; 0 is the image.
+
+    Scale and place are drawn from the picture's content and the number: the same everywhere and for every variant.
+    """
+    pixels = np.asarray(image)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    paper = np.median(edge, axis=0)
+    rows, columns = np.nonzero((np.abs(pixels - paper) > IS_INK).any(axis=2))
+    if number == 0 or len(rows) == 0:
+        return image
+    left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    margin = min(left, top, image.width - right, image.height - bottom)
+    content = int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
+    draws = np.random.default_rng([content, number])
+    scale = draws.uniform(SMALLEST, 1)
+    width, height = (max(round(scale * side), 1) for side in (right - left, bottom - top))
+    x, y = (
+        int(draws.integers(margin, page - margin - side, endpoint=True))
+        for page, side in ((image.width, width), (image.height, height))
+    )
+    page = Image.new("RGB", image.size, tuple(int(level) for level in paper))
+    page.paste(image.crop((left, top, right, bottom)).resize((width, height), Image.Resampling.LANCZOS), (x, y))
+    return page
 
 
 def to_pixel_values(images: list[Image.Image]) -> Tensor:
@@ -59,7 +90,7 @@ def main() -> None:
         images_folder, device, batch_size = args.processed / "images", pick_device(), profile.inference.batch_size
         use_threads(profile.inference.threads)
         model = model_key(profile.base)
-        depends_on = (model, params.flip, batch_size, device.type)
+        depends_on = (model, params.flip, params.placements, batch_size, device.type)
 
         def load() -> Compute:
             # float32 whatever the profile says: SD 1.5's VAE overflows in float16, and TF32 has 10 bits of precision.
@@ -67,8 +98,10 @@ def main() -> None:
             vae = load_vae(profile.base).to(device)
 
             def compute(batch: Sequence[Drawing], images: list[Image.Image]) -> Iterator[bytes]:
-                pixel_values = to_pixel_values(images)
-                views = [pixel_values, pixel_values.flip(3)] if params.flip else [pixel_values]
+                views = []
+                for number in range(params.placements):
+                    pixel_values = to_pixel_values([place(image, number) for image in images])
+                    views += [pixel_values, pixel_values.flip(3)] if params.flip else [pixel_values]
                 moments = torch.stack([encode_moments(vae, view) for view in views], dim=1)
                 for drawing, drawing_moments in zip(batch, moments, strict=False):
                     if not drawing_moments.isfinite().all():

@@ -88,6 +88,7 @@ class EnrichParams:
 @dataclass(frozen=True)
 class EncodeParams:
     flip: bool
+    placements: Annotated[int, Range(1, 64)]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ ENCODING = {
         project / "models/embedded/base/vae/diffusion_pytorch_model.safetensors"
     ),
     "flip": lambda project: set_value(project / "params.yaml", "flip", "false"),
+    "placements": lambda project: set_value(project / "params.yaml", "placements", 2),
     "batch size": lambda project: set_value(project / "profiles/embedded.yaml", "inference.batch_size", 5),
 }
 

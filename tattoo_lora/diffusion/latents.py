@@ -12,7 +12,7 @@ from tattoo_lora.files import replace_file
 
 
 def write_moments(path: Path, moments: dict[str, Tensor]) -> None:
-    """Write {file name: (views, 2C, h, w)}: the posterior's mean and log-variance, view 1 the mirror image if any."""
+    """Write {file name: (views, 2C, h, w)}: the posterior's mean and log-variance, view 0 the drawing as it is."""
     with replace_file(path) as partial:
         save_file({file: tensor.contiguous() for file, tensor in moments.items()}, partial)
 
