@@ -23,7 +23,7 @@ from stages.train.checkpoint import Checkpoints
 from stages.train.denoiser import Denoiser
 from stages.train.loop import train
 from stages.train.run import Outputs
-from tattoo_lora.diffusion.lora import add_lora
+from tattoo_lora.diffusion.lora import add_lora, layer_ranks
 from tattoo_lora.diffusion.models import (
     load_noise_scheduler,
     load_text_encoder,
@@ -105,7 +105,7 @@ def adapted(
     config = LoraConfig(
         r=params.rank,
         lora_alpha=params.alpha,
-        target_modules=profile.target_modules,
+        target_modules=list(layer_ranks(profile.target_modules, params.rank, None)),
         init_lora_weights="gaussian",
     )
     lora_params = add_lora(models.unet, config, seed=0)

@@ -95,10 +95,13 @@ class EncodeParams:
 class TrainParams:
     seed: Annotated[int, Range(0, 2**31)]
     rank: Annotated[int, Range(1, 1024)]
+    ranks: dict[str, Annotated[int, Range(1, 1024)]] | None
     alpha: Annotated[float, Range(0.001)]
+    use_rslora: bool
     lora_dropout: Annotated[float, Range(0, 0.95)]
     use_dora: bool
     text_encoder_lr: Annotated[float, Range(1e-8, 1)] | None
+    lora_plus_ratio: Annotated[float, Range(1, 1000)] | None
     optimizer: Literal["adamw", "adamw_8bit", "prodigy"]
     schedule: Literal["cosine", "linear", "constant"]
     weight_decay: Share

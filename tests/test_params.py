@@ -89,6 +89,22 @@ def test_a_wrong_value_of_a_profile_is_named_too(folder, key, value, message):
     assert f"embedded.yaml: {message}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("4", "train.ranks: found 4, allowed is a section of keys"),
+        ("{ff: 0}", "train.ranks.ff: found 0, allowed: a whole number 1 to 1024"),
+    ],
+)
+def test_ranks_that_are_none_are_named(folder, value, message):
+    set_value(folder / "params.yaml", "ranks", "{ff: 4, proj: 2}")
+    assert load_params(folder).train.ranks == {"ff": 4, "proj": 2}
+    set_value(folder / "params.yaml", "ranks", value)
+    with pytest.raises(UserError) as error:
+        load_params(folder)
+    assert message in str(error.value)
+
+
 def test_a_training_without_an_end_is_refused(folder):
     for key in ("steps", "epochs"):
         set_value(folder / "profiles/embedded.yaml", key, "null")
@@ -151,8 +167,8 @@ def test_a_key_of_an_earlier_layout_of_profiles_is_refused_and_the_sections_are_
 
 
 def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(folder):
-    set_value(folder / "params.yaml", "rank", "8\n  ranks: 9")
-    with pytest.raises(UserError, match=r"params.yaml: train.ranks: unknown key; allowed: .*rank"):
+    set_value(folder / "params.yaml", "rank", "8\n  rang: 9")
+    with pytest.raises(UserError, match=r"params.yaml: train.rang: unknown key; allowed: .*rank"):
         load_params(folder)
 
 

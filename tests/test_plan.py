@@ -25,8 +25,8 @@ def test_the_samples_drawings_are_trained_as_long_as_the_profile_says(profile):
 
 
 def test_a_small_folder_trains_less_and_its_warm_up_and_evaluations_keep_their_shares():
-    assert lengths(SD15, 20) == (250, 16, 41)  # 100 x 20 / 8
-    assert lengths(SD15, 2) == (25, 1, 4)
+    assert lengths(SD15, 20) == (250, 16, 42)  # 100 x 20 / 8
+    assert lengths(SD15, 2) == (25, 1, 5)
     assert lengths(SD15, 120) == (1500, 100, 250)  # where both end at once
 
 
@@ -37,7 +37,7 @@ def test_either_of_the_two_may_be_null():
 
 
 def test_several_processes_share_the_epochs():
-    assert lengths(SD15, 20, processes=2) == (125, 8, 20)
+    assert lengths(SD15, 20, processes=2) == (125, 8, 21)
 
 
 def test_a_warm_up_that_the_epochs_do_not_outlast_is_refused():

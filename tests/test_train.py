@@ -567,6 +567,43 @@ def test_rank_is_the_size_of_the_adapter_and_alpha_scales_it(data, tmp_path):
     assert moved(tmp_path / "a") != moved(tmp_path / "b")
 
 
+def alphas(folder):
+    """Each layer's rank and alpha in kohya's file."""
+    kohya = load_file(folder / "final.kohya.safetensors")
+    layers = [key.removesuffix(".alpha") for key in kohya if key.endswith(".alpha")]
+    return {name: (len(kohya[f"{name}.lora_down.weight"]), kohya[f"{name}.alpha"].item()) for name in layers}
+
+
+@pytest.mark.parametrize(("use_rslora", "scale"), [(False, 2 / 4), (True, 2 / 4**0.5)])
+def test_layers_have_ranks_of_their_own_and_all_the_same_scale(data, tmp_path, use_rslora, scale):
+    profile = dataclasses.replace(PROFILE, target_modules=["all"], steps=1)
+    fit_with(tmp_path, data, profile, rank=4, ranks={"ff": 2, "to_q": 1}, alpha=2.0, use_rslora=use_rslora)
+    by_layer = alphas(tmp_path)
+    ranks = {"ff_net_0_proj": 2, "ff_net_2": 2, "to_q": 1, "to_v": 4, "proj_in": 4}
+    for suffix, rank in ranks.items():
+        assert {value for name, value in by_layer.items() if name.endswith(suffix)} == {(rank, scale * rank)}
+    assert len(by_layer) == 4 * 12  # in each block eight of attention, two of feed-forward, two projections
+
+
+def test_a_rank_for_layers_that_do_not_learn_is_refused(data, tmp_path):
+    profile = dataclasses.replace(PROFILE, target_modules=["attention", "conv1"])
+    with pytest.raises(
+        UserError, match=r"train.ranks: found ff, allowed: sets \(attention, ff, .* \(attention, conv1\)"
+    ):
+        fit_with(tmp_path, data, profile, ranks={"ff": 4})
+
+
+def test_lora_plus_teaches_b_faster_in_a_group_of_its_own(data, tmp_path):
+    """Adam's first step is as long as its learning rate, whatever the gradient."""
+    profile = dataclasses.replace(PROFILE, steps=1, learning_rate=1e-3)
+    for name, ratio in (("plain", None), ("one", 1.0), ("plus", 16.0)):
+        fit_with(tmp_path / name, data, profile, lora_plus_ratio=ratio, weight_decay=0.0, schedule="constant")
+    plain, one, plus = (final(tmp_path / name) for name in ("plain", "one", "plus"))
+    for key, tensor in plain.items():
+        assert torch.equal(tensor, one[key])
+        assert torch.allclose(plus[key], tensor * (16 if "lora_B" in key else 1), rtol=1e-3, atol=1e-7), key
+
+
 def test_convolutions_are_adapted_when_named(data, tmp_path):
     fit_with(tmp_path, data, profile=dataclasses.replace(PROFILE, target_modules=["conv1", "proj_in", "to_q"]))
     shapes = {key: tuple(tensor.shape) for key, tensor in final(tmp_path).items()}
@@ -666,6 +703,14 @@ def test_the_target_is_what_the_models_scheduler_says(data, tmp_path):
     other = DDPMScheduler.from_config(NOISE_SCHEDULER.config, prediction_type="sample")
     with pytest.raises(UserError, match="the base model predicts 'sample'; known are epsilon and v_prediction"):
         prediction_target(other, x, noise, timesteps)
+
+
+@pytest.mark.parametrize("knobs", [{"lora_plus_ratio": 2.0, "text_encoder_lr": 2.5e-3}, {"text_encoder_lr": 1e-5}])
+def test_prodigy_with_two_learning_rates_is_refused(data, tmp_path, knobs):
+    with pytest.raises(
+        UserError, match="train.optimizer: prodigy finds one learning rate for all; set lora_plus_ratio"
+    ):
+        fit_with(tmp_path, data, text_encoder=make_text_encoder(), optimizer="prodigy", **knobs)
 
 
 def test_prodigy_finds_its_own_step_size(data, tmp_path):

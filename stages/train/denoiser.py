@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import CLIPTextModel
 
-from tattoo_lora.diffusion.lora import TEXT_ENCODER_MODULES, add_lora
+from tattoo_lora.diffusion.lora import TEXT_ENCODER_MODULES, add_lora, layer_ranks
 from tattoo_lora.diffusion.objective import predict
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import TrainParams, TrainProfile
@@ -56,22 +56,47 @@ def add_adapters(denoiser: Denoiser, params: TrainParams, profile: TrainProfile)
     shared = {
         "r": params.rank,
         "lora_alpha": params.alpha,
+        "use_rslora": params.use_rslora,
         "lora_dropout": params.lora_dropout,
         "init_lora_weights": "gaussian",
     }
-    unet_config = LoraConfig(target_modules=profile.target_modules, use_dora=params.use_dora, **shared)
-    groups = [{"params": add_lora(denoiser.unet, unet_config, params.seed), "lr": profile.learning_rate}]
+    ranks = layer_ranks(profile.target_modules, params.rank, params.ranks)
+    others = {layer: rank for layer, rank in ranks.items() if rank != params.rank}
+    power = 0.5 if params.use_rslora else 1  # all layers have the scale that alpha gives to `rank`
+    alphas = {layer: params.alpha * (rank / params.rank) ** power for layer, rank in others.items()}
+    unet_config = LoraConfig(
+        target_modules=list(ranks), rank_pattern=others, alpha_pattern=alphas, use_dora=params.use_dora, **shared
+    )
+    add_lora(denoiser.unet, unet_config, params.seed)
+    groups = parameter_groups(denoiser.unet, profile.learning_rate, params.lora_plus_ratio)
     if denoiser.text_encoder is not None:
         text_config = LoraConfig(target_modules=TEXT_ENCODER_MODULES, **shared)
-        lora_params = add_lora(denoiser.text_encoder, text_config, params.seed)
-        groups.append({"params": lora_params, "lr": params.text_encoder_lr})
+        add_lora(denoiser.text_encoder, text_config, params.seed)
+        groups += parameter_groups(denoiser.text_encoder, params.text_encoder_lr, params.lora_plus_ratio)
     return groups
+
+
+def parameter_groups(model: nn.Module, learning_rate: float, lora_plus_ratio: float | None) -> list[dict]:
+    """What learns in the model, as one group, or as two: LoRA+ (https://arxiv.org/abs/2402.12354) teaches B faster."""
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if lora_plus_ratio is None:
+        return [{"params": list(learning.values()), "lr": learning_rate}]
+    fast = {name: parameter for name, parameter in learning.items() if ".lora_B." in name}
+    return [
+        {"params": [parameter for name, parameter in learning.items() if name not in fast], "lr": learning_rate},
+        {"params": list(fast.values()), "lr": learning_rate * lora_plus_ratio},
+    ]
 
 
 def make_optimizer(groups: list[dict], name: str, weight_decay: float) -> torch.optim.Optimizer:
     """The optimizer called `name`; UserError where its package is not installed."""
     module, class_name, options = OPTIMIZERS[name]
     package = module.partition(".")[0]
+    if name == "prodigy" and len({group["lr"] for group in groups}) > 1:
+        raise UserError(
+            "params.yaml: train.optimizer: prodigy finds one learning rate for all; set lora_plus_ratio to null, and "
+            "text_encoder_lr to null or to the profile's learning_rate"
+        )
     if sys.modules.get(package, ...) is None:  # tattoo_lora/__init__.py holds it back
         del sys.modules[package]
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tattoo_lora.data.drawings import Drawing
 from tattoo_lora.diffusion.hub import id_at_revision
+from tattoo_lora.diffusion.lora import layer_ranks, plain_alpha
 from tattoo_lora.params import Profile, TrainParams
 
 MOST_WORDS = 100
@@ -70,7 +71,8 @@ def lora_header(
     trained_on = [caption for caption, drawing in zip(captions, drawings, strict=True) if drawing.split == "train"]
     train, size = profile.train, f"{profile.resolution}x{profile.resolution}"
     frequency = word_frequency(trained_on)
-    convolutional = any(target.startswith(("conv", "proj_")) for target in train.target_modules)
+    ranks = layer_ranks(train.target_modules, params.rank, params.ranks)
+    conv_ranks = [rank for layer, rank in ranks.items() if layer.startswith(("conv", "proj_"))]
     return {
         "modelspec.architecture": f"{base.architecture}/lora",
         "modelspec.implementation": "diffusers",
@@ -85,8 +87,8 @@ def lora_header(
         "ss_dataset_hash": dataset_hash(drawings),
         "ss_gradient_accumulation_steps": str(train.gradient_accumulation_steps),
         "ss_learning_rate": str(train.learning_rate),
-        "ss_network_alpha": str(params.alpha),
-        "ss_network_args": json.dumps({"conv_dim": str(params.rank)} if convolutional else {}),
+        "ss_network_alpha": str(plain_alpha(params.alpha, params.rank, params.use_rslora)),
+        "ss_network_args": json.dumps({"conv_dim": str(conv_ranks[0])} if conv_ranks else {}),
         "ss_network_dim": str(params.rank),
         "ss_network_module": "networks.lora",
         "ss_num_train_images": str(len(trained_on)),

@@ -32,5 +32,5 @@ def planned(profile: TrainProfile, drawings: int, processes: int = 1) -> TrainPr
             f"the profile's train.warmup_steps: found {warmup_steps}, allowed: less than the {steps} steps that "
             f"{profile.epochs:g} epochs of {drawings} drawings take; lower it, or raise train.epochs"
         )
-    eval_every = max(profile.eval_every * steps // longest, 1)
+    eval_every = math.ceil(profile.eval_every * steps / longest)  # up: no evaluation just before the last
     return replace(profile, steps=steps, warmup_steps=warmup_steps, eval_every=eval_every)

@@ -21,8 +21,8 @@ def kohya_name(module: str) -> str:
     raise UserError(f"{module}: neither of the UNet nor of the text encoder")
 
 
-def to_kohya(tensors: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """Kohya's keys for PEFT's, the tensors as they are; one alpha a module."""
+def to_kohya(tensors: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Kohya's keys for PEFT's, the tensors as they are; one alpha a module, the scale times its rank."""
     converted = {}
     for key, tensor in tensors.items():
         part = next((part for part in PARTS if key.endswith(f".{part}")), None)
@@ -30,5 +30,6 @@ def to_kohya(tensors: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
             raise UserError(f"{key}: the kohya format has no place for it")
         name = kohya_name(key.removesuffix(f".{part}"))
         converted[f"{name}.{PARTS[part]}"] = tensor
-        converted[f"{name}.alpha"] = torch.tensor(float(alpha))
+        rank = tensor.shape[0 if part == "lora_A.weight" else 1]
+        converted[f"{name}.alpha"] = torch.tensor(scale * rank)
     return converted

@@ -18,6 +18,37 @@ from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
 
 TEXT_ENCODER_MODULES = ["q_proj", "k_proj", "v_proj", "out_proj"]
+ATTENTION, FEED_FORWARD = ["to_q", "to_k", "to_v", "to_out.0"], ["ff.net.0.proj", "ff.net.2"]
+PROJECTIONS = ["proj_in", "proj_out"]  # of each block of attention and feed-forward
+SETS = {  # names for several of the UNet's layers at once
+    "attention": ATTENTION,
+    "ff": FEED_FORWARD,
+    "proj": PROJECTIONS,
+    "attn-ff": ATTENTION + FEED_FORWARD,
+    "all": ATTENTION + FEED_FORWARD + PROJECTIONS,
+}
+
+
+def layer_ranks(targets: list[str], rank: int, ranks: dict[str, int] | None) -> dict[str, int]:
+    """The rank of each kind of layer in `targets`, names of layers or of SETS; `ranks` has other ranks by such names.
+
+    UserError for a rank of layers that are not among the targets.
+    """
+    rank_by_layer = {layer: rank for target in targets for layer in SETS.get(target, [target])}
+    for name, own_rank in (ranks or {}).items():
+        layers = SETS.get(name, [name])
+        if not rank_by_layer.keys() >= set(layers):
+            raise UserError(
+                f"params.yaml: train.ranks: found {name}, allowed: sets ({', '.join(SETS)}) and layers of the "
+                f"profile's target_modules ({', '.join(targets)})"
+            )
+        rank_by_layer |= dict.fromkeys(layers, own_rank)
+    return rank_by_layer
+
+
+def plain_alpha(alpha: float, rank: int, use_rslora: bool) -> float:
+    """The alpha whose alpha / rank, which every reader computes, is the adapter's scale: rsLoRA's is alpha / √rank."""
+    return alpha * rank**0.5 if use_rslora else alpha
 
 
 def add_lora(model: UNet2DConditionModel | CLIPTextModel, config: LoraConfig, seed: int) -> list[nn.Parameter]:
@@ -48,27 +79,32 @@ def save_lora(
 ) -> None:
     """Write the adapter twice, atomically: PEFT's keys at `path` for diffusers, kohya's at `kohya_path(path)`.
 
-    `text_encoder` is given if it has an adapter too. DoRA's magnitudes have no place in kohya's format that its readers
-    agree on, so such an adapter is written for diffusers only.
+    `text_encoder` is given if it has an adapter too, of the same rank and alpha. All layers have one scale. DoRA's
+    magnitudes have no place in kohya's format that its readers agree on, so such an adapter is written for diffusers
+    only.
     """
     config = unet.peft_config["default"]
     tensors = {f"unet.{key}": tensor for key, tensor in get_peft_model_state_dict(unet).items()}
     # Only what every peft version knows: diffusers hands it to LoraConfig as it is.
-    adapter = {"unet.r": config.r, "unet.lora_alpha": config.lora_alpha}
+    alpha = plain_alpha(config.lora_alpha, config.r, config.use_rslora)
+    adapter = {"unet.r": config.r, "unet.lora_alpha": alpha}
+    if config.rank_pattern:
+        alphas = {layer: alpha / config.r * rank for layer, rank in config.rank_pattern.items()}
+        adapter |= {"unet.rank_pattern": config.rank_pattern, "unet.alpha_pattern": alphas}
     adapter["unet.target_modules"] = sorted(config.target_modules)
     if text_encoder is not None:
         for key, tensor in get_peft_model_state_dict(text_encoder).items():
             # The name that files have; newer transformers dropped the middle part.
             tensors[f"text_encoder.text_model.{key.removeprefix('text_model.')}"] = tensor
         text_config = text_encoder.peft_config["default"]
-        adapter |= {"text_encoder.r": text_config.r, "text_encoder.lora_alpha": text_config.lora_alpha}
+        adapter |= {"text_encoder.r": text_config.r, "text_encoder.lora_alpha": alpha}
         adapter["text_encoder.target_modules"] = sorted(text_config.target_modules)
     if config.use_dora:
         adapter["unet.use_dora"] = True
     tensors = {key: tensor.detach().float().cpu().contiguous() for key, tensor in sorted(tensors.items())}
     path.parent.mkdir(parents=True, exist_ok=True)
     if not config.use_dora:
-        write_safetensors(kohya_path(path), to_kohya(tensors, config.lora_alpha), header)
+        write_safetensors(kohya_path(path), to_kohya(tensors, alpha / config.r), header)
     write_safetensors(path, tensors, header | {"lora_adapter_metadata": json.dumps(adapter, sort_keys=True)})
 
 
