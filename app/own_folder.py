@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from tattoo_lora.data.file_names import split_words
+from tattoo_lora.data.file_names import RESERVED, split_words
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
 
@@ -25,7 +25,8 @@ VALUE = r"""(?:"(?:[^"\\\r\n]|\\.)*"|'(?:[^'\r\n]|'')*'|(?:(?!\s\#)[^\r\n])*?)""
 def name_for(folder: Path) -> str:
     """The folder's name, reduced to letters of any script, digits, - and _."""
     name = unicodedata.normalize("NFC", folder.resolve().name)
-    return re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "drawings"
+    name = re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "drawings"
+    return f"{name}-drawings" if RESERVED.fullmatch(name) else name
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -56,7 +57,7 @@ def place_for(images: Path, root: Path) -> Path:
             ours = not (target.exists() or target.is_symlink()) or (target.is_dir() and is_copy(target, images))
         if ours:
             remembered.mkdir(parents=True, exist_ok=True)
-            memory.write_text(str(images), encoding="utf-8")
+            memory.write_text(str(images), encoding="utf-8", newline="\n")
             return target
         number += 1
 

@@ -333,7 +333,7 @@ def release(root: Path, variant: str, out: Path, license: str | None = None, rep
         fill(made, root, variant, adapter, drawings, license, repo_id or folder)
         files = sorted(path for path in made.rglob("*") if path.is_file())
         hashes = {path.relative_to(made).as_posix(): file_sha256(path) for path in files}
-        (made / WRITTEN).write_text(json.dumps({MADE_BY: hashes}, indent=2) + "\n", encoding="utf-8")
+        (made / WRITTEN).write_text(json.dumps({MADE_BY: hashes}, indent=2) + "\n", encoding="utf-8", newline="\n")
         if theirs := [name for name in hashes if (out / name).exists() and out / name not in earlier]:
             raise UserError(f"{out / theirs[0]}: no release wrote this file; move it away, or give --out a new folder")
         for path in earlier:
@@ -359,7 +359,7 @@ def fill(
         shutil.copyfile(picture, out / f"images/{i:02}.png")
     write_rows(out / "credits.csv", [{column: getattr(drawing, column) for column in CREDITS} for drawing in drawings])
     card = model_card(root, variant, weights, kohya, license, drawings, location)
-    (out / "README.md").write_text(card, encoding="utf-8")
+    (out / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 def upload(folder: Path, repo_id: str) -> str:

@@ -137,7 +137,7 @@ def record_speed(setting: Setting, steps: int, batch: int, seconds: float) -> No
         return
     setting.path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(setting.path) as partial:
-        partial.write_text(json.dumps({"pictures_per_second": steps * batch / seconds}), encoding="utf-8")
+        partial.write_text(json.dumps({"pictures_per_second": steps * batch / seconds}), encoding="utf-8", newline="\n")
 
 
 def measured_speed(setting: Setting) -> float | None:

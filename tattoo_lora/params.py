@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from tattoo_lora.data.file_names import RESERVED
 from tattoo_lora.data.texts import read_text
 from tattoo_lora.errors import UserError
 
@@ -228,10 +229,10 @@ def load_params(root: Path = Path()) -> Params:
     path = root / "params.yaml"
     params = _read(path, Params)
     for name in params.variants:
-        if not re.fullmatch(r"[^\W_][\w-]*", name) or name.lower() in TAKEN:
+        if not re.fullmatch(r"[^\W_][\w-]*", name) or name.lower() in TAKEN or RESERVED.fullmatch(name):
             raise UserError(
                 f"{path}: variants: found {name!r}, allowed: a letter or digit, then letters, digits, _ and -; other "
-                f"results have the names {', '.join(TAKEN)}"
+                f"results have the names {', '.join(TAKEN)}, and Windows keeps con, nul and the like for devices"
             )
     return params
 

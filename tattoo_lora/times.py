@@ -29,7 +29,7 @@ def recorded_time() -> Iterator[None]:
     FOLDER.mkdir(parents=True, exist_ok=True)
     times = {"seconds": now - psutil.Process().create_time(), "ended": now}
     with replace_file(FOLDER / f"{stage}.json") as partial:
-        partial.write_text(json.dumps(times), encoding="utf-8")
+        partial.write_text(json.dumps(times), encoding="utf-8", newline="\n")
 
 
 def read_times() -> dict[str, float]:

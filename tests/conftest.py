@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -74,6 +73,8 @@ def call(program: ModuleType, project: Path, *arguments: object) -> str:
 @contextlib.contextmanager
 def room_for(size: int) -> Iterator[None]:
     """As on a disk that is nearly full: no file grows beyond so many bytes."""
+    import resource  # Windows has none
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # Python turns the signal into an OSError
     try:

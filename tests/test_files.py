@@ -1,5 +1,6 @@
 """DVC may link results to its cache: a stage run by hand must replace them, never write into them."""
 
+import ast
 import os
 import re
 
@@ -67,3 +68,15 @@ def test_a_stage_writes_its_results_through_replace_file_alone(stage):
     writes = re.findall(r'.*(?:image|sheet)\S*\.save\(.*|.*\.write_(?:text|bytes)\(.*|.*open\("[wx].*', source)
     assert files
     assert [line for line in writes if "partial" not in line and "buffer" not in line] == []
+
+
+@pytest.mark.parametrize("folder", ["stages", "tattoo_lora", "app"])
+def test_no_text_gets_other_line_ends_on_windows(folder):
+    """There Python writes \\r\\n for \\n unless told otherwise, and DVC hashes the bytes."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        for call in calls:
+            name = getattr(call.func, "attr", None)
+            modes = [arg.value for arg in call.args[:1] if isinstance(arg, ast.Constant)]
+            if name == "write_text" or name == "open" and modes in (["w"], ["a"]):
+                assert "newline" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"

@@ -32,6 +32,8 @@ def folder(path, **files):
         ("纹身", "纹身"),
         ("рисунки", "рисунки"),
         ("!!", "drawings"),
+        ("Nul", "Nul-drawings"),  # Windows would not make it
+        ("end...", "end"),
     ],
 )
 def test_a_folder_keeps_its_name_as_far_as_a_shell_allows(root, tmp_path, name, expected):

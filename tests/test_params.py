@@ -136,7 +136,25 @@ def test_a_profile_without_targets_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["base", "Base", "held_out", "findings", "report", "a/b", "..", ".a", "_a", "-a", "a b", "a@b", "a.b", "''"]
+    "name",
+    [
+        "base",
+        "Base",
+        "held_out",
+        "findings",
+        "report",
+        "a/b",
+        "..",
+        ".a",
+        "_a",
+        "-a",
+        "a b",
+        "a@b",
+        "a.b",
+        "''",
+        "con",
+        "Lpt1",
+    ],
 )
 def test_a_variant_that_would_collide_with_other_results_or_fits_no_path_is_refused(folder, name):
     set_value(folder / "params.yaml", "blip", f"\n  {name}:")

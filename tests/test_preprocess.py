@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -355,6 +355,8 @@ def test_a_plain_name_stays_and_all_others_end_in_a_hash():
     assert output_stem("owl.png") == "owl"
     assert output_stem("birds/Große Eule.JPG").startswith("grosse-eule-")
     assert output_stem("owl-0123abcd.png") != "owl-0123abcd"  # it could be another's
+    assert output_stem("nul.png").startswith("nul-") and output_stem("com1.png").startswith("com1-")  # Windows' devices
+    assert output_stem("console.png") == "console"
     assert output_stem("..png").startswith("drawing-") or output_stem("..png")
 
 
@@ -366,7 +368,8 @@ sources = st.lists(st.lists(names, min_size=1, max_size=3).map("/".join), unique
 def test_names_are_injective_and_fit_any_file_system(sources):
     stems = [output_stem(source) for source in sources]
     assert len({stem.casefold() for stem in stems}) == len(stems)
-    assert all(len(stem.encode()) < 200 and not {"/", "\0", "\n"} & set(stem) for stem in stems)
+    assert all(len(stem.encode()) < 200 and not set('<>:"/\\|?*\0\n') & set(stem) for stem in stems)
+    assert not any(stem.endswith((".", " ")) or PureWindowsPath(stem).is_reserved() for stem in stems)
 
 
 @given(st.sets(st.text("0123456789abcdef", min_size=64, max_size=64)), st.floats(0.01, 0.9))
@@ -563,11 +566,13 @@ def test_a_drawing_linked_from_a_dvc_cache_is_read(raw, tmp_path):
 
 def test_rights_go_into_the_manifest_and_may_be_required(raw, tmp_path):
     (raw / "rights.csv").write_text(
-        "file,license,author\nd1.png,CC0,Ada\nd2.png,,\n*,CC BY 4.0,\n", encoding="utf-8-sig"
+        "file,license,author\nd1.png,CC0,Ada\nd2.png,,\n*,CC BY 4.0,\n", encoding="utf-8-sig", newline="\r\n"
     )
+    (raw / "d1.txt").write_text("an owl\non a branch\n", newline="\r\n")  # as an editor on Windows writes both
     rows = by_source(run_preprocess(raw, tmp_path / "out")[0])
     assert (rows["d1.png"].license, rows["d1.png"].author, rows["d3.png"].license) == ("CC0", "Ada", "CC BY 4.0")
     assert rows["rights.csv"].reason == "the drawings' rights"
+    assert (tmp_path / "out/captions_user.csv").read_bytes() == b"file,caption\nd1.png,an owl on a branch\n"
     rows = by_source(run_preprocess(raw, tmp_path / "out", require_license=True)[0])
     assert (rows["d2.png"].status, rows["d2.png"].reason) == ("rejected", "no license in rights.csv")
     assert sum(row.status == "kept" for row in rows.values()) == 7

@@ -23,6 +23,12 @@ def test_what_is_written_is_read_again_with_its_types(tmp_path):
     assert read_table(tmp_path / "table.csv", Row) == [rows[0], Row("鴞", 0, 0.333333)]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table_that_an_editor_on_windows_saved_is_read_as_it_was(tmp_path, end):
+    (tmp_path / "table.csv").write_text("name,count,share\na,1,0.5\n", newline=end)
+    assert read_table(tmp_path / "table.csv", Row) == [Row("a", 1, 0.5)]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

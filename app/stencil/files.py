@@ -83,11 +83,11 @@ def write_files(name: str, stencil: Stencil, options: Options, folder: Path) -> 
     files = {kind: folder / f"{name}.stencil.{kind}" for kind in ("png", "svg")}
     to_png(stencil.ink, files["png"], options)
     with replace_file(files["svg"]) as partial:
-        partial.write_text(to_svg(stencil.ink, options, make_shading(stencil, options)), encoding="utf-8")
+        partial.write_text(to_svg(stencil.ink, options, make_shading(stencil, options)), encoding="utf-8", newline="\n")
     if options.centre_lines:
         files["lines"] = folder / f"{name}.stencil.lines.svg"
         with replace_file(files["lines"]) as partial:
-            partial.write_text(to_centre_svg(stencil.level, options), encoding="utf-8")
+            partial.write_text(to_centre_svg(stencil.level, options), encoding="utf-8", newline="\n")
     check = folder / f"{name}.stencil.check.png"
     if findings.thin or findings.close or stencil.joins:
         with replace_file(check) as partial:

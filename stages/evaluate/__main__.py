@@ -149,7 +149,7 @@ def write_metrics(paths: Iterable[Path | None], means: dict[str, float]) -> None
     for path in filter(None, paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as partial:
-            partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

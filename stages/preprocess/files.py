@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from tattoo_lora.data.file_names import RESERVED
 from tattoo_lora.errors import UserError
 
 # What lies beside drawings: licences, lists, what file managers and DVC leave behind.
@@ -74,7 +75,7 @@ def output_stem(source: str) -> str:
     Names that are plain already stay; all others end in a hash of their path, so that no two meet, not on a file
     system either that ignores case or Unicode's forms.
     """
-    if PLAIN_NAME.fullmatch(source):
+    if PLAIN_NAME.fullmatch(source) and not RESERVED.fullmatch(source.removesuffix(".png")):
         return source.removesuffix(".png")
     words = unicodedata.normalize("NFC", Path(source).stem.casefold())
     readable = re.sub(r"[^\w-]+", "-", words).strip("-_")[:40] or "drawing"

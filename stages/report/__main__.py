@@ -391,7 +391,9 @@ def run(args: argparse.Namespace) -> None:
     for name, evaluation in evaluations.items():
         sample_grid(evaluation.images, len(seeds)).save(args.plots / "samples" / f"{name}.png")
     target_values = {name: None if np.isnan(value) else round(value, 6) for name, value in asdict(target).items()}
-    (args.metrics / "held_out.json").write_text(json.dumps(target_values, indent=2) + "\n", encoding="utf-8")
+    (args.metrics / "held_out.json").write_text(
+        json.dumps(target_values, indent=2) + "\n", encoding="utf-8", newline="\n"
+    )
 
     first_seed_images = {name: evaluation.images[:: len(seeds)] for name, evaluation in evaluations.items()}
     steps = {name: read_steps(args.samples / name) for name in variants}
@@ -415,8 +417,11 @@ def run(args: argparse.Namespace) -> None:
         f"prompts (clip_score);\nless than {smallest:.0%} of the second's value is no difference.\n\n"
         f"{differences_table(findings, list(SCORES))}",
         encoding="utf-8",
+        newline="\n",
     )
-    (args.metrics / "findings.json").write_text(findings_json(evaluations, findings, held_out), encoding="utf-8")
+    (args.metrics / "findings.json").write_text(
+        findings_json(evaluations, findings, held_out), encoding="utf-8", newline="\n"
+    )
     facts = data_facts(
         all_params.dataset,
         args.processed,
@@ -426,10 +431,10 @@ def run(args: argparse.Namespace) -> None:
     pictures = Path(os.path.relpath(args.plots, args.metrics)).as_posix()
     made = how_made(all_params, profile, max(log["step"].max() for log in logs.values()))
     text = report_text(evaluations, findings, held_out, facts, made, smallest, pictures)
-    (args.metrics / "report.md").write_text(text, encoding="utf-8")
+    (args.metrics / "report.md").write_text(text, encoding="utf-8", newline="\n")
     page = web_page(text.splitlines()[0].lstrip("# "), text, args.metrics)
     with replace_file(args.metrics / "report.html") as partial:  # the only result here that DVC caches
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", newline="\n")
     print(f"{scores}\n{text.splitlines()[0].lstrip('# ')}. The report: {args.metrics / 'report.html'}")
 
 

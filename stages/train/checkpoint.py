@@ -34,7 +34,7 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
-        (partial / "state.json").write_text(json.dumps(_flatten(state, "", tensors)), encoding="utf-8")
+        (partial / "state.json").write_text(json.dumps(_flatten(state, "", tensors)), encoding="utf-8", newline="\n")
         save_file(tensors, partial / "state.safetensors")
         for i, output in enumerate(self.outputs):
             if output.is_dir():

@@ -67,6 +67,8 @@ class Evaluator:
             "seen_loss": losses[self.val_count :].mean().item(),
         }
         with replace_file(folder / "losses.json") as partial:
-            partial.write_text(json.dumps({name: round(mean, 6) for name, mean in means.items()}), encoding="utf-8")
+            partial.write_text(
+                json.dumps({name: round(mean, 6) for name, mean in means.items()}), encoding="utf-8", newline="\n"
+            )
         self.seconds += time.monotonic() - started
         return means["val_loss"], sum(scores) / len(scores)

@@ -19,7 +19,7 @@ class UserCaption:
 def write_caption(folder: Path, stem: str, caption: str) -> None:
     """Write <stem>.txt with the caption on one line."""
     with replace_file(folder / f"{stem}.txt") as partial:
-        partial.write_text(" ".join(caption.split()) + "\n", encoding="utf-8")
+        partial.write_text(" ".join(caption.split()) + "\n", encoding="utf-8", newline="\n")
 
 
 def read_captions(folder: Path, stems: list[str]) -> dict[str, str]:

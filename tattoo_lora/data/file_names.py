@@ -1,7 +1,12 @@
-"""Read in a file's name what is drawn: 'heart broken' in 'IMG_2009 heart-broken (1).jpg'; none in 'DSC1.jpg'."""
+"""Read in a file's name what is drawn: 'heart broken' in 'IMG_2009 heart-broken (1).jpg'; none in 'DSC1.jpg'.
+
+And which names no file can have.
+"""
 
 import re
 
+# What Windows keeps for devices, whatever ending follows: no file and no folder there can have such a name.
+RESERVED = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)")
 MARK = re.compile(r"-[0-9a-f]{8}$")  # what preprocess puts after names that are not plain
 CUT = 40  # letters that preprocess keeps of such a name: the last word may be half a word
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
