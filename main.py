@@ -30,6 +30,13 @@ def stop(message: str) -> None:
     sys.exit(1)
 
 
+def first_commands(system: str) -> tuple[str, str]:
+    """What makes the environment and what starts the run in it, for the shell of a system: posix, or nt for Windows."""
+    if system == "nt":  # in Windows' own PowerShell, && is an error
+        return r"py -m venv .venv; .venv\Scripts\pip install -r requirements.txt", r".venv\Scripts\python main.py"
+    return "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt", ".venv/bin/python main.py"
+
+
 def check_environment() -> None:
     """Stop if Python is too old, or if a package or the Git repository is missing; note packages of other versions.
 
@@ -55,8 +62,7 @@ def check_environment() -> None:
         if python and not here:
             install = f"the environment is in .venv: run `{python} main.py`"
         elif len(missing) > 3:
-            install = "run `python3 -m venv .venv && .venv/bin/pip install -r requirements.txt`, "
-            install += "then `.venv/bin/python main.py`"
+            install = "run `{}`, then `{}`".format(*first_commands(os.name))
         stop(f"not installed: {some}; {install}")
     if others:
         print(

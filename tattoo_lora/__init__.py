@@ -7,8 +7,8 @@ from importlib.util import find_spec
 # DVC runs the stages with the shell's `python`, and that may not be the one that has the packages.
 if missing := [name for name in ("diffusers", "numpy", "torch", "yaml") if find_spec(name) is None]:
     sys.exit(
-        f"error: {sys.executable} has no {', '.join(missing)}; `source .venv/bin/activate` and repeat the command, "
-        "or run `.venv/bin/python main.py`"
+        f"error: {sys.executable} has no {', '.join(missing)}; activate the environment (`source .venv/bin/activate`, "
+        r"on Windows `.venv\Scripts\activate`) and repeat the command, or run main.py with the python in .venv"
     )
 # Set before anyone imports these libraries: their advice is for developers, not for who runs the pipeline.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

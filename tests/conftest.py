@@ -73,8 +73,7 @@ def call(program: ModuleType, project: Path, *arguments: object) -> str:
 @contextlib.contextmanager
 def room_for(size: int) -> Iterator[None]:
     """As on a disk that is nearly full: no file grows beyond so many bytes."""
-    import resource  # Windows has none
-
+    resource = pytest.importorskip("resource")  # Windows has none
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # Python turns the signal into an OSError
     try:
@@ -190,7 +189,7 @@ def processed(shared) -> Path:
             shutil.copy(ROOT / f"data/raw/flash/{name}.png", target / "data/raw/flash")
         shutil.copytree(ROOT / "profiles", target / "profiles")
         shutil.copy(ROOT / "params.yaml", target)
-        (target / "models").symlink_to(ROOT / "models")
+        (target / "models").symlink_to(ROOT / "models", target_is_directory=True)
         settings = {
             "val_share": 0.2,
             "test_share": 0.05,

@@ -33,7 +33,10 @@ def test_a_package_of_the_same_name_elsewhere_does_not_win(tmp_path, package):
 def test_a_python_without_the_packages_is_one_line(module):
     result = run(sys.executable, "-S", "-m", module, cwd=ROOT, check=False)  # no site-packages
     assert result.returncode == 1
-    assert re.fullmatch(r"error: .*python\S* has no diffusers, numpy, torch, yaml; `source .venv.*\n", result.stderr)
+    assert re.fullmatch(
+        r"error: .*python\S* has no diffusers, numpy, torch, yaml; activate the environment .`source .venv.*\n",
+        result.stderr,
+    )
 
 
 def test_it_runs_in_a_subfolder_of_a_git_repository(project, tmp_path):

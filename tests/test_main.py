@@ -11,6 +11,7 @@ import psutil
 import pytest
 from conftest import ROOT, copy_project, run, set_value, start
 
+from main import first_commands
 from tattoo_lora.params import load_params
 
 
@@ -120,6 +121,12 @@ def test_a_python_without_the_packages_says_what_to_run(copy, tmp_path):
     result = run(*bare, "main.py", cwd=copy, check=False)
     assert "the environment is in .venv: run `.venv/bin/python main.py`" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_the_first_commands_are_those_of_the_readme_on_every_system():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert " && ".join(first_commands("posix")) in readme
+    assert "\n".join(first_commands("nt")) in readme
 
 
 def test_another_version_is_named_with_the_one_that_was_tried(copy, tmp_path):
