@@ -93,3 +93,11 @@ def test_checkpointing_a_smaller_picture_and_half_precision_take_less_memory():
 
 def test_a_duration_is_said_in_the_unit_that_a_person_would_use():
     assert [duration(seconds) for seconds in (0.2, 75, 600, 7200)] == ["1 s", "75 s", "10 min", "2 h"]
+
+
+def test_the_guides_table_of_cards_is_what_is_computed():
+    guide = (ROOT / "docs/sd15.md").read_text(encoding="utf-8")
+    for name, (memory, tflops) in estimates.CARDS.items():
+        speed = counted_speed(512, name)
+        row = f"| {name} | {memory} GB | {tflops:g} | {duration(20 * 100 / speed)} | {duration(1500 * 8 / speed)} |"
+        assert row in guide
