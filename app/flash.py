@@ -11,6 +11,7 @@ each page as flash-1.png, flash-2.png and so on.
 import argparse
 import textwrap
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -131,6 +132,27 @@ def draw(sheet: Image.Image, drawing: Drawing, middle: int, foot: int) -> None:
     pen.text((middle, y), drawing.size, 0, font(SIZE_MM, "-Italic"), anchor="ma")
 
 
+def make_pages(
+    pictures: list[Path], widths: list[float], captions: list[str], page: str, title: str
+) -> list[Image.Image]:
+    """The sheet's pages; UserError for a width that is out of bounds or a drawing that does not fit."""
+    for width in widths:
+        check_options(Options(width_mm=width))
+    drawings = []
+    for path, width, caption in zip(pictures, widths, captions, strict=True):
+        drawings.append(make_drawing(path, width, caption))
+        check_fits(path, drawings[-1], page, title)
+    return lay_out(drawings, page, title)
+
+
+def to_pdf(pages: list[Image.Image], title: str) -> bytes:
+    """All pages at their real size, one bit a pixel: PDF would get JPEGs of greys, with halos around the lines."""
+    first, *others = (page.convert("1", dither=Image.Dither.NONE) for page in pages)
+    file = BytesIO()
+    first.save(file, "PDF", resolution=DPI, save_all=True, append_images=others, title=title or None)
+    return file.getvalue()
+
+
 def one_for_each(option: str, values: list, pictures: list[Path]) -> list:
     """The values, a single one for all pictures; UserError if there are fewer or more than pictures."""
     if len(values) not in (1, len(pictures)):
@@ -153,22 +175,14 @@ def main() -> None:
         widths = one_for_each("--width-mm", args.width_mm, args.pictures)
         names = [path.stem.replace("-", " ").replace("_", " ") for path in args.pictures]
         captions = one_for_each("--captions", args.captions or names, args.pictures)
-        for width in widths:
-            check_options(Options(width_mm=width))
-        drawings = []
-        for path, width, caption in zip(args.pictures, widths, captions, strict=True):
-            drawings.append(make_drawing(path, width, caption))
-            check_fits(path, drawings[-1], args.page, args.title)
-        pages = lay_out(drawings, args.page, args.title)
+        pages = make_pages(args.pictures, widths, captions, args.page, args.title)
         writable(args.out)
         for number, page in enumerate(pages, start=1):
             with replace_file(args.out / f"flash-{number}.png") as partial:
                 page.save(partial, "PNG", dpi=(DPI, DPI))
             print(args.out / f"flash-{number}.png")
-        # One bit a pixel: PDF would get JPEGs of greys, with halos around the lines.
-        first, *others = (page.convert("1", dither=Image.Dither.NONE) for page in pages)
         with replace_file(args.out / "flash.pdf") as partial:
-            first.save(partial, "PDF", resolution=DPI, save_all=True, append_images=others, title=args.title or None)
+            partial.write_bytes(to_pdf(pages, args.title))
         print(args.out / "flash.pdf")
 
 

@@ -30,6 +30,7 @@ def draw_over(pipeline, settings, prompt_embeds, negative_prompt_embeds) -> Imag
     """
     import torch
 
+    from tattoo_lora.diffusion.models import pick_device
     from tattoo_lora.diffusion.sampling import decode_latents, without_text_encoder
 
     unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
@@ -37,7 +38,7 @@ def draw_over(pipeline, settings, prompt_embeds, negative_prompt_embeds) -> Imag
     scheduler.set_timesteps(settings.steps)
     timesteps = scheduler.timesteps[-int(settings.steps * settings.change) :]
     with torch.inference_mode(), without_text_encoder(pipeline):
-        pixel_values = pipeline.image_processor.preprocess(sketch).to(vae.device, vae.dtype)
+        pixel_values = pipeline.image_processor.preprocess(sketch).to(pick_device(), vae.dtype)
         latents = vae.encode(pixel_values).latent_dist.mode().float().cpu() * vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(settings.seed))
         left = scheduler.alphas_cumprod[int(timesteps[0])]  # of the sketch; the rest is noise

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -21,16 +20,17 @@ from PIL import Image
 from skimage.measure import label
 from streamlit.testing.v1 import AppTest
 
-from app.generate import read_settings
 from app.stencil.options import STYLES
 from app.ui import as_markdown, thumbnail
 from tattoo_lora.params import load_params
 
 LISTING = "DVC is still listing the experiments; they will appear here."
 PAGES = ("start", "train", "draw", "print", "compare")
-GALLERY, CURVES = {"compare_section": "Gallery"}, {"compare_section": "Curves"}
+GALLERY, CURVES, TWO = ({"compare_section": section} for section in ("Gallery", "Curves", "Two runs"))
 DRAWINGS = {"train_section": "Drawings"}
-LOOKS = [("start", {}), ("train", {}), ("train", DRAWINGS), ("draw", {}), ("compare", {}), ("compare", GALLERY)]
+SKIN = {"print_section": "On skin"}
+LOOKS = [("start", {}), ("train", {}), ("train", DRAWINGS), ("draw", {}), ("print", {}), ("print", SKIN)]
+LOOKS += [("compare", {}), ("compare", GALLERY), ("compare", CURVES), ("compare", TWO)]
 
 
 @pytest.fixture
@@ -70,6 +70,12 @@ def look_again_while(app, text):
     raise AssertionError(f"still: {text}")
 
 
+def press(app, label):
+    """Click on the button; what it starts must not raise."""
+    next(button for button in app.button if button.label == label).click().run()
+    assert not app.exception, app.exception[0].stack_trace
+
+
 def pictures(app):
     return len(app.get("image"))
 
@@ -79,19 +85,43 @@ def files(project):
     return {str(path.relative_to(project)): path.stat().st_mtime_ns for path in kept if "__pycache__" not in str(path)}
 
 
-@pytest.mark.parametrize(("page", "chosen"), LOOKS)
+@pytest.mark.parametrize(("page", "chosen"), [look for look in LOOKS if look[1] != SKIN])
 def test_before_any_run_a_page_says_what_to_do(project, page, chosen):
     with opened(project, page, **chosen) as app:
         look_again_while(app, LISTING)
         commands = "\n".join(block.value for block in app.code)
         said = texts(app) + commands + "".join(info.value for info in app.info)
-        assert "python main.py" in said or "dvc exp run" in said or "No adapter has been trained yet" in said
+        said += "".join(button.label for button in app.button)
+        what_to_do = ("python main.py", "dvc exp run", "No adapter has been trained yet", "Bring your drawings", "Draw")
+        assert any(words in said for words in what_to_do)
 
 
-def test_the_overview_shows_stages_winners_and_pictures(finished):
+def test_the_first_screen_shows_pictures_the_verdict_and_what_to_do_next(finished):
     with opened(finished) as app:
         look_again_while(app, "Looking at the stages")
         assert "Everything is up to date." in texts(app)
+        assert json.loads((finished / "metrics/findings.json").read_text())["headline"] in texts(app)
+        assert pictures(app) == 4 and not app.dataframe and not app.metric  # tables stand in Compare
+        assert [button.label for button in app.button] == ["Bring your drawings", "Draw", "Print"]
+        prompts = app.get("button_group")[0]
+        prompts.set_value("a deer").run()
+        assert not app.exception and pictures(app) == 4
+
+
+@pytest.mark.parametrize(("label", "title"), [("Bring your drawings", "Train"), ("Draw", "Draw"), ("Print", "Print")])
+def test_each_next_step_is_one_click_away(light, label, title):
+    with opened(light) as app:
+        next(button for button in app.button if button.label == label).click().run()
+        assert not app.exception and app.title[0].value == title
+
+
+def test_the_first_screen_before_any_run_shows_the_drawings_that_are_here(project):
+    with opened(project) as app:
+        assert "These drawings are here, in data/raw/flash." in texts(app) and pictures(app) == 8
+
+
+def test_the_verdict_shows_winners_and_tables(finished):
+    with opened(finished, "compare") as app:
         assert {metric.label for metric in app.metric} == {"test_loss ↓", "clip_score ↑", "style ↓"}
         assert "better than" in texts(app) or "no real difference from" in texts(app)
         assert json.loads((finished / "metrics/findings.json").read_text())["headline"] in texts(app)
@@ -100,11 +130,11 @@ def test_the_overview_shows_stages_winners_and_pictures(finished):
         assert pictures(app) == 4
 
 
-def test_the_overview_says_which_stages_a_change_makes_stale_and_why(copy):
+def test_the_first_screen_says_which_stages_a_change_makes_stale_and_why(copy):
     set_value(copy / "params.yaml", "rank", 2)
     with opened(copy) as app:
         look_again_while(app, "Looking at the stages")
-        assert "7 of 12 stages are to be run; `dvc repro` runs them." in [line.value for line in app.markdown]
+        assert "7 of 12 stages are to be run, because something changed" in texts(app)
         why = next(table.value for table in app.dataframe if "why" in table.value.columns).set_index("stage")["why"]
         assert why["train@blip"] == "changed: params.yaml" and why["report"] == (
             "waits for train@vanilla, train@blip and 4 more"
@@ -183,7 +213,7 @@ def test_a_drawing_is_tried_on_a_photo_at_its_size_and_nothing_is_written(tmp_pa
     photo = io.BytesIO()
     arm().save(photo, "PNG")
     (tmp_path / "dvc.yaml").touch()
-    with opened(tmp_path, "print") as app:
+    with opened(tmp_path, "print", **SKIN) as app:
         assert not app.selectbox  # nothing was drawn here
         app.file_uploader[0].upload("owl.png", (ROOT / "data/raw/flash/owl.png").read_bytes())
         app.file_uploader[1].upload("arm.png", photo.getvalue()).run()
@@ -193,27 +223,16 @@ def test_a_drawing_is_tried_on_a_photo_at_its_size_and_nothing_is_written(tmp_pa
         app.run()
         assert not app.exception and not app.error and len(app.download_button) == 1
         app.number_input[0].set_value(290.0)
-        app.segmented_control[1].set_value("cylinder").run()
+        app.segmented_control[2].set_value("cylinder").run()
         assert "do not go around a limb of 250 mm" in texts(app)
         app.file_uploader[1].clear().upload("arm.jpg", b"no photo").run()
         assert "arm.jpg: no photo (no picture in a format that is read)" in texts(app)
     assert [path.name for path in tmp_path.rglob("*")] == ["dvc.yaml"]
 
 
-def test_pictures_that_were_drawn_here_can_be_tried_on_the_newest_first(tmp_path):
-    (tmp_path / "dvc.yaml").touch()
-    (tmp_path / "runs/samples/adhoc").mkdir(parents=True)
-    for age, name in enumerate(("new.png", "old.png", "old.stencil.png")):
-        path = tmp_path / "runs/samples/adhoc" / name
-        path.touch()
-        os.utime(path, (1e9 - age, 1e9 - age))
-    with opened(tmp_path, "print") as app:
-        assert app.selectbox[0].options == ["new.png", "old.png"]
-
-
 STENCIL_PAGE = (
-    "from app.runs import workspace\nfrom app.stencil.form import show_stencil\n"
-    "show_stencil(workspace(), {'blip': 'runs/samples/adhoc/owl.png'})"
+    "from pathlib import Path\nfrom app.stencil.form import show_stencil\n"
+    "show_stencil(Path('runs/samples/adhoc/owl.png'))"
 )
 
 
@@ -229,10 +248,10 @@ def owl(tmp_path):
 def test_a_stencils_lines_get_a_styles_width_and_its_breaks_are_joined(owl, tmp_path):
     with contextlib.chdir(tmp_path):
         app = AppTest.from_string(STENCIL_PAGE, default_timeout=60).run()
-        assert [choice.split(":")[0] for choice in app.selectbox[2].options] == ["as drawn", *STYLES]
+        assert [choice.split(":")[0] for choice in app.selectbox[1].options] == ["as drawn", *STYLES]
         shares, pieces = [], []
         for style, close_gaps_mm in ((0, 0.0), (1, 0.0), (1, 6.0)):
-            app.selectbox[2].set_value(app.selectbox[2].options[style])
+            app.selectbox[1].set_value(app.selectbox[1].options[style])
             app.number_input[1].set_value(close_gaps_mm)
             app.button[0].click().run()
             assert not app.exception and not app.error
@@ -250,7 +269,7 @@ def test_a_stencil_larger_than_the_page_comes_with_a_map(owl, tmp_path):
         app = AppTest.from_string(page, default_timeout=60).run()
         assert app.number_input[0].max == 1000
         app.number_input[0].set_value(250)
-        app.selectbox[1].set_value("roll-110")
+        app.selectbox[0].set_value("roll-110")
         app.checkbox[1].check()
         app.button[0].click().run()
     assert not app.exception and len(app.download_button) == 3
@@ -289,55 +308,11 @@ def test_thumbnails_are_of_pictures_alone(finished):
     assert thumbnail(raw, 32).startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
-def test_a_playground_picture_is_the_one_that_the_command_line_draws_and_nothing_else_is_written(copy):
-    before = files(copy)
-    with opened(copy, "draw") as app:
-        app.text_area[0].set_value("an owl, ink")
-        app.slider[1].set_value(2)  # steps
-        app.slider[0].set_value(0.7)  # strength
-        app.multiselect[0].set_value(["base", "blip"])
-        app.button[0].click().run()
-        assert not app.exception and not app.error and pictures(app) == 2
-        app.button[1].click().run()  # the stencil
-        assert not app.exception and not app.error and pictures(app) == 3
-    made = files(copy)
-    new = {name for name, changed in made.items() if before.get(name) != changed}
-    folder = "runs/samples/adhoc"
-    drawn = {f"{folder}/an-owl-ink_7.png", f"{folder}/an-owl-ink_7-2.png"}
-    new.discard(f"{folder}/an-owl-ink_7-2.stencil.check.png")  # only if a line of this drawing is too thin
-    assert new == drawn | {f"{folder}/an-owl-ink_7-2.stencil.{kind}" for kind in ("png", "svg", "pdf")}
-    name = f"{folder}/an-owl-ink_7-2.png"  # the second, drawn after the base with an adapter
-    again = run("python", "-m", "app.generate", "--again", name, "--out", "again", "--json", cwd=copy).stdout
-    assert (copy / json.loads(again)[0]["files"][0]).read_bytes() == (copy / name).read_bytes()
-    assert read_settings(copy / name).strength == 0.7
-    with contextlib.chdir(copy):
-        Image.new("RGB", (64, 64), "grey").save(name)
-        app.button[1].click().run()
-    assert not app.exception and app.error[0].value == "No stencil can be made of this."
-    assert "nothing to trace: the picture is all of one grey" in texts(app)
-
-
-@pytest.mark.slow  # loads the model once more
-def test_an_adapter_that_goes_while_the_page_is_open_cannot_be_chosen_any_more(copy):
-    with opened(copy, "draw") as app:
-        app.slider[1].set_value(1)
-        app.multiselect[0].set_value(["blip"])
-        shutil.rmtree(copy / "runs/lora")
-        app.button[0].click().run()
-        assert not app.exception and app.multiselect[0].options == ["base"]
-        assert "No adapter has been trained yet: only the base model can draw." in texts(app)
-
-
 def test_mistakes_are_said_in_a_line(light):
     with opened(light, "draw") as app:
         app.text_area[0].set_value("  ")
-        app.button[0].click().run()
+        press(app, "Draw")
         assert app.warning[0].value == "Write a prompt first."
-        app.text_area[0].set_value("an owl")
-        app.multiselect[0].set_value([])
-        app.button[0].click().run()
-        assert app.warning[0].value == "Choose what to draw with."
     set_value(light / "params.yaml", "rank", "two")
     for page, chosen in (("draw", {}), ("train", DRAWINGS)):
         with opened(light, page, **chosen) as app:
@@ -410,7 +385,12 @@ def test_results_of_the_dataset_before_are_marked(light):
     (light / "data/raw/own").mkdir()
     for dataset, marked in (("flash", 0), ("own", 1)):
         set_value(light / "params.yaml", "dataset", dataset)
-        for page, chosen, times in (("start", {}, 1), ("compare", CURVES, 1), ("compare", GALLERY, 2)):
+        for page, chosen, times in (
+            ("start", {}, 1),
+            ("compare", {}, 1),
+            ("compare", CURVES, 1),
+            ("compare", GALLERY, 2),
+        ):
             with opened(light, page, **chosen) as app:
                 said = [line.value for line in app.warning if line.value.startswith("These results belong to another")]
                 assert len(said) == marked * times, page
@@ -426,7 +406,7 @@ def test_two_runs_are_compared(copy):
     made = run("git", "commit-tree", f"{tree}^{{tree}}", "-p", head, "-m", "as DVC makes one", cwd=copy).stdout.strip()
     ref = f"refs/exps/{head[:2]}/{head[2:]}/fewer"
     run("git", "update-ref", ref, made, cwd=copy)
-    with opened(copy, "compare") as app:
+    with opened(copy, "compare", **TWO) as app:
         branch = run("git", "branch", "--show-current", cwd=copy).stdout.strip()
         look_again_while(app, LISTING)
         assert app.selectbox[0].options == ["workspace", branch, "fewer"] and app.selectbox[1].value == "fewer"
@@ -454,7 +434,7 @@ def test_experiments_that_take_long_to_list_come_by_themselves(light, monkeypatc
         return []
 
     monkeypatch.setattr("app.ui.show_experiments", list_slowly)
-    with opened(light, "compare") as app:
+    with opened(light, "compare", **TWO) as app:
         assert LISTING in texts(app)
         assert not app.selectbox
         listing.set()

@@ -16,6 +16,7 @@ from app.ui import (
     show_figure,
     show_table,
 )
+from app.verdict import show_verdict
 from stages.report.findings import SCORES
 
 METRICS = (*SCORES, "copies")
@@ -111,10 +112,10 @@ def compare_two() -> None:
                 show_figure(run, f"plots/samples/{name}", f"{name} of {run.name}")
 
 
-SECTIONS = {"Two runs": compare_two, "Gallery": show_gallery, "Curves": show_curves}
+SECTIONS = {"Verdict": show_verdict, "Two runs": compare_two, "Gallery": show_gallery, "Curves": show_curves}
 
 st.title("Compare")
 section = st.segmented_control(
-    "Section", list(SECTIONS), default="Two runs", key="compare_section", required=True, label_visibility="collapsed"
+    "Section", list(SECTIONS), default="Verdict", key="compare_section", required=True, label_visibility="collapsed"
 )
 SECTIONS[section]()

@@ -1,44 +1,75 @@
-"""Draw from a prompt with the base model and the variants, side by side, and take the pictures away."""
+"""Draw from a prompt: a batch of seeds as a contact sheet, favourites, variations, strengths, all that was drawn."""
 
 from pathlib import Path
 
 import streamlit as st
 
-from app import OUT
-from app.generate import Settings, Studio, adapter_path, adapter_sha256, save
-from app.runs import BASE, Run, workspace
-from app.ui import current_params, show_error, show_picture
+from app.drawing import column_settings, draw_all, seeds_from, show_sheet, strip
+from app.favourites import favourites, history, keep_sketch
+from app.generate import Settings, adapter_path
+from app.newest import without_common_end
+from app.runs import BASE, read_findings, workspace
+from app.tryon import Upload
+from app.ui import as_markdown, current_params, show_error
+from app.verdict import best_first
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile, load_profile
 
 LONGEST_PROMPT = 1000  # characters; the text encoder reads 77 tokens of it
+MOST_PICTURES = 24
+PAGE = 24  # pictures of the history at once
+EACH = "each, side by side"
 
 
-@st.cache_resource
-def studio() -> Studio:
-    """One studio for all visitors: the model is loaded once, when the first of them draws."""
-    return Studio()
+def trained_variants(params: Params) -> list[str]:
+    """The variants that can draw, the one with the best value of the first score that decides first."""
+    names = [name for name in params.variants if adapter_path(name).is_file()]
+    return sorted(names, key=best_first(read_findings(workspace())))
 
 
-def ask(params: Params, profile: Profile) -> tuple[list[str], dict, bool]:
-    """The form: columns to draw, what they share of their settings and the strength, and whether to draw now."""
-    trained = [name for name in params.variants if adapter_path(name).is_file()]
+def take_example(examples: dict[str, str]) -> None:
+    if name := st.session_state["example"]:
+        st.session_state["prompt"] = examples[name]
+
+
+def ask(params: Params, profile: Profile, trained: list[str]) -> list[Settings]:
+    """The form; what is to be drawn now, nothing if no button was pressed."""
+    examples = without_common_end(list(dict.fromkeys([*params.evaluate.prompts, *params.train.prompts])))
+    st.session_state.setdefault("prompt", params.evaluate.prompts[0])
+    st.pills(
+        "Examples",
+        list(examples),
+        format_func=as_markdown,
+        key="example",
+        on_change=take_example,
+        args=(examples,),
+    )
     side, step = profile.resolution, max(8, profile.resolution // 8)
     sizes = list(range(max(8, side // 2), 2 * side + 1, step))
-    with st.form("drawing"):
-        prompt = st.text_area("Prompt", params.evaluate.prompts[0], max_chars=LONGEST_PROMPT, height=80)
-        negative = st.text_input("Negative prompt: what not to draw", max_chars=LONGEST_PROMPT)
-        columns = st.multiselect("Draw with", [BASE, *trained], default=[BASE, *trained])
-        left, middle, right = st.columns(3)
-        strength = left.slider("LoRA strength", 0.0, 1.5, 1.0, 0.05)
-        seed = left.number_input("Seed", 0, 2**31 - 1, 7)
-        steps = middle.slider("Steps", 1, 100, min(profile.sampling.sampler_steps, 100))
-        guidance = middle.slider("Guidance", 0.0, 20.0, min(profile.sampling.guidance_scale, 20.0), 0.5)
-        width = right.select_slider("Width, px", sizes, value=side)
-        height = right.select_slider("Height, px", sizes, value=side)
-        pressed = st.form_submit_button("Draw", type="primary", icon=":material/brush:")
-    if not trained:
-        st.text("No adapter has been trained yet: only the base model can draw.")
+    with st.form("drawing", border=False):
+        prompt = st.text_area("Prompt", key="prompt", max_chars=LONGEST_PROMPT, height=80)
+        column = st.selectbox("Draw with", [*trained, BASE, *([EACH] if trained else [])])
+        strength = st.slider("Strength", 0.0, 1.5, 1.0, 0.05, help="How much the adapter counts.")
+        left, right = st.columns(2)
+        count = left.number_input("How many", 1, MOST_PICTURES, 8)
+        seed = right.number_input("First seed", 0, 2**31 - 1, 7)
+        with st.expander("From a sketch"):
+            file = st.file_uploader("Sketch, dark on white", type="image")
+            change = st.slider("How much of it is drawn anew", 0.1, 1.0, 0.6, 0.05)
+        with st.expander("More settings"):
+            negative = st.text_input("What not to draw", max_chars=LONGEST_PROMPT)
+            steps = st.slider("Steps", 1, 100, min(profile.sampling.sampler_steps, 100))
+            guidance = st.slider("Guidance", 0.0, 20.0, min(profile.sampling.guidance_scale, 20.0), 0.5)
+            width = st.select_slider("Width, px", sizes, value=side)
+            height = st.select_slider("Height, px", sizes, value=side)
+        with st.container(horizontal=True):
+            pressed = st.form_submit_button("Draw", type="primary", icon=":material/brush:")
+            is_strip = st.form_submit_button("Strip of strengths", icon=":material/tune:")
+    if not pressed and not is_strip:
+        return []
+    if not prompt.strip():
+        st.warning("Write a prompt first.")
+        return []
     shared = {
         "prompt": prompt.strip(),
         "negative_prompt": negative.strip(),
@@ -51,65 +82,65 @@ def ask(params: Params, profile: Profile) -> tuple[list[str], dict, bool]:
         "base_vae": profile.base.vae,
         "base_revision": profile.base.revision,
         "dtype": profile.inference.dtype,
+        "strength": strength,
     }
-    return columns, shared | {"strength": strength}, pressed
+    if file is not None:
+        path, digest = keep_sketch(Upload(file.name, file.getvalue()))
+        shared |= {"sketch": path, "sketch_sha256": digest, "change": change}
+    columns = [BASE, *trained] if column == EACH else [column]
+    settings = [column_settings(name, shared) for name in columns]
+    return strip(settings[-1]) if is_strip else [one for each in settings for one in seeds_from(each, count)]
 
 
-def column_settings(column: str, shared: dict) -> Settings:
-    """UserError where the variant's adapter is no longer there."""
-    if column == BASE:
-        return Settings(**shared | {"lora": None, "lora_sha256": None, "strength": 1.0})
-    path = adapter_path(column)
-    return Settings(**shared, lora=str(path), lora_sha256=adapter_sha256(path))
+def show_pages(paths: list[Path], profile: Profile, key: str) -> None:
+    """A sheet of PAGE pictures, with a field to turn the pages."""
+    pages, number = max(1, -(-len(paths) // PAGE)), 1
+    if pages > 1:
+        number = st.number_input(f"Page, of {pages}", 1, pages, key=f"{key} of {pages}", width=160)
+    show_sheet(workspace(), paths[(number - 1) * PAGE : number * PAGE], profile, key)
 
 
-def draw(columns: list[str], shared: dict, profile: Profile) -> dict[str, str]:
-    """The path of each column's picture, written to OUT; waits while another visitor draws."""
-    with st.status("Drawing", expanded=True) as status:
-        if studio().lock.locked():
-            st.text("Another visitor's pictures are being drawn; yours are next.")
-        with studio().lock:
-            if studio().base is None:
-                st.text("Loading the model, this once.")
-            paths = {}
-            for number, column in enumerate(columns, start=1):
-                st.text(f"{column}: picture {number} of {len(columns)}")
-                settings = column_settings(column, shared)
-                paths[column] = str(save(studio().draw(settings, profile), settings, OUT))
-        status.update(label="Drawn", state="complete", expanded=False)
-    return paths
-
-
-def show_drawn(run: Run, drawn: dict[str, str]) -> None:
-    for place, (column, path) in zip(st.columns(len(drawn)), drawn.items(), strict=True):
-        with place:
-            st.text(column)
-            show_picture(run, path, f"drawn with {column}", side=512)
-            raw = run.read(path)
-            if raw is not None:
-                name = Path(path).name.replace(".png", f"_{column}.png")
-                st.download_button(
-                    "PNG", raw, name, "image/png", key=f"png {column}", on_click="ignore", icon=":material/download:"
-                )
-    st.markdown("Each PNG holds its settings; `python -m app.generate --again FILE` draws it again to the byte.")
+def show_section(section: str, profile: Profile) -> None:
+    sheet = [Path(path) for path in st.session_state.get("sheet", []) if Path(path).is_file()]
+    marked, drawn = favourites(), history()
+    if section == "Favourites" and not marked:
+        st.info("There are no favourites yet. Press Keep below a picture; it then stays here and in Print.")
+    elif section != "Favourites" and not drawn:
+        st.info("Nothing has been drawn yet. Choose an example or write a prompt, and press Draw.")
+    elif section == "New":
+        show_sheet(workspace(), sheet or drawn[:8], profile, "new")
+    else:
+        show_pages(marked if section == "Favourites" else drawn, profile, section.lower())
 
 
 st.title("Draw")
-params, run = current_params(), workspace()
+params = current_params()
 try:
     profile = load_profile(params.profile)
-    columns, shared, pressed = ask(params, profile)
-    if pressed and not shared["prompt"]:
-        st.warning("Write a prompt first.")
-    elif pressed and not columns:
-        st.warning("Choose what to draw with.")
-    elif pressed:
-        st.session_state["drawn"] = draw(columns, shared, profile)
-        st.session_state.pop("made", None)
 except UserError as error:
-    show_error("Nothing was drawn.", error)
-if drawn := st.session_state.get("drawn"):
-    from app.stencil.form import show_stencil  # takes a second, which the page need not wait for
-
-    show_drawn(run, drawn)
-    show_stencil(run, drawn)
+    show_error("The profile cannot be used as it is.", error)
+    st.stop()
+trained = trained_variants(params)
+asked, shown = st.columns([1, 2], gap="large")
+with asked:
+    if not trained:
+        st.info("No adapter has been trained yet: only the base model can draw. The place Train makes one.")
+    try:
+        wanted = ask(params, profile, trained) or st.session_state.pop("wanted", [])
+        mistake = None
+    except UserError as error:
+        wanted, mistake = [], error
+with shown:
+    section = st.segmented_control(
+        "Pictures", ["New", "Favourites", "History"], default="New", key="draw_section", required=True
+    )
+    try:
+        if wanted:
+            st.session_state["sheet"] = []
+            draw_all(wanted, profile, st.session_state["sheet"])
+            st.rerun()
+    except UserError as error:
+        mistake = error
+    if mistake:
+        show_error("Not everything was drawn.", mistake)
+    show_section(section, profile)

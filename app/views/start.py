@@ -1,172 +1,80 @@
-"""Where each stage stands, and what the comparison found."""
+"""The first screen: the newest pictures side by side, the verdict in a sentence, what to do next."""
 
-import pandas as pd
 import streamlit as st
 
-from app.ahead import training_steps
-from app.runs import Run, parse_log, read_findings, read_metrics, workspace
-from app.ui import LIVE, as_markdown, nothing_yet, say_other_dataset, show_figure, show_table, stage_states
-from stages.report.findings import OPPOSITE, SCORES, TOO_FEW
+from app.newest import newest_pictures, raw_drawings, without_common_end
+from app.runs import Run, read_findings, workspace
+from app.stage_list import show_stages
+from app.ui import LIVE, as_markdown, say_other_dataset, show_picture
 
-BADGES = {  # colour and icon of a state
-    "up to date": ("green", ":material/check:"),
-    "running": ("orange", ":material/autorenew:"),
-    "stale": ("violet", ":material/update:"),
-    "not run": ("grey", ":material/radio_button_unchecked:"),
+SIDE = 420  # px
+MINIATURE = 128  # px: pictures up to this side come from a model for trying things out
+NEXT = {  # what to do, where that is, and which part of it is shown
+    "Bring your drawings": ("views/train.py", {"train_section": "Drawings"}, ":material/upload:"),
+    "Draw": ("views/draw.py", {}, ":material/brush:"),
+    "Print": ("views/print.py", {}, ":material/print:"),
 }
 
 
-@st.fragment(run_every=LIVE)
-def show_stages() -> None:
-    stages = stage_states()
-    st.subheader("Stages")
-    if stages is None:
-        st.text("Looking at the stages …")
-        return
-    running = [stage.name for stage in stages if stage.state == "running"]
-    behind = [stage for stage in stages if stage.state in ("stale", "not run")]
-    if running:
-        st.text("Running now: " + ", ".join(f"{name}{stage_progress(name)}" for name in running))
-    elif behind:
-        st.markdown(f"{len(behind)} of {len(stages)} stages are to be run; `dvc repro` runs them.")
-    else:
-        st.text("Everything is up to date.")
-    with st.container(horizontal=True, gap="xsmall"):
-        for stage in stages:
-            color, icon = BADGES[stage.state]
-            st.badge(as_markdown(stage.name), icon=icon, color=color, help=stage.state)
-    with st.container(horizontal=True, gap="small"):
-        for state in dict.fromkeys(stage.state for stage in stages):
-            color, icon = BADGES[state]
-            st.caption(f":{color}[{icon}] {state}")
-    if behind:
-        rows = [{"stage": stage.name, "state": stage.state, "why": stage.why} for stage in behind]
-        with st.expander(f"Why {len(behind)} stages are to be run"):
-            show_table(pd.DataFrame(rows))
-
-
-def stage_progress(stage: str) -> str:
-    """How far a training is, by its log."""
-    run = workspace()
-    raw = run.read(f"runs/logs/{stage.partition('@')[2]}.csv") if stage.startswith("train@") else None
-    steps = parse_log(raw)["step"] if raw else []
-    return f" (step {max(steps)} of {training_steps(run.folder)})" if len(steps) else ""
+def show_next(first: str) -> None:
+    """A button for each next step; the one that stands first in line is coloured."""
+    with st.container(horizontal=True, key="next"):
+        for label, (page, section, icon) in NEXT.items():
+            kind = "primary" if label == first else "secondary"
+            if st.button(label, type=kind, icon=icon, key=f"next {label}", width="stretch"):
+                st.session_state.update(section)
+                st.switch_page(page)
 
 
 @st.fragment(run_every=LIVE * 5)
-def show_results() -> None:
+def show_newest() -> None:
     run = workspace()
-    findings = read_findings(run)
-    if not findings:
-        if read_metrics(run):
-            st.markdown("metrics/findings.json is not there; `dvc repro report` writes it.")
-        else:
-            nothing_yet("Nothing has been compared yet.")
+    newest = newest_pictures(run)
+    if newest is None:
+        show_welcome(run)
         return
-    st.subheader("Which is best")
+    findings = read_findings(run)
+    with st.container(key="verdict"):
+        st.text(findings["headline"] if findings else "No verdict yet: nothing has been compared.")
     say_other_dataset(run, "report")
-    st.text(findings["headline"])
-    show_winners(findings)
-    show_table(scores_table(findings))
-    st.text("Differences with their intervals: is the first of each pair better, worse or no different?")
-    show_table(differences_table(findings["differences"]))
-    with st.expander("Is it line art?"):
-        show_table(line_art_table(findings, read_metrics(run)))
-        show_figure(run, "plots/line_art.png", "Line-art measures against those of the held-out drawings.")
-    show_pictures(run)
+    prompts = without_common_end(list(newest.pictures))
+    names = list(prompts)
+    if len(names) > 1:
+        label = f"Pictures {newest.when}"
+        name = st.pills(label, names, default=names[0], required=True, format_func=as_markdown, key=f"{names}")
+    else:
+        name = names[0]
+    pictures = newest.pictures[prompts[name]]
+    with st.container(key="sheet_large"):
+        for drawn_by, path in pictures.items():
+            with st.container():
+                show_picture(run, path, f"{drawn_by}: {prompts[name]}", side=SIDE)
+                st.text(drawn_by)
 
 
-def titled(findings: dict) -> dict[str, str]:
-    """The scores of a report with an arrow to their better side."""
-    return {score: f"{score} {'↓' if side == 'lower' else '↑'}" for score, side in findings["better"].items()}
+def show_welcome(run: Run) -> None:
+    """What is here before anything has run: the drawings, and what will become of them."""
+    dataset = str(run.params.get("dataset", ""))
+    with st.container(key="verdict"):
+        st.text("Bring line drawings of one hand; a small model learns to draw like it, and you print what it draws.")
+    if drawings := raw_drawings(dataset, 8):
+        st.text(f"These drawings are here, in data/raw/{dataset}. Train on them as a first try, or bring your own.")
+        with st.container(key="sheet_small"):
+            for path in drawings:
+                show_picture(run, path, path, side=SIDE)
 
 
-def shown(score: str, value: float | None) -> str:
-    """Reports of an earlier version may hold a score that no longer exists."""
-    return "" if value is None else SCORES[score].show(value) if score in SCORES else f"{value:g}"
-
-
-def scores_table(findings: dict) -> pd.DataFrame:
-    titles = titled(findings)
-    return pd.DataFrame(
-        {"variant": name} | {titles[score]: shown(score, values[score]) for score in titles}
-        for name, values in findings["scores"].items()
-    )
-
-
-def differences_table(differences: list[dict]) -> pd.DataFrame:
-    """A row for each pair; of each score the difference and the verdict."""
-    rows: dict[str, dict[str, str]] = {}
-    for difference in differences:
-        row = rows.setdefault(f"{difference['one']} - {difference['other']}", {})
-        digits = SCORES[difference["score"]].digits if difference["score"] in SCORES else 4
-        form = "+.1%" if difference["is_ratio"] else f"+.{digits}f"
-        ends = [difference["low"], difference["high"]]
-        interval = "" if None in ends else f" [{', '.join(format(end, form) for end in ends)}]"
-        row[difference["score"]] = format(difference["mean"], form) + interval
-        row[f"{difference['score']} is"] = difference["verdict"]
-    return pd.DataFrame({"difference": pair} | row for pair, row in rows.items())
-
-
-def line_art_table(findings: dict, metrics: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """The measures of each evaluation's pictures and of the held-out drawings, and the share of near copies."""
-    measures = list(metrics.get("held_out", {}))
-    target = {"": "held-out drawings", "line art": "", **_measured(metrics.get("held_out", {}), measures)}
-    rows = [target | {"copies": f"{findings['false_alarms']:.0%}" if "false_alarms" in findings else ""}]
-    for name, is_line_art in findings["line_art"].items():
-        row = {"": name, "line art": "yes" if is_line_art else "no", **_measured(metrics.get(name, {}), measures)}
-        rows.append(row | {"copies": f"{findings['copies'][name]:.0%}"})
-    return pd.DataFrame(rows)
-
-
-def _measured(values: dict[str, float], measures: list[str]) -> dict[str, str]:
-    return {name: "" if values.get(name) is None else f"{values[name]:.3g}" for name in measures}
-
-
-def show_winners(findings: dict) -> None:
-    """A card for each score that decides: the best, and what it is really better than."""
-    titles = {score: title for score, title in titled(findings).items() if score in findings.get("decide", [score])}
-    for card, (score, title) in zip(st.columns(len(titles)), titles.items(), strict=True):
-        values = {name: by_score[score] for name, by_score in findings["scores"].items() if by_score[score] is not None}
-        if not values:
-            continue
-        best = min if findings["better"][score] == "lower" else max
-        name = best(values, key=values.get)
-        with card.container(border=True, height="stretch"):
-            st.metric(as_markdown(title), as_markdown(name))
-            st.text(shown(score, values[name]))
-            st.text(standing(name, score, findings["differences"]))
-
-
-def standing(name: str, score: str, differences: list[dict]) -> str:
-    """'better than base; no real difference from blip_plus'."""
-    verdicts: dict[str, list[str]] = {}
-    for row in differences:
-        if row["score"] == score and row["one"] == name:
-            verdicts.setdefault(row["verdict"], []).append(row["other"])
-        elif row["score"] == score and row["other"] == name:
-            verdicts.setdefault(OPPOSITE.get(row["verdict"], row["verdict"]), []).append(row["one"])
-    words = {"better": "better than", "worse": "worse than", "no difference": "no real difference from"}
-    words[TOO_FEW] = f"{TOO_FEW} from"
-    return "; ".join(f"{words[verdict]} {', '.join(others)}" for verdict, others in verdicts.items())
-
-
-def show_pictures(run: Run) -> None:
-    st.subheader("Side by side")
-    pictures, charts = st.columns([3, 2])
-    with pictures:
-        show_figure(run, "plots/comparison.png", "Rows: prompts. Columns: base and variants.")
-    with charts:
-        for path, about in {
-            "plots/nearest.png": "What was drawn, above the training drawing nearest to it: copies would show here.",
-            "plots/differences.png": "Differences with their intervals: green better, red worse, grey neither.",
-        }.items():
-            st.text(about)
-            show_figure(run, path, about)
-
-
-st.title("Tattoo LoRA")
-above = st.container()
-show_results()  # at once; DVC is asked for the stages only then
-with above:
+run = workspace()
+with st.container(key="page"):
+    st.title("Tattoo LoRA")
+    show_newest()
+    show_next("Draw" if newest_pictures(run) else "Bring your drawings")
+    with st.container(horizontal=True):
+        st.page_link("views/compare.py", label="Why: scores and intervals", icon=":material/query_stats:")
+        st.page_link("views/train.py", label="Train", icon=":material/model_training:")
     show_stages()
+    if any(key.endswith("resolution") and value <= MINIATURE for key, value in run.params.items()):
+        st.caption(
+            "The model that comes with the project is a miniature for trying things out, so its pictures are small and "
+            "simple; with the profile sd15 and a graphics card they are 512 px wide."
+        )

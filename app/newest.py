@@ -1,0 +1,79 @@
+"""The newest pictures of the workspace: what the first screen shows."""
+
+from dataclasses import dataclass
+from os.path import commonprefix
+from pathlib import Path
+
+from app.runs import BASE, Run, list_samples, read_pictures
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Newest:
+    """Pictures by prompt and, below it, by who drew them: the base, then the variants."""
+
+    when: str
+    pictures: dict[str, dict[str, str]]
+
+
+def newest_pictures(run: Run) -> Newest | None:
+    """The evaluation's pictures or, where a training has drawn since, the last ones of each variant; None: no pictures.
+
+    Pictures are told apart by their files' times, since a new training leaves the evaluation before it in its place.
+    """
+    evaluated, trained = evaluated_pictures(run), pictures_on_the_way(run)
+    if evaluated and trained:
+        return trained if last_change(run, trained) > last_change(run, evaluated) else evaluated
+    return evaluated or trained
+
+
+def evaluated_pictures(run: Run) -> Newest | None:
+    """Each prompt's picture of the first seed."""
+    table = read_pictures(run)
+    table = table[table["path"] != ""].drop_duplicates(["prompt", "name"])
+    pictures: dict[str, dict[str, str]] = {}
+    for prompt, name, path in zip(table["prompt"], table["name"], table["path"], strict=True):
+        pictures.setdefault(prompt, {})[name] = path
+    return Newest("drawn to be compared", pictures) if pictures else None
+
+
+def pictures_on_the_way(run: Run) -> Newest | None:
+    """Each prompt's picture of every variant's last step; of the base, which step 0 is."""
+    samples = list_samples(run)
+    columns = {name: by_step[max(by_step)] for name, by_step in samples.items()}
+    columns = {BASE: next((by_step[0] for by_step in samples.values() if 0 in by_step), [])} | columns
+    prompts = run.params.get("train.prompts") or []
+    pictures = {}
+    for row in range(max(map(len, columns.values()))):
+        prompt = prompts[row] if row < len(prompts) else f"prompt {row + 1}"
+        pictures[prompt] = {name: paths[row] for name, paths in columns.items() if row < len(paths)}
+    steps = sorted({max(by_step) for by_step in samples.values()})
+    return Newest(f"drawn in training, at step {' and '.join(map(str, steps))}", pictures) if pictures else None
+
+
+def last_change(run: Run, newest: Newest) -> float:
+    times = []
+    for by_name in newest.pictures.values():
+        for path in by_name.values():
+            try:
+                times.append((run.folder / path).stat().st_mtime)
+            except OSError:  # just deleted
+                continue
+    return max(times, default=0)
+
+
+def without_common_end(prompts: list[str]) -> dict[str, str]:
+    """Each prompt by a short name: without the words that all end with, cut at a comma: 'a wolf', 'a deer'."""
+    end = commonprefix([prompt[::-1] for prompt in prompts])[::-1]
+    end = end[end.find(",") :] if "," in end and len(prompts) > 1 else ""
+    return {prompt.removesuffix(end) or prompt: prompt for prompt in prompts}
+
+
+def raw_drawings(dataset: str, at_most: int) -> list[str]:
+    """The first drawings of the folder, by name."""
+    try:
+        names = sorted(path.name for path in Path(f"data/raw/{dataset}").iterdir())
+    except OSError:
+        return []
+    return [f"data/raw/{dataset}/{name}" for name in names if Path(name).suffix.lower() in PICTURES][:at_most]

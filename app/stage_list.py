@@ -1,0 +1,61 @@
+"""Where each stage stands, and why it is to be run."""
+
+import pandas as pd
+import streamlit as st
+
+from app.ahead import training_steps
+from app.runs import StageState, parse_log, workspace
+from app.ui import LIVE, as_markdown, show_table, stage_states
+
+BADGES = {  # colour and icon of a state
+    "up to date": ("green", ":material/check:"),
+    "running": ("orange", ":material/autorenew:"),
+    "stale": ("violet", ":material/update:"),
+    "not run": ("grey", ":material/radio_button_unchecked:"),
+}
+
+
+@st.fragment(run_every=LIVE)
+def show_stages() -> None:
+    """How things stand in a sentence; each stage is one click below."""
+    stages = stage_states()
+    if stages is None:
+        st.text("Looking at the stages …")
+        return
+    st.text(in_a_sentence(stages))
+    with st.expander("Stages"):
+        with st.container(horizontal=True, gap="xsmall"):
+            for stage in stages:
+                color, icon = BADGES[stage.state]
+                st.badge(as_markdown(stage.name), icon=icon, color=color, help=stage.state)
+        with st.container(horizontal=True, gap="small"):
+            for state in dict.fromkeys(stage.state for stage in stages):
+                color, icon = BADGES[state]
+                st.caption(f":{color}[{icon}] {state}")
+        if behind := to_be_run(stages):
+            rows = [{"stage": stage.name, "state": stage.state, "why": stage.why} for stage in behind]
+            show_table(pd.DataFrame(rows))
+            st.markdown("`dvc repro` runs them, and so does the place Train.")
+
+
+def to_be_run(stages: list[StageState]) -> list[StageState]:
+    return [stage for stage in stages if stage.state in ("stale", "not run")]
+
+
+def in_a_sentence(stages: list[StageState]) -> str:
+    running, behind = [stage.name for stage in stages if stage.state == "running"], to_be_run(stages)
+    if running:
+        return "Running now: " + ", ".join(f"{name}{stage_progress(name)}" for name in running)
+    if all(stage.state == "not run" for stage in stages):
+        return "Nothing has run yet."
+    if behind:
+        return f"{len(behind)} of {len(stages)} stages are to be run, because something changed or was stopped."
+    return "Everything is up to date."
+
+
+def stage_progress(stage: str) -> str:
+    """How far a training is, by its log."""
+    run = workspace()
+    raw = run.read(f"runs/logs/{stage.partition('@')[2]}.csv") if stage.startswith("train@") else None
+    steps = parse_log(raw)["step"] if raw else []
+    return f" (step {max(steps)} of {training_steps(run.folder)})" if len(steps) else ""
