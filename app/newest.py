@@ -1,5 +1,7 @@
 """The newest pictures of the workspace: what the first screen shows."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
@@ -77,3 +79,13 @@ def raw_drawings(dataset: str, at_most: int) -> list[str]:
     except OSError:
         return []
     return [f"data/raw/{dataset}/{name}" for name in names if Path(name).suffix.lower() in PICTURES][:at_most]
+
+
+def best_first(findings: dict) -> Callable[[str], float]:
+    """A sort key for variants: by the first score that decides; those without a value come last."""
+    if not findings or not findings.get("decide"):
+        return lambda name: 0.0
+    score = findings["decide"][0]
+    sign = 1 if findings["better"][score] == "lower" else -1
+    values = {name: by_score.get(score) for name, by_score in findings["scores"].items()}
+    return lambda name: math.inf if values.get(name) is None else sign * values[name]

@@ -6,6 +6,7 @@ import streamlit as st
 from app.ahead import training_steps
 from app.runs import StageState, parse_log, workspace
 from app.ui import LIVE, as_markdown, show_table, stage_states
+from tattoo_lora.errors import UserError
 
 BADGES = {  # colour and icon of a state
     "up to date": ("green", ":material/check:"),
@@ -58,4 +59,9 @@ def stage_progress(stage: str) -> str:
     run = workspace()
     raw = run.read(f"runs/logs/{stage.partition('@')[2]}.csv") if stage.startswith("train@") else None
     steps = parse_log(raw)["step"] if raw else []
-    return f" (step {max(steps)} of {training_steps(run.folder)})" if len(steps) else ""
+    if not len(steps):
+        return ""
+    try:
+        return f" (step {max(steps)} of {training_steps(run.folder)})"
+    except UserError:  # params.yaml is being edited
+        return f" (step {max(steps)})"

@@ -1,8 +1,5 @@
 """What the comparison found: the winners, all scores, differences with their intervals, is it line art."""
 
-import math
-from collections.abc import Callable
-
 import pandas as pd
 import streamlit as st
 
@@ -94,16 +91,6 @@ def show_winners(findings: dict) -> None:
             st.metric(as_markdown(title), as_markdown(name))
             st.text(shown(score, values[name]))
             st.text(standing(name, score, findings["differences"]))
-
-
-def best_first(findings: dict) -> Callable[[str], float]:
-    """A sort key for variants: by the first score that decides; those without a value come last."""
-    if not findings or not findings.get("decide"):
-        return lambda name: 0.0
-    score = findings["decide"][0]
-    sign = 1 if findings["better"][score] == "lower" else -1
-    values = {name: by_score.get(score) for name, by_score in findings["scores"].items()}
-    return lambda name: math.inf if values.get(name) is None else sign * values[name]
 
 
 def standing(name: str, score: str, differences: list[dict]) -> str:

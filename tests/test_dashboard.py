@@ -26,7 +26,7 @@ from tattoo_lora.params import load_params
 
 LISTING = "DVC is still listing the experiments; they will appear here."
 PAGES = ("start", "train", "draw", "print", "compare")
-GALLERY, CURVES, TWO = ({"compare_section": section} for section in ("Gallery", "Curves", "Two runs"))
+GALLERY, CURVES, TWO = ({"compare_section": section} for section in ("Pictures", "Curves", "Experiments"))
 DRAWINGS = {"train_section": "Drawings"}
 SKIN = {"print_section": "On skin"}
 LOOKS = [("start", {}), ("train", {}), ("train", DRAWINGS), ("draw", {}), ("print", {}), ("print", SKIN)]
@@ -410,14 +410,16 @@ def test_two_runs_are_compared(copy):
         branch = run("git", "branch", "--show-current", cwd=copy).stdout.strip()
         look_again_while(app, LISTING)
         assert app.selectbox[0].options == ["workspace", branch, "fewer"] and app.selectbox[1].value == "fewer"
-        params, metrics = (table.value for table in app.dataframe[:2])
+        runs, params, metrics = (table.value for table in app.dataframe[:3])
+        assert set(runs["run"]) == {"workspace", branch, "fewer"} and "evaluate.seeds" in runs.columns
         assert params.values.tolist() == [["evaluate.seeds", "[7, 8]", "[7]"]]
         clip = metrics[(metrics["variant"] == "blip") & (metrics["metric"] == "clip_score")].iloc[0]
         measured = json.loads((copy / "metrics/blip.json").read_text())["clip_score"]
         assert (
             float(clip["one: workspace"]) == float(f"{measured:.4g}") and clip["one: workspace"] != clip["other: fewer"]
         )
-        assert len(app.get("vega_lite_chart")) == 3 and pictures(app) == 4
+        assert len(app.get("vega_lite_chart")) == 1 and pictures(app) == 2
+        assert "[" in metrics[metrics["metric"] == "clip_score"]["other - one"].iloc[0]
         run("git", "update-ref", "-d", ref, cwd=copy)
         for _ in range(60):
             app.run()

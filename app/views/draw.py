@@ -7,11 +7,10 @@ import streamlit as st
 from app.drawing import column_settings, draw_all, seeds_from, show_sheet, strip
 from app.favourites import favourites, history, keep_sketch
 from app.generate import Settings, adapter_path
-from app.newest import without_common_end
+from app.newest import best_first, without_common_end
 from app.runs import BASE, read_findings, workspace
 from app.tryon import Upload
 from app.ui import as_markdown, current_params, show_error
-from app.verdict import best_first
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile, load_profile
 
