@@ -20,6 +20,7 @@ from stages.report.intervals import Difference, paired_difference
 
 METRICS = (*SCORES, "copies")
 WAIT = 3  # seconds for DVC to list the experiments; for many it takes longer, and the page is left free meanwhile
+STATES = {"": "done", "Success": "done"}
 FEWEST_LINES = 3  # of parallel coordinates; fewer are read better in the table
 MOST_AXES = 8
 
@@ -32,25 +33,22 @@ def differing_params(runs: list[Run]) -> list[str]:
 
 def runs_table(runs: list[Run]) -> pd.DataFrame:
     """A row for each run and variant that was evaluated: its state, the params that differ, its scores as numbers."""
-    keys, rows = differing_params(runs), []
-    for run in runs:
-        params = {key: number_or_text(run.params.get(key)) for key in keys}
+    cells = {key: cells_for([run.params.get(key) for run in runs]) for key in differing_params(runs)}
+    rows = []
+    for number, run in enumerate(runs):
+        params = {key: column[number] for key, column in cells.items()}
         for variant, metrics in read_metrics(run).items():
             if variant != "held_out":
-                row = {"run": run.name, "state": run.state.lower() or "done", "variant": variant}
+                row = {"run": run.name, "state": STATES.get(run.state, run.state.lower()), "variant": variant}
                 rows.append(row | {name: metrics.get(name) for name in METRICS} | params)
-    table = pd.DataFrame(rows)
-    for key in keys:  # a column of one kind, so that it sorts
-        if key in table and not table[key].map(lambda cell: isinstance(cell, int | float)).all():
-            table[key] = table[key].map(lambda cell: "" if cell is None else str(cell))
-    return table
+    return pd.DataFrame(rows)
 
 
-def number_or_text(value: object) -> float | str | None:
-    """A param as a cell: numbers stay numbers, lists and words become texts."""
-    if value is None or isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    return str(value)
+def cells_for(values: list) -> list:
+    """A param's values as a column of one kind, so that it sorts: numbers if all are, else texts."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return values
+    return ["null" if value is None else str(value) for value in values]
 
 
 def coordinates(table: pd.DataFrame, score: str) -> pd.DataFrame:

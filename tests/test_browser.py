@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -46,8 +47,8 @@ def copy(finished, tmp_path):
 
 
 @contextlib.contextmanager
-def served(project):
-    """The address of the dashboard, started in the project as its docs say."""
+def served(project, end=signal.SIGTERM):
+    """The address of the dashboard, started in the project as its docs say, and ended by that signal."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -62,7 +63,7 @@ def served(project):
             time.sleep(0.02)
         yield f"http://localhost:{port}"
     finally:
-        server.terminate()
+        server.send_signal(end)
         server.wait()
     said = (project.parent / "server.log").read_text()
     assert "Traceback" not in said, said
@@ -105,6 +106,21 @@ class Visitor:
         return Path(waiting.value.path()).read_bytes()
 
 
+def draw(visitor, prompt, count):
+    """So many pictures of the prompt on the page Draw."""
+    visitor.page.get_by_label("Prompt", exact=True).fill(prompt)
+    visitor.page.get_by_label("How many").fill(str(count))
+    visitor.page.get_by_role("button", name="Draw", exact=True).first.click()
+    visitor.expect(f"seed {6 + count}", timeout=180)
+    visitor.settle()
+
+
+def choose(visitor, part):
+    """A part of the place that is open."""
+    visitor.page.get_by_role("radio", name=part, exact=True).first.click()
+    visitor.settle()
+
+
 def test_a_visitor_uses_every_page(copy, chromium, tmp_path):
     run("dvc", "exp", "run", "-n", "fewer", "-S", "evaluate.seeds=[7]", cwd=copy)
     run("git", "checkout", "-q", ".", cwd=copy)
@@ -116,37 +132,87 @@ def test_a_visitor_uses_every_page(copy, chromium, tmp_path):
         for title in PAGES:
             visitor.go_to(title)
 
-        visitor.go_to("Gallery")
+        visitor.go_to("Draw")
+        draw(visitor, "an owl, <b>ink</b>", 3)
+        for _ in range(2):
+            page.get_by_role("button", name="☆ Keep").first.click()
+            visitor.settle()
+        page.get_by_role("button", name="More", exact=True).first.click()
+        visitor.expect("Prompt: an owl, <b>ink</b>")
+        raw = visitor.download("PNG")
+        (tmp_path / "owl.png").write_bytes(raw)
+        assert read_settings(tmp_path / "owl.png").prompt == "an owl, <b>ink</b>"
+        assert Image.open(io.BytesIO(raw)).size == (64, 64)
+        page.get_by_role("button", name="Draw it again to the byte").click()
+        visitor.expect("The same bytes.")
+        page.get_by_role("button", name="Strip of strengths").last.click()
+        visitor.expect("strength 1.25")
+        visitor.settle()
+
+        visitor.go_to("Print")
+        page.get_by_role("button", name="Make the stencil").click()
+        visitor.expect("Print the PDF at 100%")
+        assert visitor.download("Stencil as SVG").startswith(b"<?xml")
+        assert visitor.download("Stencil as PDF").startswith(b"%PDF")
+        choose(visitor, "Flash sheet")
+        page.get_by_role("button", name="Make the sheet").click()
+        visitor.expect("Print it at 100%")
+        assert visitor.download("Flash sheet as PDF").startswith(b"%PDF")
+
+        visitor.go_to("Compare")
+        choose(visitor, "Pictures")
         sync_api.expect(page.get_by_role("img", name="blip, step 4").first).to_be_visible()
         page.get_by_role("slider").first.focus()
         page.keyboard.press("ArrowLeft")
         sync_api.expect(page.get_by_role("slider").first).to_have_attribute("aria-valuetext", "2")
         visitor.settle()
         sync_api.expect(page.get_by_role("img", name="blip, step 2").first).to_be_visible()
-
-        visitor.go_to("Data")
-        page.get_by_label("Search in names").fill("skull")
-        page.keyboard.press("Enter")
-        visitor.expect("Drawings (1)")
-
-        visitor.go_to("Playground")
-        page.get_by_label("Prompt", exact=True).fill("an owl, <b>ink</b>")
-        page.get_by_role("button", name="Draw", exact=False).first.click()
-        visitor.expect("Each PNG holds its settings")
-        raw = visitor.download("PNG")
-        (tmp_path / "owl.png").write_bytes(raw)
-        assert read_settings(tmp_path / "owl.png").prompt == "an owl, <b>ink</b>"
-        assert Image.open(io.BytesIO(raw)).size == (64, 64)
-        page.get_by_role("button", name="Make the stencil").click()
-        visitor.expect("Print the PDF at 100%")
-        assert visitor.download("Stencil as SVG").startswith(b"<?xml")
-        assert visitor.download("Stencil as PDF").startswith(b"%PDF")
-
-        visitor.go_to("Compare")
+        choose(visitor, "Experiments")
         visitor.expect("Params that differ")
         for picture in ("comparison of workspace", "comparison of fewer"):
             sync_api.expect(page.get_by_role("img", name=picture)).to_be_visible()
         assert visitor.wrong == []
+
+
+def test_what_was_kept_and_drawn_is_there_after_the_server_was_killed(copy, chromium):
+    with served(copy, signal.SIGKILL) as address:
+        visitor = Visitor(chromium, address)
+        visitor.go_to("Draw")
+        draw(visitor, "an owl", 2)
+        visitor.page.get_by_role("button", name="☆ Keep").first.click()
+        visitor.expect("★ Kept")
+        visitor.settle()
+    with served(copy) as address:
+        visitor = Visitor(chromium, address)
+        visitor.go_to("Draw")
+        choose(visitor, "History")
+        visitor.expect("seed 8")
+        choose(visitor, "Favourites")
+        sync_api.expect(visitor.page.get_by_role("button", name="★ Kept")).to_have_count(1)
+        assert visitor.wrong == []
+
+
+@pytest.mark.parametrize(
+    ("clicks", "seen"),
+    [
+        (("button:Bring your drawings",), "Drawings"),
+        (("link:Train",), "Train"),
+        (("button:Draw", "button:Draw"), "seed 14"),
+        (("button:Print", "button:Make the stencil"), "Print the PDF at 100%"),
+    ],
+)
+def test_what_a_newcomer_wants_is_at_most_three_clicks_from_the_first_screen(copy, chromium, clicks, seen):
+    (copy / "runs/samples/adhoc").mkdir(parents=True)
+    run("python", "-m", "app.generate", "an owl", "--variant", "blip", "--steps", "2", cwd=copy)
+    assert len(clicks) <= 3
+    with served(copy) as address:
+        visitor = Visitor(chromium, address)
+        visitor.expect("Everything is up to date.")
+        for click in clicks:
+            role, _, name = click.partition(":")
+            visitor.page.get_by_role(role, name=name, exact=role == "button").first.click()
+            visitor.settle()
+        visitor.expect(seen, timeout=180)
 
 
 def click_photo(visitor, alt, x, y):
@@ -176,8 +242,9 @@ def try_on(visitor):
 def test_a_drawing_is_tried_on_by_clicks(project, chromium, device):
     with served(project) as address:
         visitor = Visitor(chromium, address, device)
-        visitor.expect("Overview")
-        visitor.go_to("Try on")
+        visitor.expect("Bring your drawings")
+        visitor.go_to("Print")
+        choose(visitor, "On skin")
         try_on(visitor)
         before, image = arm(), visitor.page.get_by_role("img", name="the drawing on the skin")
         tried = Image.open(io.BytesIO(visitor.download("JPEG at full size")))
@@ -201,7 +268,7 @@ def test_a_drawing_is_tried_on_by_clicks(project, chromium, device):
 def test_any_page_can_be_the_first_after_a_start(finished, chromium):
     for title in PAGES[1:]:
         with served(finished) as address:
-            visitor = Visitor(chromium, f"{address}/{title.lower().replace(' ', '')}")
+            visitor = Visitor(chromium, f"{address}/{title.lower()}")
             sync_api.expect(visitor.page.get_by_role("heading", name=title, exact=True)).to_be_visible(timeout=60_000)
             visitor.settle()
             assert visitor.page.get_by_test_id("stSidebarNav").count() == 0
@@ -213,12 +280,17 @@ def test_two_visitors_draw_at_once_and_one_waits(copy, chromium):
     with served(copy) as address:
         visitors = [Visitor(chromium, address), Visitor(chromium, address)]
         for visitor in visitors:
-            visitor.go_to("Playground")
+            visitor.go_to("Draw")
+        for visitor, prompt in zip(visitors, ("an owl", "a key"), strict=True):
+            visitor.page.get_by_label("Prompt", exact=True).fill(prompt)
+            visitor.page.get_by_label("How many").fill("2")
         for visitor in visitors:
-            visitor.page.get_by_role("button", name="Draw").first.click()
-        for visitor in visitors:
-            visitor.expect("Each PNG holds its settings", timeout=180)
+            visitor.page.get_by_role("button", name="Draw", exact=True).first.click()
+        for visitor, prompt in zip(visitors, ("an owl", "a key"), strict=True):
+            visitor.expect("seed 8", timeout=180)
             visitor.settle()
+            visitor.page.get_by_role("button", name="More", exact=True).first.click()
+            visitor.expect(f"Prompt: {prompt}")  # not the other's
             assert visitor.wrong == []
 
 
@@ -226,9 +298,11 @@ def test_two_visitors_draw_at_once_and_one_waits(copy, chromium):
 def test_no_page_is_wider_than_the_window(finished, chromium, device):
     with served(finished) as address:
         visitor = Visitor(chromium, address, device)
-        visitor.expect("Which is best")
+        visitor.expect("Bring your drawings")
         for title in PAGES:
+            start = time.monotonic()
             visitor.go_to(title)
+            print(f"{title}: {time.monotonic() - start - 0.5:.1f} s")
             overflow = "document.querySelector('[data-testid=stMain]').scrollWidth - innerWidth"
             assert visitor.page.evaluate(overflow) <= 0, title
         assert visitor.wrong == []
@@ -249,8 +323,8 @@ def test_the_first_page_takes_at_most_two_seconds_more_than_an_empty_one(finishe
     (empty / "app/dashboard.py").write_text("import streamlit as st\nst.text('empty')\n")
     shutil.copytree(finished / "app/.streamlit", empty / "app/.streamlit")
     least = min(first_page(empty, chromium, "empty") for _ in range(3))
-    seen = min(first_page(finished, chromium, "Which is best") for _ in range(3))
-    print(f"an empty page after {least:.1f} s, the overview after {seen:.1f} s")
+    seen = min(first_page(finished, chromium, "Bring your drawings") for _ in range(3))
+    print(f"an empty page after {least:.1f} s, the first screen after {seen:.1f} s")
     assert seen <= least + 2
 
 
@@ -270,16 +344,17 @@ def test_50_experiments_and_1000_pictures_slow_the_first_page_by_less_than_two_s
             folder.mkdir()
             for prompt in range(4):
                 shutil.copyfile(picture, folder / f"prompt{prompt:02d}.png")
-    few = min(first_page(finished, chromium, "Which is best") for _ in range(3))
-    many = min(first_page(copy, chromium, "Which is best") for _ in range(3))
+    few = min(first_page(finished, chromium, "Bring your drawings") for _ in range(3))
+    many = min(first_page(copy, chromium, "Bring your drawings") for _ in range(3))
     start = time.monotonic()
     with served(copy) as address:
         visitor = Visitor(chromium, address)
-        visitor.expect("Which is best")
-        visitor.go_to("Gallery")
+        visitor.expect("Bring your drawings")
+        visitor.go_to("Compare")
+        choose(visitor, "Pictures")
         visitor.expect("an owl")
         gallery = time.monotonic() - start
-        visitor.go_to("Compare")
+        choose(visitor, "Experiments")
         visitor.expect("Params that differ")
         assert visitor.wrong == []
     compared = time.monotonic() - start

@@ -11,34 +11,53 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from PIL import Image  # noqa: E402
-from test_browser import CHROMIUM, DESKTOP, PAGES, PHONE, Visitor, served, sync_api, try_on  # noqa: E402
+from test_browser import CHROMIUM, DESKTOP, PHONE, Visitor, choose, draw, served, sync_api, try_on  # noqa: E402
 
-HEIGHTS = {
-    "Overview": 900,
-    "Curves": 1000,
-    "Gallery": 900,
-    "Data": 900,
-    "Playground": 1750,
-    "Try on": 1100,
-    "Compare": 1400,
+VIEWS = {  # a picture's name, the place and its part, and the height in px
+    "start": ("Start", None, 800),
+    "train": ("Train", "Train", 900),
+    "drawings": ("Train", "Drawings", 900),
+    "draw": ("Draw", None, 900),
+    "picture": ("Draw", None, 800),
+    "stencil": ("Print", "Stencil", 1150),
+    "flash": ("Print", "Flash sheet", 1350),
+    "tryon": ("Print", "On skin", 1250),
+    "verdict": ("Compare", "Verdict", 1500),
+    "experiments": ("Compare", "Experiments", 1500),
+    "curves": ("Compare", "Curves", 1050),
+    "pictures": ("Compare", "Pictures", 1000),
 }
 PHONE_HEIGHT = 1300
+PROMPT = "a wolf, minimal line-art tattoo, stencil, high-contrast"
 
 
-def show(visitor: Visitor, title: str) -> None:
-    """The page as a user would have it, with something drawn in the playground."""
-    visitor.go_to(title)
-    if title == "Overview":
+def show(visitor: Visitor, name: str) -> None:
+    """The view as a user would have it, with something drawn, kept and printed."""
+    place, part, _ = VIEWS[name]
+    page = visitor.page
+    visitor.go_to(place)
+    if part:
+        choose(visitor, part)
+    if name == "start":
         visitor.expect("Everything is up to date.")
-    if title == "Playground":
-        visitor.page.get_by_role("button", name="Draw", exact=False).first.click()
-        visitor.expect("Each PNG holds its settings")
-        visitor.page.get_by_role("button", name="Make the stencil").click()
+    if name == "draw":
+        draw(visitor, PROMPT, 8)
+        for _ in range(4):
+            page.get_by_role("button", name="☆ Keep").first.click()
+            visitor.settle()
+    if name == "picture":
+        page.get_by_role("button", name="More", exact=True).nth(2).click()
+        visitor.expect("Draw it again to the byte")
+    if name == "stencil":
+        page.get_by_role("button", name="Make the stencil").click()
         visitor.expect("Print the PDF at 100%")
-    if title == "Try on":
+    if name == "flash":
+        page.get_by_role("button", name="Make the sheet").click()
+        visitor.expect("Print it at 100%")
+    if name == "tryon":
         try_on(visitor)
-    if title == "Compare":
-        visitor.expect("Params that differ")
+    if name == "experiments":
+        visitor.expect("Two runs")
     visitor.settle()
 
 
@@ -56,12 +75,12 @@ with sync_api.sync_playwright() as playwright, served(ROOT) as address:
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
     for device, prefix in ((DESKTOP, ""), (PHONE, "phone_")):
         visitor = Visitor(browser, address, device)
-        visitor.expect("Which is best")
+        visitor.expect("Bring your drawings")
         width = device["viewport"]["width"]
-        for title in PAGES:
+        for name, (_, _, height) in VIEWS.items():
             visitor.page.set_viewport_size(device["viewport"])
-            show(visitor, title)
-            height = PHONE_HEIGHT if prefix else HEIGHTS[title]
-            name = title.lower().replace(" ", "")
-            take(visitor, ROOT / f"docs/dashboard/{prefix}{name}.png", width, height)
+            show(visitor, name)
+            take(visitor, ROOT / f"docs/dashboard/{prefix}{name}.png", width, PHONE_HEIGHT if prefix else height)
+            if name == "picture":
+                visitor.page.keyboard.press("Escape")
         assert visitor.wrong == [], visitor.wrong
