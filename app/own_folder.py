@@ -22,10 +22,9 @@ from tattoo_lora.files import replace_file
 VALUE = r"""(?:"(?:[^"\\\r\n]|\\.)*"|'(?:[^'\r\n]|'')*'|(?:(?!\s\#)[^\r\n])*?)"""
 
 
-def name_for(folder: Path) -> str:
-    """The folder's name, reduced to letters of any script, digits, - and _."""
-    name = unicodedata.normalize("NFC", folder.resolve().name)
-    name = re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "drawings"
+def plain_name(name: str) -> str:
+    """A name for a folder in data/raw: reduced to letters of any script, digits, - and _."""
+    name = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", name)).strip("-")[:60] or "drawings"
     return f"{name}-drawings" if RESERVED.fullmatch(name) else name
 
 
@@ -47,7 +46,7 @@ def is_copy(target: Path, images: Path) -> bool:
 def place_for(images: Path, root: Path) -> Path:
     """The folder under data/raw for these drawings: the one that holds them already, or else a new one."""
     remembered = root / ".scratch/sources"
-    name, number = name_for(images), 1
+    name, number = plain_name(images.name), 1
     while True:
         target = root / "data/raw" / (name if number == 1 else f"{name}-{number}")
         memory = remembered / f"{target.name}.txt"
@@ -75,13 +74,24 @@ def bring_in(images: Path, root: Path) -> str:
         return images.name
     if raw.is_relative_to(images) or images.is_relative_to(raw):
         raise UserError(f"{images}: holds or is part of data/raw; give a folder of drawings")
-    target, all_files, new = place_for(images, root), 0, 0
+    if not any(files_below(images)):
+        raise UserError(f"{images}: no files in it")
+    target = place_for(images, root)
+    new, already = copy_new(images, target)
+    were_there = f", {already} were there already" if already else ""
+    print(f"{images}: {new} files copied to data/raw/{target.name}{were_there}.")
+    return target.name
+
+
+def copy_new(images: Path, target: Path) -> tuple[int, int]:
+    """Copy the files that are new or newer than those in `target`; how many those are, and how many were there."""
+    new = already = 0
     for path in files_below(images):
         source, copy = images / path, target / path
-        all_files += 1
         if copy.is_file() and (
             copy.stat().st_mtime >= source.stat().st_mtime or filecmp.cmp(source, copy, shallow=False)
         ):
+            already += 1
             continue
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +100,7 @@ def bring_in(images: Path, root: Path) -> str:
         except PermissionError as error:
             raise UserError(f"{error.filename}: cannot be copied ({error.strerror})") from None
         new += 1
-    if not all_files:
-        raise UserError(f"{images}: no files in it")
-    already = f", {all_files - new} were there already" if new < all_files else ""
-    print(f"{images}: {new} files copied to data/raw/{target.name}{already}.")
-    return target.name
+    return new, already
 
 
 def named_drawings(folder: Path, endings_of_others: set[str]) -> tuple[int, int]:
