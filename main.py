@@ -4,6 +4,7 @@
     python main.py --images ~/my-flash          bring a folder of your own drawings in, and run on it
     python main.py --dataset flash              go back to the sample, or to another folder in data/raw
     python main.py --profile sd15               Stable Diffusion 1.5 from the hub, on a GPU
+    python main.py -S train.rank=4              with a param, or -S profiles/sd15.yaml:KEY=VALUE, set to that
     python main.py release --variant blip_plus  an adapter with its model card, to hand on; see release --help
 
 Only what a change invalidates is run again; a second run does nothing.
@@ -110,6 +111,8 @@ def run_dvc() -> int:
         except subprocess.TimeoutExpired:
             if received and os.name == "posix":
                 send(signal.SIGKILL)
+    if code < 0:  # DVC was killed: what it started goes too, or it would write where the next run does
+        send(signal.SIGKILL)
     if received:
         print("stopped; run it again and it goes on where it was", file=sys.stderr)
         sys.exit(128 + received[0])
@@ -125,7 +128,7 @@ def main() -> None:
     # From here on these can be imported.
     from app import release
     from app.ahead import check_models, plan, results
-    from app.own_folder import bring_in, named_drawings, set_key
+    from app.own_folder import bring_in, named_drawings, read_setting, set_params
     from stages.preprocess.files import NOT_DRAWINGS
     from tattoo_lora.errors import UserError, one_line_errors
     from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
@@ -137,19 +140,28 @@ def main() -> None:
     source.add_argument("--images", type=Path, help="a folder of drawings to copy into data/raw/ and use")
     allowed = get_args(get_type_hints(CaptionBlipParams)["captions_from"])
     parser.add_argument("--captions-from", choices=allowed, help="whose captions: sets caption_blip.captions_from")
+    parser.add_argument(
+        "-S",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="[FILE:]KEY=VALUE",
+        help="set a value in params.yaml or in profiles/NAME.yaml",
+    )
     commands = parser.add_subparsers(dest="command", metavar="[release]", help="hand an adapter on")
     release_command = commands.add_parser(
         "release", description=release.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     release.add_options(release_command)
     args = parser.parse_args()
-    if args.command and (args.profile or args.dataset or args.images or args.captions_from):
+    if args.command and (args.profile or args.dataset or args.images or args.captions_from or args.settings):
         parser.error("a release takes the results as they are; profile and dataset come from params.yaml")
     with one_line_errors():
         if args.command == "release":
             release.run(args, ROOT)
             return
         params = load_params(ROOT)  # before anything is changed
+        settings = [read_setting(text) for text in args.settings]
         profile = load_profile(args.profile or params.profile, ROOT)
         check_models(profile, ROOT)
         dataset = bring_in(args.images, ROOT) if args.images else args.dataset or params.dataset
@@ -161,10 +173,9 @@ def main() -> None:
             raise UserError(f"data/raw/{dataset}: letters, digits, - and _ only, for the stages' commands; rename it")
         chosen = {"dataset": args.dataset or (args.images and dataset), "profile": args.profile}
         chosen["caption_blip.captions_from"] = args.captions_from
-        for key, value in chosen.items():
-            if value:
-                set_key(ROOT / "params.yaml", key, value)
+        set_params(ROOT, [("params.yaml", key, value) for key, value in chosen.items() if value] + settings)
         params = load_params(ROOT)
+        profile = load_profile(params.profile, ROOT)
         named, drawings = named_drawings(folder, NOT_DRAWINGS)
         if args.images and params.caption_blip.captions_from == "blip" and 2 * named > drawings:
             print(

@@ -1,4 +1,4 @@
-"""Bringing a folder of drawings into data/raw, and setting keys of params.yaml, without touching what is there.
+"""Bringing a folder of drawings into data/raw, and setting keys of params.yaml and profiles, touching nothing else.
 
 Standard library and PyYAML only, so that `main.py --images` answers at once.
 """
@@ -17,6 +17,7 @@ import yaml
 from tattoo_lora.data.file_names import RESERVED, split_words
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
+from tattoo_lora.params import load_params, load_profile
 
 # A value with its quotation marks, or as it is: up to a blank and a #, or the line's end.
 VALUE = r"""(?:"(?:[^"\\\r\n]|\\.)*"|'(?:[^'\r\n]|'')*'|(?:(?!\s\#)[^\r\n])*?)"""
@@ -110,22 +111,67 @@ def named_drawings(folder: Path, endings_of_others: set[str]) -> tuple[int, int]
     return sum(bool(split_words(path.stem)) for path in paths), len(paths)
 
 
-def as_yaml(value: str) -> str:
-    """The text as a YAML value, in quotation marks if YAML could read it as something else, such as 2024 or no."""
-    plain = re.fullmatch(r"[^\W\d_][\w-]*", value) and yaml.safe_load(value) == value
-    return value if plain else json.dumps(value, ensure_ascii=False)
+def as_yaml(value: object) -> str:
+    """The value as YAML on one line, a text in quotation marks if YAML could read it as something else: 2024 or no."""
+    if isinstance(value, str) and re.fullmatch(r"[^\W\d_][\w-]*", value) and yaml.safe_load(value) == value:
+        return value
+    if isinstance(value, float):  # YAML reads 1e-05 as a text
+        mantissa, _, exponent = repr(value).partition("e")
+        return f"{mantissa}{'' if '.' in mantissa else '.0'}e{exponent}" if exponent else mantissa
+    return json.dumps(value, ensure_ascii=False)
 
 
-def set_key(path: Path, key: str, value: str) -> None:
-    """Change the value of `key` (`dataset` or `caption_blip.captions_from`) in a YAML file and no other byte."""
-    section, _, name = key.rpartition(".")
+def set_key(path: Path, key: str, value: object) -> None:
+    """Change the value of `key` (`dataset` or `variants.blip.trigger`) in a YAML file and no other byte.
+
+    UserError where there is no such key, or where it is written on several lines.
+    """
+    *sections, name = key.split(".")
     text = path.read_bytes().decode("utf-8")
-    start = re.search(rf"(?m)^{section}:.*\n", text).end() if section else 0
-    pattern = rf"(?m)^({'[ ]+' if section else ''}{name}:[ \t]+){VALUE}(?=[ \t]*(?:[ \t]#[^\r\n]*)?\r?$)"
+    content = yaml.safe_load(text)
+    holder = content
+    for section in sections:
+        holder = holder.get(section) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict) or name not in holder:
+        raise UserError(f"{path}: there is no {key} in it")
+    if holder[name] == value and type(holder[name]) is type(value):
+        return
+    holder[name] = value
+    start, indent = 0, ""
+    for section in sections:
+        line = re.compile(rf"(?m)^{indent}{re.escape(section)}:.*\n(?:[ \t]*(?:#.*)?\r?\n)*([ ]*)").search(text, start)
+        start, indent = (line.end() - len(line[1]), line[1]) if line else (len(text), "")
+    pattern = rf"(?m)^({indent}{re.escape(name)}:[ \t]+){VALUE}(?=[ \t]*(?:[ \t]#[^\r\n]*)?\r?$)"
     changed = text[:start] + re.sub(pattern, lambda match: match[1] + as_yaml(value), text[start:], count=1)
-    content = yaml.safe_load(changed)
-    if (content[section] if section else content).get(name) != value:
+    if yaml.safe_load(changed) != content:
         raise UserError(f"{path}: {key} is written in a way that is not understood; set it to {value} by hand")
-    if changed != text:
-        with replace_file(path) as partial:
-            partial.write_bytes(changed.encode("utf-8"))
+    with replace_file(path) as partial:
+        partial.write_bytes(changed.encode("utf-8"))
+
+
+def read_setting(text: str) -> tuple[str, str, object]:
+    """File, key and value of `[FILE:]KEY=VALUE`, as `dvc exp run -S` takes it; the file is params.yaml or a profile."""
+    match = re.fullmatch(r"(?:(params\.yaml|profiles/[\w-]+\.yaml):)?([\w-]+(?:\.[\w-]+)*)=(.*)", text)
+    if not match:
+        raise UserError(f"-S {text}: write KEY=VALUE, or profiles/NAME.yaml:KEY=VALUE")
+    try:
+        return match[1] or "params.yaml", match[2], yaml.safe_load(match[3])
+    except yaml.YAMLError:
+        raise UserError(f"-S {text}: the value is no YAML") from None
+
+
+def set_params(root: Path, settings: list[tuple[str, str, object]]) -> None:
+    """Set each (file, key, value). UserError if one cannot be set or is not allowed; nothing is changed then."""
+    before: dict[Path, bytes] = {}
+    try:
+        for file, key, value in settings:
+            if not (path := root / file).is_file():
+                raise UserError(f"{path}: not found")
+            before.setdefault(path, path.read_bytes())
+            set_key(path, key, value)
+        load_profile(load_params(root).profile, root)
+    except UserError:
+        for path, content in before.items():
+            with replace_file(path) as partial:
+                partial.write_bytes(content)
+        raise

@@ -4,8 +4,9 @@ import os
 
 import pytest
 import yaml
+from conftest import ROOT
 
-from app.own_folder import as_yaml, bring_in, named_drawings, set_key
+from app.own_folder import as_yaml, bring_in, named_drawings, read_setting, set_key, set_params
 from tattoo_lora.errors import UserError
 
 
@@ -134,3 +135,80 @@ def test_a_value_over_several_lines_is_left_to_the_user(tmp_path):
     with pytest.raises(UserError, match="dataset is written in a way that is not understood; set it to x by hand"):
         set_key(tmp_path / "params.yaml", "dataset", "x")
     assert (tmp_path / "params.yaml").read_text() == "dataset: >-\n  flash\n"
+
+
+NESTED = (
+    "variants:   # x\n\n  # y\n  vanilla:\n    trigger: ''  # a\n  blip:\n    trigger: ''\ntrain: {rank: 8}\nrank: 1\n"
+)
+
+
+def test_a_key_two_sections_deep_is_set_in_its_own_section(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(NESTED)
+    set_key(path, "variants.blip.trigger", "my hand")
+    assert path.read_text() == NESTED.replace("    trigger: ''\n", '    trigger: "my hand"\n')
+    set_key(path, "rank", 2)
+    assert path.read_text().endswith("train: {rank: 8}\nrank: 2\n")
+
+
+@pytest.mark.parametrize("value", [8, 8.0, 2.5e-05, 1e-3, 1e22, None, True, [7, 8], "8"])
+def test_a_value_is_read_as_it_was_set(tmp_path, value):
+    path = tmp_path / "params.yaml"
+    path.write_text("section:\n  key: x  # y\n")
+    set_key(path, "section.key", value)
+    kept = yaml.safe_load(path.read_text())["section"]["key"]
+    assert kept == value and type(kept) is type(value) and path.read_text().endswith("  # y\n")
+
+
+@pytest.mark.parametrize("key", ["none", "none.key", "variants.none.trigger", "rank.key"])
+def test_a_key_that_is_not_there_is_named(tmp_path, key):
+    (tmp_path / "params.yaml").write_text(NESTED)
+    with pytest.raises(UserError, match=f"params.yaml: there is no {key} in it"):
+        set_key(tmp_path / "params.yaml", key, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("train.rank=4", ("params.yaml", "train.rank", 4)),
+        ("profiles/sd15.yaml:train.learning_rate=1.0e-4", ("profiles/sd15.yaml", "train.learning_rate", 1e-4)),
+        ("variants.blip.trigger=my hand", ("params.yaml", "variants.blip.trigger", "my hand")),
+        ("evaluate.seeds=[7, 8]", ("params.yaml", "evaluate.seeds", [7, 8])),
+    ],
+)
+def test_a_setting_is_written_as_dvc_takes_it(text, setting):
+    assert read_setting(text) == setting
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rank", "-S rank: write KEY=VALUE"),
+        ("/etc/x.yaml:a=1", "write KEY=VALUE"),
+        ("profiles/../x.yaml:a=1", "write KEY=VALUE"),
+        ("train.rank=[", "the value is no YAML"),
+    ],
+)
+def test_what_is_no_setting_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        read_setting(text)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (("params.yaml", "train.rank", 0), "train.rank: found 0"),
+        (("params.yaml", "train.ranks", 4), "there is no train.ranks"),
+        (("profiles/none.yaml", "resolution", 64), "none.yaml: not found"),
+        (("profiles/embedded.yaml", "resolution", 3), "resolution: found 3"),
+    ],
+)
+def test_nothing_is_changed_if_one_setting_is_not_allowed(tmp_path, setting, message):
+    for name in ("params.yaml", "profiles/embedded.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    with pytest.raises(UserError, match=message):
+        set_params(tmp_path, [("params.yaml", "train.seed", 7), setting])
+    assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+    set_params(tmp_path, [("params.yaml", "train.seed", 7)])
+    assert "  seed: 7\n" in (tmp_path / "params.yaml").read_text()
