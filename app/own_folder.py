@@ -94,6 +94,8 @@ def copy_new(images: Path, target: Path) -> tuple[int, int]:
         ):
             already += 1
             continue
+        if not copy.parent.resolve().is_relative_to(target.resolve()):
+            raise UserError(f"{copy}: leads out of the folder by a link; remove the link")
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
             with replace_file(copy) as partial:
