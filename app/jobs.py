@@ -74,7 +74,7 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, values: dict) -> None:
     with replace_file(path) as partial:
-        partial.write_text(json.dumps(values), encoding="utf-8")
+        partial.write_text(json.dumps(values), encoding="utf-8", newline="\n")
 
 
 def is_alive(pid: int | None, started: float | None) -> bool:

@@ -168,7 +168,7 @@ def set_params(root: Path, settings: list[tuple[str, str, object]]) -> None:
     try:
         for file, key, value in settings:
             if not (path := root / file).is_file():
-                raise UserError(f"{path}: not found")
+                raise UserError(f"{path}: no such profile")
             before.setdefault(path, path.read_bytes())
             set_key(path, key, value)
         load_profile(load_params(root).profile, root)

@@ -271,7 +271,7 @@ def remember(brought: Brought, sheet: Path, root: Path) -> Brought:
             shutil.copyfile(sheet, new)
     kept = replace(brought, sheet=(SETS / brought.dataset / "sheet.png").as_posix())
     with replace_file(folder / "brought.json") as new:
-        new.write_text(json.dumps(asdict(kept)), encoding="utf-8")
+        new.write_text(json.dumps(asdict(kept)), encoding="utf-8", newline="\n")
     return kept
 
 

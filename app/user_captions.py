@@ -55,7 +55,7 @@ def save_caption(row: Row, caption: str) -> None:
         path.unlink(missing_ok=True)
         return
     with replace_file(path) as partial:
-        partial.write_text(f"{text}\n", encoding="utf-8", errors="replace")
+        partial.write_text(f"{text}\n", encoding="utf-8", newline="\n", errors="replace")
         try:
             read_user_caption(partial)
         except ValueError as reason:

@@ -37,12 +37,16 @@ def test_what_was_asked_for_is_set_in_the_params_and_nothing_else(copy, tmp_path
     shutil.copy(copy / "profiles/embedded.yaml", copy / "profiles/mine.yaml")
     (copy / "data/raw/nothing").mkdir()  # no drawings: DVC stops at the first stage
     before = (copy / "params.yaml").read_text(encoding="utf-8").splitlines()
-    result = press(copy, "--dataset", "nothing", "--profile", "mine")
+    result = press(copy, "--dataset", "nothing", "--profile", "mine", "-S", "train.rank=4")
     assert "data/raw/nothing: no drawings" in result.stderr
     after = (copy / "params.yaml").read_text(encoding="utf-8").splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     assert [new.replace(new.split()[1], old.split()[1], 1) for old, new in changed] == [old for old, _ in changed]
-    assert {new.split()[0]: new.split()[1] for _, new in changed} == {"dataset:": "nothing", "profile:": "mine"}
+    assert {new.split()[0]: new.split()[1] for _, new in changed} == {
+        "dataset:": "nothing",
+        "profile:": "mine",
+        "rank:": "4",
+    }
 
 
 @pytest.mark.slow

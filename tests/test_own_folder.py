@@ -198,8 +198,8 @@ def test_what_is_no_setting_is_refused(text, message):
     ("setting", "message"),
     [
         (("params.yaml", "train.rank", 0), "train.rank: found 0"),
-        (("params.yaml", "train.ranks", 4), "there is no train.ranks"),
-        (("profiles/none.yaml", "resolution", 64), "none.yaml: not found"),
+        (("params.yaml", "train.nothing", 4), "there is no train.nothing"),
+        (("profiles/none.yaml", "resolution", 64), "none.yaml: no such profile"),
         (("profiles/embedded.yaml", "resolution", 3), "resolution: found 3"),
     ],
 )
