@@ -29,6 +29,8 @@ def show_flash(pictures: list[Path]) -> None:
             ]
         pressed = st.form_submit_button("Make the sheet", type="primary", icon=":material/grid_view:")
     with shown:
+        if pressed:
+            st.session_state.pop("flash_sheet", None)
         if pressed and not pictures:
             st.warning("Tick at least one picture.")
         elif pressed:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from app.newest import newest_pictures, raw_drawings, without_common_end
-from app.runs import Run, read_findings, workspace
+from app.runs import Run, read_findings, trained_variants, workspace
 from app.stage_list import show_stages
 from app.ui import LIVE, as_markdown, say_other_dataset, show_picture
 
@@ -68,7 +68,7 @@ run = workspace()
 with st.container(key="page"):
     st.title("Tattoo LoRA")
     show_newest()
-    show_next("Draw" if newest_pictures(run) else "Bring your drawings")
+    show_next("Draw" if trained_variants(run) else "Bring your drawings")
     with st.container(horizontal=True):
         st.page_link("views/compare.py", label="Why: scores and intervals", icon=":material/query_stats:")
         st.page_link("views/train.py", label="Train", icon=":material/model_training:")

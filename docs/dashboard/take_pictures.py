@@ -1,4 +1,4 @@
-"""Take the pictures of docs/dashboard.md anew: of the run in this folder and an experiment, which must be there.
+"""Take the pictures of docs/dashboard.md anew: of the run in this folder and its experiments, which must be there.
 
 python docs/dashboard/take_pictures.py
 """
