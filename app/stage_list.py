@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from app.ahead import training_steps
+from app.jobs import read_jobs
 from app.runs import StageState, parse_log, workspace
 from app.ui import LIVE, as_markdown, show_table, stage_states
 from tattoo_lora.errors import UserError
@@ -14,6 +15,23 @@ BADGES = {  # colour and icon of a state
     "stale": ("violet", ":material/update:"),
     "not run": ("grey", ":material/radio_button_unchecked:"),
 }
+
+
+JOBS = {  # what is said of the last training that was started from a page, by its status
+    "waiting": "A training waits for its turn.",
+    "running": "A training runs.",
+    "failed": "The last training failed. Train shows its log and starts it again from where it got to.",
+    "stopped": "The last training was stopped. Train goes on with it.",
+    "interrupted": "The last training was interrupted: the machine or the process ended. Train goes on with it.",
+}
+
+
+@st.fragment(run_every=LIVE)
+def show_job() -> None:
+    """How the last training that was started from a page stands, unless it is done."""
+    jobs = read_jobs()
+    if jobs and (said := JOBS.get(jobs[-1].status)):
+        (st.error if jobs[-1].status == "failed" else st.info)(said, icon=":material/model_training:")
 
 
 @st.fragment(run_every=LIVE)

@@ -120,6 +120,19 @@ def test_the_first_screen_before_any_run_shows_the_drawings_that_are_here(projec
         assert "These drawings are here, in data/raw/flash." in texts(app) and pictures(app) == 8
 
 
+@pytest.mark.parametrize("status", ["failed", "stopped", "running", "done"])
+def test_the_first_screen_says_how_the_last_training_ended(light, status):
+    with opened(light) as app:
+        folder = light / ".scratch/jobs/1"
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(json.dumps({"arguments": []}))
+        (folder / "state.json").write_text(json.dumps({"pid": 1, "started": 0.0, "status": status}))
+        app.run()
+        said = "".join(element.value for element in (*app.error, *app.info))
+        expected = {"failed": "failed", "stopped": "was stopped", "running": "was interrupted"}  # its process is gone
+        assert expected.get(status, "") in said and ("training" in said) == (status != "done")
+
+
 def test_the_verdict_shows_winners_and_tables(finished):
     with opened(finished, "compare") as app:
         assert {metric.label for metric in app.metric} == {"test_loss ↓", "clip_score ↑", "style ↓"}

@@ -4,7 +4,7 @@ import streamlit as st
 
 from app.newest import newest_pictures, raw_drawings, without_common_end
 from app.runs import Run, read_findings, trained_variants, workspace
-from app.stage_list import show_stages
+from app.stage_list import show_job, show_stages
 from app.ui import LIVE, as_markdown, say_other_dataset, show_picture
 
 SIDE = 420  # px
@@ -67,6 +67,7 @@ def show_welcome(run: Run) -> None:
 run = workspace()
 with st.container(key="page"):
     st.title("Tattoo LoRA")
+    show_job()
     show_newest()
     show_next("Draw" if trained_variants(run) else "Bring your drawings")
     with st.container(horizontal=True):
