@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import pandas as pd
 import pytest
 import torch
 from conftest import PROCESSED, ROOT, call, copy_project, set_value
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -16,7 +18,8 @@ import stages.encode
 import stages.evaluate.__main__
 import stages.train.__main__
 from app.generate import Settings, Studio
-from tattoo_lora.params import load_profile
+from tattoo_lora.diffusion.sampling import decode_latents, load_pipeline
+from tattoo_lora.params import BaseModel, load_profile
 
 DTYPES = ("bfloat16", "float16")  # float32 is what all the other tests run in
 TRAININGS = {
@@ -60,6 +63,24 @@ def train(project, **settings):
     for path, text in zip(files, before, strict=True):
         path.write_text(text)
     return project / "lora"
+
+
+def test_a_vae_that_overflows_in_float16_is_decoded_in_float32_whatever_the_dtype(tmp_path):
+    """What SD 1.5's own VAE does: saved in half precision and run in it, it gives black pictures."""
+    base = ROOT / "models/embedded/base"
+    shutil.copytree(base, tmp_path / "base")
+    vae = AutoencoderKL.from_pretrained(base, subfolder="vae")
+    conv = vae.decoder.conv_in
+    with torch.no_grad():  # too large for float16 between two layers; what follows brings it back
+        conv.weight *= 3e4 / conv.weight.abs().max()
+    vae.half().save_pretrained(tmp_path / "base/vae")
+    latents = torch.randn(1, vae.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert not vae.decode(latents.half() / vae.config.scaling_factor).sample.isfinite().all()
+    pipeline = load_pipeline(BaseModel(str(tmp_path / "base"), None), "float16")
+    assert pipeline.unet.dtype == torch.float16 and pipeline.vae.dtype == torch.float32
+    [image] = decode_latents(pipeline, latents.half())
+    assert all(low < high for low, high in image.getextrema())
 
 
 def is_drawn(path):

@@ -1,6 +1,7 @@
 """Captions, latents, pictures and scores from the embedded models."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -128,10 +129,31 @@ def test_of_many_texts_each_has_its_own_embedding():
         assert torch.allclose(hidden[i], encode_prompts(tokenizer, text_encoder, [texts[i]])[0], atol=1e-4)
 
 
-def test_captions_that_are_too_long_are_said_to_be_cut(capsys):
-    hidden = encode_prompts(load_tokenizer(BASE), load_text_encoder(BASE), ["an owl", "owl " * 80])
-    assert hidden.shape == (2, 32, 128)
-    assert "1 text(s) cut after 32 tokens, the first: owl owl" in capsys.readouterr().err
+def test_a_line_says_what_is_lost_of_texts_that_are_too_long_and_says_it_once(capsys):
+    tokenizer, text_encoder = load_tokenizer(BASE), load_text_encoder(BASE)
+    kept, lost = "owl " * 30, "key rose"  # the miniature reads 32 tokens, of which two mark beginning and end
+    texts = ["an owl", kept + lost, "skull " * 31]
+    for _ in range(2):
+        hidden = encode_prompts(tokenizer, text_encoder, texts)
+    assert hidden.shape == (3, 32, 128)
+    assert torch.equal(hidden[1], encode_prompts(tokenizer, text_encoder, [kept])[0])
+    said = capsys.readouterr().err
+    assert said == f"2 text(s) longer than 32 tokens are cut; of '{kept[:40]}'… this is lost: '{lost}'\n"
+
+
+def test_training_evaluation_and_drawing_cut_their_texts_by_the_one_function():
+    calls = {
+        path.relative_to(ROOT).as_posix(): re.findall(r"(?<!load_)\btokenizer\(.*", path.read_text(encoding="utf-8"))
+        for folder in ("app", "stages", "tattoo_lora")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert {path for path, lines in calls.items() if lines} == {
+        "tattoo_lora/diffusion/prompts.py",
+        "tattoo_lora/diffusion/sampling.py",  # the scorer's texts
+        "stages/enrich.py",  # counts only
+    }
+    for path in ("stages/train/__main__.py", "stages/evaluate/__main__.py", "app/generate.py"):
+        assert "encode_prompts(" in (ROOT / path).read_text(encoding="utf-8")
 
 
 def test_the_right_caption_scores_higher_than_a_wrong_one(drawings):

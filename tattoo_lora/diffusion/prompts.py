@@ -1,5 +1,6 @@
 """How texts become what the UNet is conditioned on: the same way in training, validation and sampling."""
 
+import functools
 import sys
 
 import torch
@@ -8,13 +9,23 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """input_ids (B, T) of B texts, padded or cut to the tokenizer's T tokens; a warning says what is cut."""
-    too_long = [text for text in dict.fromkeys(texts) if len(tokenizer(text).input_ids) > tokenizer.model_max_length]
-    if too_long:
-        # The text encoder would cut them silently.
-        limit = tokenizer.model_max_length
-        print(f"{len(too_long)} text(s) cut after {limit} tokens, the first: {too_long[0]}", file=sys.stderr)
+    """input_ids (B, T) of B texts, padded or cut to the tokenizer's T tokens; a line says what is lost."""
+    limit = tokenizer.model_max_length
+    lost = {}
+    for text in dict.fromkeys(texts):
+        input_ids = tokenizer(text, verbose=False).input_ids  # the library's own warning speaks of errors to come
+        if len(input_ids) > limit:
+            lost[text] = tokenizer.decode(input_ids[limit - 1 : -1])  # the last is the end of the text
+    if lost:
+        first, end = next(iter(lost.items()))
+        say_once(f"{len(lost)} text(s) longer than {limit} tokens are cut; of {first[:40]!r}… this is lost: {end!r}")
     return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Print the line to stderr: a training that trains the text encoder too encodes the same texts many times."""
+    print(line, file=sys.stderr)
 
 
 @torch.inference_mode()
