@@ -10,6 +10,8 @@ from app.runs import BASE, Run, list_samples, read_pictures
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
+LONGEST_NAME = 36  # letters
+
 
 @dataclass(frozen=True)
 class Newest:
@@ -66,10 +68,15 @@ def last_change(run: Run, newest: Newest) -> float:
 
 
 def without_common_end(prompts: list[str]) -> dict[str, str]:
-    """Each prompt by a short name: without the words that all end with, cut at a comma: 'a wolf', 'a deer'."""
+    """Each prompt by a short name: without the words that all end with, from a comma on: 'a wolf', 'a deer'."""
     end = commonprefix([prompt[::-1] for prompt in prompts])[::-1]
     end = end[end.find(",") :] if "," in end and len(prompts) > 1 else ""
-    return {prompt.removesuffix(end) or prompt: prompt for prompt in prompts}
+    names: dict[str, str] = {}
+    for prompt in prompts:
+        name = prompt.removesuffix(end) or prompt
+        name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1].rstrip() + "…"
+        names[name if name not in names else f"{name} ({len(names) + 1})"] = prompt
+    return names
 
 
 def raw_drawings(dataset: str, at_most: int) -> list[str]:

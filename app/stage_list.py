@@ -67,6 +67,8 @@ def in_a_sentence(stages: list[StageState]) -> str:
         return "Running now: " + ", ".join(f"{name}{stage_progress(name)}" for name in running)
     if all(stage.state == "not run" for stage in stages):
         return "Nothing has run yet."
+    if len(behind) == len(stages):
+        return "All stages are to be run."
     if behind:
         return f"{len(behind)} of {len(stages)} stages are to be run, because something changed or was stopped."
     return "Everything is up to date."

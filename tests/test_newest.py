@@ -46,6 +46,12 @@ def test_prompts_are_named_without_the_end_that_all_share():
     assert without_common_end(prompts) == {"a wolf": prompts[0], "a deer, fine": prompts[1]}
     assert list(without_common_end(["a wolf, ink"])) == ["a wolf, ink"]
     assert list(without_common_end(["owl", "fowl"])) == ["owl", "fowl"]
+    long = ["a wolf that sits " * 9 + end for end in ("left", "right")]
+    assert list(without_common_end(long)) == [
+        "a wolf that sits a wolf that sits a…",
+        "a wolf that sits a wolf that sits a… (2)",
+    ]
+    assert list(without_common_end(long).values()) == long
 
 
 def test_the_variant_with_the_best_score_that_decides_is_offered_first():

@@ -45,7 +45,7 @@ def show_newest() -> None:
     else:
         name = names[0]
     pictures = newest.pictures[prompts[name]]
-    with st.container(key="sheet_large"):
+    with st.container(key="sheet_large" if len(pictures) <= 5 else "sheet_many"):
         for drawn_by, path in pictures.items():
             with st.container():
                 show_picture(run, path, f"{drawn_by}: {prompts[name]}", side=SIDE)
