@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run
 from PIL import Image
 
 from app.favourites import (
@@ -69,3 +69,9 @@ def test_a_sketch_is_kept_under_its_checksum_and_never_outside_of_its_folder():
     with pytest.raises(UserError, match="note.png: no sketch"):
         keep_sketch(Upload("note.png", b"not a picture"))
     assert len(list(SKETCHES.iterdir())) == 1
+
+
+@pytest.mark.parametrize("folder", [OUT, FAVOURITES, SKETCHES])
+def test_what_is_drawn_and_kept_makes_no_stage_stale(folder):
+    """The report depends on all of runs/samples."""
+    assert run("dvc", "check-ignore", f"{folder}/owl.png", cwd=ROOT, check=False).stdout.strip() == f"{folder}/owl.png"
