@@ -1,6 +1,7 @@
 """Take the pictures of docs/dashboard.md anew: of the run in this folder and its experiments, which must be there.
 
-python docs/dashboard/take_pictures.py
+python docs/dashboard/take_pictures.py              all
+python docs/dashboard/take_pictures.py start draw   those views, on desktop and phone
 """
 
 import io
@@ -17,6 +18,7 @@ VIEWS = {  # a picture's name, the place and its part, and the height in px
     "start": ("Start", None, 800),
     "train": ("Train", "Train", 900),
     "drawings": ("Train", "Drawings", 900),
+    "captions": ("Train", "Captions", 900),
     "draw": ("Draw", None, 900),
     "picture": ("Draw", None, 800),
     "stencil": ("Print", "Stencil", 1150),
@@ -57,7 +59,7 @@ def show(visitor: Visitor, name: str) -> None:
     if name == "tryon":
         try_on(visitor)
     if name == "experiments":
-        visitor.expect("Two runs")
+        visitor.expect("Params that differ", timeout=120)
     visitor.settle()
 
 
@@ -78,6 +80,8 @@ with sync_api.sync_playwright() as playwright, served(ROOT) as address:
         visitor.expect("Bring your drawings")
         width = device["viewport"]["width"]
         for name, (_, _, height) in VIEWS.items():
+            if sys.argv[1:] and name not in sys.argv[1:]:
+                continue
             visitor.page.set_viewport_size(device["viewport"])
             show(visitor, name)
             take(visitor, ROOT / f"docs/dashboard/{prefix}{name}.png", width, PHONE_HEIGHT if prefix else height)
