@@ -1,6 +1,5 @@
 """What a page needs to start a training and to say how far it is: presets, arguments, the plan, stages."""
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import yaml
 
 from app.ahead import training_plan
 from app.jobs import Job
+from app.own_folder import as_yaml
 from app.uploads import SETS
 from stages.preprocess.files import NOT_DRAWINGS, find_files
 from tattoo_lora.errors import UserError
@@ -54,7 +54,7 @@ def arguments(choice: Choice, params: Params, profile: Profile) -> list[str]:
     for name, variant in params.variants.items():
         if choice.trigger != variant.trigger:
             settings[f"variants.{name}.trigger"] = choice.trigger
-    values = [("-S", f"{key}={json.dumps(value)}") for key, value in settings.items()]
+    values = [("-S", f"{key}={as_yaml(value)}") for key, value in settings.items()]
     return ["--dataset", choice.dataset, "--profile", choice.profile, *[word for pair in values for word in pair]]
 
 

@@ -7,8 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from app.drawings import show_data
+from app.newest import raw_drawings
 from app.runs import workspace
-from app.ui import current_params, show_error, show_figure, show_table
+from app.ui import current_params, show_error, show_figure, show_picture, show_table
 from app.uploads import SETS, Brought, bring_files, bring_folder, last_brought, sets
 from tattoo_lora.errors import UserError
 
@@ -76,6 +77,10 @@ def show_bring() -> None:
     dataset = choose_set()
     if brought := last_brought(dataset):
         show_brought(brought)
+    else:
+        with st.container(key="sheet_small_raw"):
+            for path in raw_drawings(dataset, 16):
+                show_picture(workspace(), path, path)
     st.button("Next: captions", on_click=go_to, args=["Captions"], icon=":material/arrow_forward:")
     if dataset == current_params().dataset:
         with st.expander("What the last training made of them"):

@@ -44,18 +44,22 @@ def show_captions() -> None:
         ask_replacement(rows)
     shown = matching(rows, words)
     pages = max(1, -(-len(shown) // PAGE))
-    number = st.number_input(f"Page, of {pages}", 1, pages, key=f"{dataset} {words} {pages}", width=160)
+    number = 1
+    if pages > 1:
+        number = st.number_input(f"Page, of {pages}", 1, pages, key=f"{dataset} {words} {pages}", width=160)
     run = workspace()
     with st.container(key="sheet_large_captions"):
         for row in shown[(number - 1) * PAGE : number * PAGE]:
             with st.container():
                 show_picture(run, row.path.as_posix(), row.source, side=SIDE)
+                st.text(row.source)
                 # With another caption it is another field, so that a replacement shows.
                 key = f"{dataset} {row.source} {row.own}"
                 st.text_area(
                     as_markdown(row.source),
                     row.own,
                     height=80,
+                    label_visibility="collapsed",
                     key=key,
                     placeholder=row.machine or "no caption yet",
                     on_change=save,
