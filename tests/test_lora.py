@@ -352,6 +352,33 @@ def test_a_loha_or_lokr_changes_the_weight_as_lycoris_does(kind, name, tmp_path)
     assert change.abs().max() > 0.1 and (made - change).abs().max() < 1e-6 * max(1, change.abs().max())
 
 
+@pytest.mark.parametrize("name", [LOHA, LOHA_CONV, f"unet.{BLOCK}.ff.net.0.proj"])
+@pytest.mark.parametrize("by_output", [True, False])
+def test_a_dora_of_kohyas_changes_the_weight_as_lycoris_does(name, by_output, tmp_path):
+    pipeline = make_pipeline()
+    weight = find_module(pipeline, name).weight
+    (outer, inner, *kernel), key = weight.shape, kohya_name(name)
+    layer = {"lora_down.weight": normal(3, inner, *kernel), "lora_up.weight": normal(outer, 3, *(1 for _ in kernel))}
+    layer |= {"alpha": torch.tensor(6.0), "dora_scale": normal(outer, 1, *(1 for _ in kernel)) + 2}
+    if not by_output:
+        layer["dora_scale"] = normal(1, inner, *(1 for _ in kernel)) + 2
+    save_file({f"{key}.{part}": tensor for part, tensor in layer.items()}, tmp_path / "file.safetensors")
+    read = read_adapter(tmp_path / "file.safetensors", pipeline.unet, pipeline.text_encoder)
+    down, up = read[f"{name}.lora_A.weight"], read[f"{name}.lora_B.weight"]
+    tuned = weight + 2 * (layer["lora_up.weight"].flatten(1) @ layer["lora_down.weight"].flatten(1)).view_as(weight)
+    axes = [axis for axis in range(weight.ndim) if axis != (0 if by_output else 1)]
+    tuned = tuned * layer["dora_scale"] / tuned.square().sum(dim=axes, keepdim=True).sqrt()
+    made = weight + (up.flatten(1) @ down.flatten(1)).view_as(weight)
+    assert (tuned - weight).abs().max() > 0.1 and (made - tuned).abs().max() < 1e-6 * max(1, tuned.abs().max())
+    before = said(pipeline)
+    load_lora(pipeline, tmp_path / "file.safetensors")
+    loaded = said(pipeline)
+    pipeline.unload_lora_weights()
+    find_module(pipeline, name).weight.data = tuned.detach()
+    assert (said(pipeline) - before).abs().max() > 0.01
+    assert (said(pipeline) - loaded).abs().max() < 1e-3 * before.abs().max()
+
+
 def metadata(layers):
     pattern = {name: alpha for name, (*_, alpha) in layers.items()}
     config = {"unet.r": 4, "unet.lora_alpha": 1.0, "text_encoder.r": 4, "text_encoder.lora_alpha": 1.0}
@@ -427,9 +454,12 @@ REFUSED = {
         {f"{TO_Q}.lora_up.weight": torch.full((64, 4), torch.nan)},
         "to_q.lora_B.weight holds numbers that are not finite; the training has diverged",
     ),
-    "kohya DoRA": ({f"{TO_Q}.dora_scale": torch.ones(64, 1)}, "a DoRA of kohya's trainers, whose readers disagree"),
+    "a DoRA of another width": (
+        {f"{TO_Q}.dora_scale": torch.ones(65, 1)},
+        r"to_q: its dora_scale is \[65, 1\], the weight \[\d+, \d+\]",
+    ),
     "DoRA in part": ({f"{TO_Q}.lora_magnitude_vector": torch.ones(64)}, "DoRA with magnitudes for 1 of 2 layers"),
-    "OFT": ({f"{TO_Q}.oft_blocks": torch.ones(1)}, "an OFT; only LoRA, LoCon, LoHa and LoKr files can be used"),
+    "OFT": ({f"{TO_Q}.oft_blocks": torch.ones(1)}, "an OFT; only LoRA, LoCon, LoHa, LoKr and DoRA files can be used"),
     "half a LoHa": (
         {f"{TO_Q}.lora_up.weight": None, f"{TO_Q}.hada_w1_a": torch.ones(1)},
         "to_q: half of the adapter's layer is missing",

@@ -24,11 +24,10 @@ KEYS = (
     re.compile(r"(.+)[._]lora(?:_linear_layer)?\.(down|up)\.weight"),  # diffusers
     re.compile(r"(.+)\.lora_(A|B)(?:\.\w+)?\.weight"),  # PEFT, raw files with the adapter's name in it
     re.compile(r"(.+)\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t[12]))"),  # LyCORIS
-    re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?)?\.(alpha|lora_magnitude_vector)(?:\.weight)?"),
+    re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?)?\.(alpha|lora_magnitude_vector|dora_scale)(?:\.weight)?"),
 )
 ROLES = {"A": "down", "B": "up", "lora_magnitude_vector": "magnitude"}
 OTHER_KINDS = {  # by what stands in their keys
-    "dora_scale": "a DoRA of kohya's trainers, whose readers disagree about it",
     "oft_": "an OFT",
     "on_input": "an (IA)3",
 }
@@ -41,7 +40,9 @@ WHOLE = [  # the parts that make up a layer, each of LoKr's factors whole or as 
         for other in ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"})
     ),
 ]
-Layer = dict[str, Tensor]  # down (R, in, …), up (out, R, …) and where the file has them mid, alpha and magnitude
+Layer = dict[
+    str, Tensor
+]  # down (R, in, …), up (out, R, …) and where the file has them mid, alpha, magnitude, dora_scale
 
 
 def read_adapter(path: Path, unet: nn.Module, text_encoder: nn.Module | None) -> dict[str, Tensor]:
@@ -52,7 +53,7 @@ def read_adapter(path: Path, unet: nn.Module, text_encoder: nn.Module | None) ->
     tensors, header = read_safetensors(path)
     for part, kind in OTHER_KINDS.items():
         if any(part in key for key in tensors):
-            raise UserError(f"{path}: {kind}; only LoRA, LoCon, LoHa and LoKr files can be used")
+            raise UserError(f"{path}: {kind}; only LoRA, LoCon, LoHa, LoKr and DoRA files can be used")
     modules = {f"unet.{name}": module for name, module in unet.named_modules()}
     if text_encoder is not None:
         modules |= {f"text_encoder.{name}": module for name, module in text_encoder.named_modules()}
@@ -69,6 +70,8 @@ def read_adapter(path: Path, unet: nn.Module, text_encoder: nn.Module | None) ->
         layer = as_lora(layer)
         down, up = fold(layer, lora_scale(name, layer, config))
         down, up = fitting(where, down, up, modules[name])
+        if "dora_scale" in layer:
+            down, up = decomposed(where, down, up, layer["dora_scale"], modules[name].weight)
         folded |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
         if "magnitude" in layer:
             folded[f"{name}.lora_magnitude_vector"] = layer["magnitude"]
@@ -172,3 +175,32 @@ def fitting(where: str, down: Tensor, up: Tensor, module: nn.Module) -> tuple[Te
             f"{outer} x {weight[0].numel()}; was it made for another model?"
         )
     return down.reshape(rank, *inner).contiguous(), up.reshape(outer, rank, *(1 for _ in inner[1:])).contiguous()
+
+
+def decomposed(where: str, down: Tensor, up: Tensor, dora_scale: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """down and up of full rank that change the weight W as a DoRA of kohya's trainers and LyCORIS does at strength 1.
+
+    W becomes dora_scale * V / |V| with V = W + up @ down (https://arxiv.org/abs/2402.09353), where |V| is taken for
+    each output, or in older files for each input. ComfyUI divides by |W| in the first case, which is not what was
+    trained.
+    """
+    weight = weight.detach().float().cpu()
+    sides = {(len(weight), 1): 0, (1, weight.shape[1]): 1}
+    side = sides.get(tuple(dora_scale.shape[:2]))
+    if side is None or dora_scale[0, 0].numel() != 1:
+        raise UserError(f"{where}: its dora_scale is {list(dora_scale.shape)}, the weight {list(weight.shape)}")
+    changed = weight + (up.flatten(1) @ down.flatten(1)).view_as(weight)
+    norms = changed.transpose(0, side).flatten(1).norm(dim=1)
+    norms = norms + torch.finfo(torch.float32).eps  # as LyCORIS has it
+    shape = (*dora_scale.shape[:2], *(1 for _ in weight.shape[2:]))
+    change = changed * (dora_scale.reshape(shape) / norms.reshape(shape)) - weight
+    return full_rank(change)
+
+
+def full_rank(change: Tensor) -> tuple[Tensor, Tensor]:
+    """The change (out, in, …) of a weight as down and up, exactly: the smaller side's identity is one of them."""
+    outer, *inner = change.shape
+    if outer <= change[0].numel():
+        return change.contiguous(), torch.eye(outer).reshape(outer, outer, *(1 for _ in inner[1:]))
+    size = change[0].numel()
+    return torch.eye(size).reshape(size, *inner), change.reshape(outer, size, *(1 for _ in inner[1:])).contiguous()
