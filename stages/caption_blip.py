@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
+from tattoo_lora.diffusion.images import squared
 from tattoo_lora.diffusion.models import load_captioner, pick_device, pick_dtype, process_state, use_threads
 from tattoo_lora.diffusion.only_new import Compute, compute_new
 
@@ -79,7 +80,8 @@ def main() -> None:
             model.to(device, dtype)
 
             def compute(batch: Sequence[Drawing], images: list[Image.Image]) -> Iterator[bytes]:
-                for drawing, caption in zip(batch, caption_images(model, processor, images, params), strict=False):
+                squares = [squared(image) for image in images]
+                for drawing, caption in zip(batch, caption_images(model, processor, squares, params), strict=False):
                     if not caption:
                         raise UserError(f"{drawing.file}: empty caption; raise caption_blip.max_new_tokens")
                     yield caption.encode()

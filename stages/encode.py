@@ -31,6 +31,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
+from tattoo_lora.diffusion.images import in_full_batches
 from tattoo_lora.diffusion.latents import write_moments
 from tattoo_lora.diffusion.models import load_vae, pick_device, process_state, use_threads
 from tattoo_lora.diffusion.only_new import Compute, compute_new
@@ -97,13 +98,22 @@ def main() -> None:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
             vae = load_vae(profile.base).to(device)
 
-            def compute(batch: Sequence[Drawing], images: list[Image.Image]) -> Iterator[bytes]:
+            def encode(images: list[Image.Image]) -> Tensor:
+                """(B, views, 2C, h, w) of B images of one size."""
                 views = []
                 for number in range(params.placements):
                     pixel_values = to_pixel_values([place(image, number) for image in images])
                     views += [pixel_values, pixel_values.flip(3)] if params.flip else [pixel_values]
-                moments = torch.stack([encode_moments(vae, view) for view in views], dim=1)
-                for drawing, drawing_moments in zip(batch, moments, strict=False):
+                return torch.stack([encode_moments(vae, view) for view in views], dim=1)
+
+            def compute(batch: Sequence[Drawing], images: list[Image.Image]) -> Iterator[bytes]:
+                sizes = [image.size for image in images]
+                moments = {}
+                for size in dict.fromkeys(sizes):
+                    alike = [image for image in images if image.size == size]
+                    moments[size] = iter(encode(in_full_batches(alike, batch_size)))
+                for drawing, size in zip(batch, sizes, strict=False):
+                    drawing_moments = next(moments[size])
                     if not drawing_moments.isfinite().all():
                         raise UserError(f"{images_folder / drawing.file}: the VAE gave no finite latents")
                     yield safetensors.torch.save({"moments": drawing_moments.contiguous()})

@@ -57,7 +57,7 @@ Share = Annotated[float, Range(0, 1)]
 
 @dataclass(frozen=True)
 class PreprocessParams:
-    fit: Literal["pad", "crop"]
+    fit: Literal["pad", "crop", "bucket"]
     trim: bool
     margin: Annotated[float, Range(0, 1)]
     invert: bool

@@ -10,7 +10,16 @@ from conftest import ROOT
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from app.stencil.ink import read_picture
-from stages.preprocess.raw_images import Rejected, background, fit_square, ink_box, looks_like_photo, open_rgb, prepare
+from stages.preprocess.raw_images import (
+    Rejected,
+    background,
+    fit_page,
+    ink_box,
+    looks_like_photo,
+    open_rgb,
+    page_size,
+    prepare,
+)
 from tattoo_lora.params import load_params
 
 PARAMS = load_params(ROOT).preprocess
@@ -33,7 +42,7 @@ def picture(png):
 def test_padding_keeps_the_whole_drawing_on_its_own_background():
     image = Image.new("RGB", (90, 30), (250, 240, 200))
     image.paste("black", (0, 10, 90, 20))
-    padded = np.asarray(fit_square(image, (0, 0, 90, 30), background(image), 30, "pad"))
+    padded = np.asarray(fit_page(image, (0, 0, 90, 30), background(image), (30, 30), "pad"))
     assert tuple(padded[0, 0]) == background(image) == (250, 240, 200)
     assert (padded[15, 2] < 60).all() and (padded[15, 27] < 60).all()
 
@@ -41,13 +50,41 @@ def test_padding_keeps_the_whole_drawing_on_its_own_background():
 def test_cropping_keeps_the_middle():
     image = Image.new("RGB", (90, 30), "red")
     image.paste("blue", (30, 0, 60, 30))
-    middle = np.asarray(fit_square(image, (0, 0, 90, 30), (255, 0, 0), 30, "crop"))
+    middle = np.asarray(fit_page(image, (0, 0, 90, 30), (255, 0, 0), (30, 30), "crop"))
     assert tuple(middle[15, 15]) == (0, 0, 255) and (middle[15, :, 0] < 128).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("box", "resolution", "size"),
+    [
+        ((100, 100), 512, (512, 512)),
+        ((100, 300), 512, (288, 864)),
+        ((300, 100), 512, (864, 288)),
+        ((300, 100), 64, (104, 32)),
+        ((100, 130), 512, (448, 576)),
+        ((2000, 100), 512, (1024, 256)),
+    ],
+)
+def test_a_bucket_is_the_page_that_shows_the_drawing_largest(box, resolution, size):
+    assert page_size(*box, resolution, "bucket") == size
+    assert size[0] * size[1] <= resolution**2
+    assert page_size(*box, resolution, "pad") == page_size(*box, resolution, "crop") == (resolution, resolution)
+
+
+def test_in_a_bucket_a_tall_drawing_is_whole_and_larger_than_padded(tmp_path):
+    image = Image.new("RGB", (100, 300), "white")
+    for y in range(0, 300, 30):
+        image.paste("black", (0, y, 100, y + 15))
+    image.save(tmp_path / "tall.png")
+    pages = {fit: picture(prepared(tmp_path / "tall.png", fit=fit, margin=0.0).png) for fit in ("pad", "bucket")}
+    heights = {fit: np.ptp(np.argwhere(page[:, :, 0] < 128)[:, 0]) for fit, page in pages.items()}
+    assert pages["bucket"].shape == (48, 16, 3) and pages["pad"].shape == (32, 32, 3)
+    assert heights["bucket"] > 1.4 * heights["pad"]
 
 
 def test_beyond_the_picture_there_is_paper():
     image = Image.new("RGB", (60, 30), "blue")
-    square = np.asarray(fit_square(image, (-30, -10, 90, 40), (0, 255, 0), 60, "pad"))
+    square = np.asarray(fit_page(image, (-30, -10, 90, 40), (0, 255, 0), (60, 60), "pad"))
     blue = np.argwhere(square[:, :, 2] > 128)
     assert blue.min(axis=0).tolist() == [22, 15] and blue.max(axis=0).tolist() == [36, 44]  # half as large
     assert (square[:14] == (0, 255, 0)).all()

@@ -230,7 +230,7 @@ def test_latents_are_found_by_file_name_not_by_position(tmp_path):
     read = read_moments(tmp_path / "l.safetensors", ["a.png", "c.png"])
     assert [views[0, 0, 0, 0].item() for views in read] == [1.0, 0.0]
     views = torch.stack([torch.arange(8.0), torch.arange(10.0, 18.0)])[:, :, None, None]
-    assert scaled_means([views], 0.5).flatten().tolist() == [0.0, 0.5, 1.0, 1.5]  # the first view's mean
+    assert scaled_means([views], 0.5)[0].flatten().tolist() == [0.0, 0.5, 1.0, 1.5]  # the first view's mean
     with pytest.raises(UserError, match=r"no latents for z.png \(1 in all\); run `dvc repro encode`"):
         read_moments(tmp_path / "l.safetensors", ["a.png", "z.png"])
     with pytest.raises(UserError, match="none.safetensors: not found; run `dvc repro encode`"):

@@ -27,7 +27,7 @@ from stages.train.batches import Batches, TrainingSet, seeded_dropout, shuffled
 from stages.train.checkpoint import Checkpoints
 from stages.train.denoiser import OPTIMIZERS, SCHEDULES, Denoiser, make_optimizer
 from stages.train.loop import train
-from stages.train.memory import COMPILE_MODES, largest_fitting, pick_compile
+from stages.train.memory import COMPILE_MODES, MicroBatches, largest_fitting, pick_compile
 from stages.train.run import Log, Outputs
 from tattoo_lora.data.captions import read_captions
 from tattoo_lora.data.drawings import read_drawings
@@ -75,6 +75,15 @@ NOISE_SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0008
 def data():
     generator = torch.Generator().manual_seed(1)
     return TrainingSet(torch.randn(5, 2, 8, 8, 8, generator=generator), torch.tensor([1, 2, 3, 4, 5]), 0.5)
+
+
+@pytest.fixture
+def oblong():
+    """Five drawings on pages of three shapes, as `fit: bucket` makes them."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(8, 8), (4, 16), (8, 8), (12, 4), (4, 16)]
+    moments = [torch.randn(2, 8, *shape, generator=generator) for shape in shapes]
+    return TrainingSet(moments, torch.tensor([1, 2, 3, 4, 5]), 0.5)
 
 
 def make_text_encoder():
@@ -134,6 +143,32 @@ def test_what_is_drawn_does_not_depend_on_how_the_stream_is_split(data):
     for field in dataclasses.fields(whole):
         joined = torch.cat([getattr(part, field.name) for part in parts])
         assert torch.equal(getattr(whole, field.name), joined)
+
+
+def test_drawings_on_other_pages_come_in_batches_of_one_shape_and_are_the_same_samples(oblong):
+    batches = Batches(oblong, PARAMS, 0.0, 4, 1000)
+    whole, parts = batches.draw_by_shape(0, 10), [batches.draw_by_shape(first, 2) for first in range(0, 10, 2)]
+    assert len(whole) == 3 and sum(len(batch.latents) for batch in whole) == 10
+    for batch in whole:
+        shape = batch.latents.shape[1:]
+        alike = [part for several in parts for part in several if part.latents.shape[1:] == shape]
+        for field in dataclasses.fields(batch):
+            assert torch.equal(getattr(batch, field.name), torch.cat([getattr(part, field.name) for part in alike]))
+
+
+def test_mixed_pages_are_not_compiled_unless_asked_for(oblong, data):
+    def has_shapes(pages):
+        return MicroBatches._has_shapes(types.SimpleNamespace(batches=types.SimpleNamespace(data=pages)))
+
+    assert has_shapes(oblong) and not has_shapes(data)
+
+
+def test_drawings_on_other_pages_are_validated_as_each_one_alone(unet, oblong):
+    latents, hidden = scaled_means(oblong.moments, 0.5), EMBEDS[oblong.caption_rows]
+    whole = validation_losses(unet, NOISE_SCHEDULER, latents, hidden, [100, 500], 4)
+    for n, latent in enumerate(latents):
+        alone = validation_losses(unet, NOISE_SCHEDULER, [latent], hidden[n : n + 1], [100, 500], 4, NOISE_SEED + n)
+        assert torch.allclose(whole[n], alone[0], atol=1e-6)
 
 
 def test_another_seed_draws_something_else(data):
@@ -255,14 +290,18 @@ def test_training_lowers_the_loss_on_what_it_sees(unet, data, tmp_path):
     assert float(rows[-1]["train_loss"]) < float(rows[1]["train_loss"])
 
 
+@pytest.mark.parametrize("pages", ["data", "oblong"])
 @pytest.mark.parametrize("batch_size, accumulation, at_once", [(2, 2, 2), (1, 4, 1), (4, 1, 1), (4, 1, None)])
-def test_however_an_effective_batch_is_split_the_loss_is_the_same(data, tmp_path, batch_size, accumulation, at_once):
+def test_however_an_effective_batch_is_split_the_loss_is_the_same(
+    request, pages, tmp_path, batch_size, accumulation, at_once
+):
+    data = request.getfixturevalue(pages)
     whole = fit(make_unet(), data, tmp_path / "a", profile=dataclasses.replace(PROFILE, batch_size=4))
     profile = dataclasses.replace(PROFILE, batch_size=batch_size, gradient_accumulation_steps=accumulation)
     unet = make_unet()
     sizes = batch_sizes(unet)
     parts = fit(unet, data, tmp_path / "b", dataclasses.replace(PARAMS, micro_batch_size=at_once), profile)
-    assert sizes == {at_once or batch_size}
+    assert pages == "oblong" or sizes == {at_once or batch_size}
     for one, other in zip(whole[1:], parts[1:], strict=True):
         assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-5)
 
@@ -404,11 +443,20 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "checkpoint_every", "checkpoint_minutes"),
-    [("adamw", 2, None), ("adamw", 1000, 0.0), ("adamw_8bit", 2, None), ("prodigy", 2, None)],
+    ("pages", "optimizer", "checkpoint_every", "checkpoint_minutes"),
+    [
+        ("data", "adamw", 2, None),
+        ("oblong", "adamw", 2, None),
+        ("data", "adamw", 1000, 0.0),
+        ("data", "adamw_8bit", 2, None),
+        ("data", "prodigy", 2, None),
+    ],
 )
-def test_an_interrupted_run_ends_with_the_same_bytes(data, tmp_path, optimizer, checkpoint_every, checkpoint_minutes):
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    request, tmp_path, pages, optimizer, checkpoint_every, checkpoint_minutes
+):
     """Everything that has a state: the optimizer, the schedule, the average, dropout."""
+    data = request.getfixturevalue(pages)
     knobs = {"ema_decay": 0.9, "lora_dropout": 0.3, "optimizer": optimizer, "rank": 256}
     knobs |= {"checkpoint_every": checkpoint_every, "checkpoint_minutes": checkpoint_minutes}
     params = dataclasses.replace(PARAMS, **knobs)

@@ -12,6 +12,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from stages.evaluate.copies import pixel_embeds, with_mirrored
 from tattoo_lora.data.drawings import Drawing
+from tattoo_lora.diffusion.images import squared
 from tattoo_lora.diffusion.only_new import compute_new
 from tattoo_lora.diffusion.sampling import embed_images
 from tattoo_lora.keys import model_key
@@ -38,7 +39,7 @@ def embed_drawings(
     """The drawings' embeddings; `clip` is `model`, the pictures lie in `folder`. Only what is new is computed."""
 
     def compute(batch: Sequence[Drawing], images: list[Image.Image]) -> list[bytes]:
-        both = with_mirrored(images)
+        both = with_mirrored([squared(image) for image in images])
         pixels, by_clip = pixel_embeds(both), embed_images(clip, processor, both)
         views = [{"pixels": pixels[i :: len(images)], "clip": by_clip[i :: len(images)]} for i in range(len(batch))]
         return [safetensors.torch.save({name: view[name].contiguous() for name in view}) for view in views]

@@ -6,6 +6,7 @@ Only pictures that Pillow decodes by itself are read: no SVG, and no format that
 import io
 import warnings
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import imagehash
@@ -29,6 +30,7 @@ NOISE = 4  # levels of 255 from the background: no ink
 HASH_SIDE = 16  # the perceptual hash has HASH_SIDE^2 bits
 INK_SIDE = 192  # px of the square in which duplicates are compared
 THUMBNAIL = 96  # px
+MOST_OBLONG = 2  # a bucket's longer side, as a multiple of the square's: its shorter side is half of that
 STRIP = 64  # px
 PHOTO = "taken as a photo"  # how a note begins
 
@@ -44,7 +46,7 @@ class Rejected(Exception):
 class Prepared:
     """One drawing: what it becomes, and what is known about the file."""
 
-    png: bytes  # RGB, resolution x resolution
+    png: bytes  # RGB, resolution x resolution, or with `bucket` of no more than that area
     thumbnail: bytes  # PNG of the file as it came, upright
     ink: bytes  # PNG of `ink_levels`
     width: int  # px of the file, upright
@@ -255,21 +257,38 @@ def ink_box(image: Image.Image, paper: Color, contrast: int = INK_CONTRAST) -> B
     return left, upper, right, lower
 
 
-def fit_square(image: Image.Image, box: Box, paper: Color, resolution: int, fit: str) -> Image.Image:
-    """RGB (resolution, resolution): with `pad` the whole box and what is around it, with `crop` its middle square.
+def page_size(width: float, height: float, resolution: int, fit: str) -> tuple[int, int]:
+    """Width and height of the page for a box of that size: a square, or with `bucket` no more than its area.
+
+    Of the buckets, whose sides are multiples of 8 px or of a sixteenth of the resolution, it is the one that shows the
+    box largest, and of those the smallest.
+    """
+    if fit != "bucket":
+        return resolution, resolution
+    if width < height:
+        return page_size(height, width, resolution, fit)[::-1]
+    step = max(resolution // 128 * 8, 8)
+    longer = range(resolution // step * step + step, MOST_OBLONG * resolution + 1, step)
+    sizes = [(resolution, resolution), *((side, resolution**2 // side // step * step) for side in longer)]
+    return max(sizes, key=lambda size: (min(size[0] / width, size[1] / height), -size[0] * size[1]))
+
+
+def fit_page(image: Image.Image, box: Box, paper: Color, page_size: tuple[int, int], fit: str) -> Image.Image:
+    """RGB of that size: the whole box and what is around it, or with `crop` as much of its middle as fills the page.
 
     The box may reach beyond the picture: there is paper.
     """
     width, height = box[2] - box[0], box[3] - box[1]
-    side = max(width, height) if fit == "pad" else min(width, height)
-    left, upper = box[0] + (width - side) / 2, box[1] + (height - side) / 2
-    inside = (max(left, 0), max(upper, 0), min(left + side, image.width), min(upper + side, image.height))
-    scale = resolution / side
+    # Fractions: a page of the picture's own shape has exactly its sides, and no pixel is resampled for rounding's sake.
+    unit = (min if fit == "crop" else max)(Fraction(width, page_size[0]), Fraction(height, page_size[1]))
+    scale, sides = float(1 / unit), [float(unit * side) for side in page_size]
+    left, upper = box[0] + (width - sides[0]) / 2, box[1] + (height - sides[1]) / 2
+    inside = (max(left, 0), max(upper, 0), min(left + sides[0], image.width), min(upper + sides[1], image.height))
     size = [max(round((inside[i + 2] - inside[i]) * scale), 1) for i in (0, 1)]
     part = image.resize(size, Image.Resampling.LANCZOS, box=inside)
-    square = Image.new("RGB", (resolution, resolution), paper)
-    square.paste(part, (round((inside[0] - left) * scale), round((inside[1] - upper) * scale)))
-    return square
+    page = Image.new("RGB", page_size, paper)
+    page.paste(part, (round((inside[0] - left) * scale), round((inside[1] - upper) * scale)))
+    return page
 
 
 def perceptual_hashes(image: Image.Image, box: Box, paper: Color) -> tuple[str, str]:
@@ -311,7 +330,7 @@ def _contrast(image: Image.Image, paper: Color) -> Image.Image:
 
 
 def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
-    """The file as a square drawing of `resolution` px; raises Rejected if it cannot become one."""
+    """The file as a drawing on a page for `resolution` px; raises Rejected if it cannot become one."""
     image, notes = open_rgb(path, params.invert)
     came = image
     if params.flatten == "true" or (params.flatten == "auto" and (looks_like_photo(image) or _is_sheet_on_dark(image))):
@@ -336,18 +355,20 @@ def prepare(path: Path, params: PreprocessParams, resolution: int) -> Prepared:
     if params.trim:
         margin = round(params.margin * max(width, height))
         taken = (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
-    factor = resolution / (max if params.fit == "pad" else min)(taken[2] - taken[0], taken[3] - taken[1])
+    sides = taken[2] - taken[0], taken[3] - taken[1]
+    size = page_size(*sides, resolution, params.fit)
+    factor = (max if params.fit == "crop" else min)(size[0] / sides[0], size[1] / sides[1])
     if factor > params.max_upscale:
         notes.append(f"enlarged {factor:.1f} times")
-    square = fit_square(image, taken, paper, resolution, params.fit)
-    faint = faint_share(square, paper)
+    page = fit_page(image, taken, paper, size, params.fit)
+    faint = faint_share(page, paper)
     if faint - faint_share(image, paper) > 0.5:
         notes.append(f"too fine for {resolution} px: {faint:.0%} of the ink is hardly seen")
     hash, mirrored_hash = perceptual_hashes(image, box, paper)
     scale = THUMBNAIL / max(came.size)
     thumbnail = came.resize([max(round(side * scale), 1) for side in came.size], reducing_gap=2.0)
     return Prepared(
-        png=to_png(square),
+        png=to_png(page),
         thumbnail=to_png(thumbnail),
         ink=to_png(ink_levels(image, box, paper)),
         width=came.width,

@@ -56,6 +56,7 @@ from stages.report.web_page import plain, web_page
 from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.data.split import file_sha256
+from tattoo_lora.diffusion.images import squared
 from tattoo_lora.diffusion.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.files import replace_file
@@ -382,7 +383,7 @@ def run(args: argparse.Namespace) -> None:
     evaluations = {name: read_evaluation(args.evaluations / name) for name in (BASE, *variants)}
     logs = {name: add_seen_losses(pd.read_csv(args.logs / f"{name}.csv"), args.samples / name) for name in variants}
     drawings, images = read_drawings(args.processed / "drawings.csv"), args.processed / "images"
-    held_out = [measure(Image.open(images / drawing.file)) for drawing in drawings if drawing.is_held_out]
+    held_out = [measure(squared(Image.open(images / drawing.file))) for drawing in drawings if drawing.is_held_out]
     target = mean_line_art(held_out)
     findings = compare_all(evaluations, smallest)
 

@@ -1,6 +1,6 @@
 """What each step of a training sees. A sample depends on its number and the seed alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,10 +55,15 @@ class Batches:
     num_train_timesteps: int
 
     def draw(self, first: int, size: int) -> Batch:
-        """Samples first, first + 1, …, `size` of them, on the CPU."""
-        samples = (self._draw_sample(number) for number in range(first, first + size))
-        latents, noise, timesteps, caption_rows = zip(*samples, strict=True)
-        return Batch(torch.stack(latents), torch.stack(noise), torch.tensor(timesteps), torch.tensor(caption_rows))
+        """Samples first, first + 1, …, `size` of them, on the CPU, all of one shape."""
+        [batch] = self.draw_by_shape(first, size)
+        return batch
+
+    def draw_by_shape(self, first: int, size: int) -> list[Batch]:
+        """The same samples, those of one shape in a batch: drawings on pages of other shapes have other latents."""
+        samples = [self._draw_sample(number) for number in range(first, first + size)]
+        shapes = dict.fromkeys(sample[0].shape for sample in samples)
+        return [_batch([sample for sample in samples if sample[0].shape == shape]) for shape in shapes]
 
     def _draw_sample(self, number: int) -> tuple[Tensor, Tensor, int, int]:
         data, params = self.data, self.params
@@ -76,6 +81,11 @@ class Batches:
         noise += params.noise_offset * torch.randn((len(noise), 1, 1), generator=generator)
         caption_row = 0 if dropped else int(data.caption_rows[i])
         return latents, noise, int(fraction * self.num_train_timesteps), caption_row
+
+
+def _batch(samples: Iterable[tuple[Tensor, Tensor, int, int]]) -> Batch:
+    latents, noise, timesteps, caption_rows = zip(*samples, strict=True)
+    return Batch(torch.stack(latents), torch.stack(noise), torch.tensor(timesteps), torch.tensor(caption_rows))
 
 
 @lru_cache(maxsize=2)

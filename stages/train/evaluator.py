@@ -22,16 +22,16 @@ from tattoo_lora.params import TrainParams
 class Evaluator:
     """Measures the live adapter in `pipeline`, whose UNet is on the device it trains on.
 
-    latents (N, C, h, w), scaled, are those of `val_count` val drawings and then of as many training drawings, or as
-    there are; `embed_texts_now()` gives their captions' embeddings (N, T, D), the prompts' (P, T, D) and that of the
-    empty text (1, T, D), as the text encoder has them by then.
+    latents (C, h, w) of N drawings, scaled, are those of `val_count` val drawings and then of as many training
+    drawings, or as there are; `embed_texts_now()` gives their captions' embeddings (N, T, D), the prompts' (P, T, D)
+    and that of the empty text (1, T, D), as the text encoder has them by then.
     """
 
     pipeline: StableDiffusionPipeline
     noise_scheduler: DDPMScheduler
     clip: CLIPModel
     processor: CLIPProcessor
-    latents: Tensor
+    latents: list[Tensor]
     val_count: int
     embed_texts_now: Callable[[], tuple[Tensor, Tensor, Tensor]]
     params: TrainParams

@@ -52,7 +52,7 @@ class MicroBatches:
     def compile(self) -> None:
         """Compile the model as params say, and try it once; where that fails, say why and go on without."""
         mode = pick_compile(self.params.compile, self.accelerator.device)
-        if mode == "off":
+        if mode == "off" or (self.params.compile == "auto" and self._has_shapes()):
             return
         self.forward = torch.compile(self.model, mode=COMPILE_MODES[mode], dynamic=False)
         try:
@@ -65,6 +65,10 @@ class MicroBatches:
             self.forward = self.model
             torch.compiler.reset()  # graphs that were recorded hold memory
             _empty_cache()
+
+    def _has_shapes(self) -> bool:
+        """Whether the drawings have pages of several shapes: each would be compiled for itself."""
+        return len({moments.shape for moments in self.batches.data.moments}) > 1
 
     def zero_grad(self) -> None:
         """Fill the gradients with zeros, where they are: a CUDA graph adds to the tensors it was recorded with."""
@@ -94,23 +98,28 @@ class MicroBatches:
         losses = []
         for micro in range(count):
             first = (step - 1) * self.per_process * world + (micro * world + rank) * self.size
-            # Processes exchange their gradients once, with the last micro-batch.
-            with nullcontext() if micro == count - 1 else self.accelerator.no_sync(self.model):
-                loss = self._loss(first, self.size)
-                self.accelerator.backward(self.scaler.scale(loss / count))
-            losses.append(loss.detach())
+            losses.append(self._gradients(first, self.size, count, micro == count - 1))
         return torch.stack(losses).mean()
 
-    def _loss(self, first: int, size: int) -> Tensor:
-        batch = self.batches.draw(first, size).to(self.accelerator.device)
-        with seeded_dropout(self.params, first):
-            return self.compute_loss(self.forward, batch)
+    def _gradients(self, first: int, size: int, count: int, is_last: bool) -> Tensor:
+        """Add the gradients of the mean loss of `size` samples, divided by `count`; returns that mean."""
+        losses = []
+        batches = self.batches.draw_by_shape(first, size)
+        for i, batch in enumerate(batches):
+            # Processes exchange their gradients once, with the last part of the last micro-batch.
+            is_exchanged = is_last and i == len(batches) - 1
+            with nullcontext() if is_exchanged else self.accelerator.no_sync(self.model):
+                with seeded_dropout(self.params, first):
+                    loss = self.compute_loss(self.forward, batch.to(self.accelerator.device))
+                loss = loss * (len(batch.latents) / size)
+                self.accelerator.backward(self.scaler.scale(loss / count))
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def _try(self, size: int) -> None:
         """Compute the gradients of `size` samples and drop them."""
         try:
-            with self.accelerator.no_sync(self.model):
-                self.accelerator.backward(self._loss(0, size))
+            self._gradients(0, size, 1, is_last=False)
         finally:
             self.zero_grad()
 

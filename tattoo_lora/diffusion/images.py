@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tattoo_lora.data.drawings import Drawing
 
@@ -28,6 +28,15 @@ def decoded_batches(
             images = ahead or [pool.submit(decode, drawing) for drawing in batch]
             ahead = [pool.submit(decode, drawing) for drawing in following]
             yield batch, [image.result() for image in images]
+
+
+def squared(image: Image.Image) -> Image.Image:
+    """The image in the middle of a square of its longer side, on the colour of its first pixel; a square as it is.
+
+    For models that squeeze or crop what is no square.
+    """
+    side = max(image.size)
+    return image if min(image.size) == side else ImageOps.pad(image, (side, side), color=image.getpixel((0, 0)))
 
 
 def in_full_batches(images: list[Image.Image], batch_size: int) -> list[Image.Image]:

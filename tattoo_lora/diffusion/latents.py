@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +31,6 @@ def read_moments(path: Path, files: list[str]) -> list[Tensor]:
     return [stored[file] for file in files]
 
 
-def scaled_means(moments: Iterable[Tensor], scaling_factor: float) -> Tensor:
-    """Latents (N, C, h, w) of N drawings as they are, without the posterior's noise, for moments (views, 2C, h, w)."""
-    return torch.stack([views[0].chunk(2)[0] for views in moments]).float() * scaling_factor
+def scaled_means(moments: Iterable[Tensor], scaling_factor: float) -> list[Tensor]:
+    """Latents (C, h, w) of each drawing as it is, without the posterior's noise, for moments (views, 2C, h, w)."""
+    return [views[0].chunk(2)[0].float() * scaling_factor for views in moments]

@@ -1,5 +1,7 @@
 """val_loss: the denoising error on held-out drawings, over noise and timesteps that never change."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
@@ -24,7 +26,7 @@ def band(timestep: int, num_train_timesteps: int) -> str:
 def validation_losses(
     unet: UNet2DConditionModel,
     noise_scheduler: DDPMScheduler,
-    latents: Tensor,
+    latents: Sequence[Tensor],
     encoder_hidden_states: Tensor,
     timesteps: list[int],
     batch_size: int,
@@ -32,15 +34,14 @@ def validation_losses(
 ) -> Tensor:
     """(N, K): the prediction's mean squared error, unweighted, of N drawings at K timesteps.
 
-    latents (N, C, h, w), scaled; encoder_hidden_states (N, T, D). The noise of a drawing's k-th timestep is fixed, so
-    that two evaluations differ by the model alone.
+    latents (C, h, w) of each drawing, scaled; encoder_hidden_states (N, T, D). The noise of a drawing's k-th timestep
+    is fixed, so that two evaluations differ by the model alone. Only drawings of one shape share a batch.
     """
-    grid = [(n, k) for n in range(len(latents)) for k in range(len(timesteps))]
-    losses = []
-    for start in range(0, len(grid), batch_size):
-        rows, columns = zip(*grid[start : start + batch_size], strict=True)
-        rows = list(rows)
-        noise = torch.stack([_noise(latents.shape[1:], noise_seed + n, k) for n, k in zip(rows, columns, strict=True)])
+    losses = torch.empty(len(latents), len(timesteps))
+    for cells in _batches([latent.shape for latent in latents], len(timesteps), batch_size):
+        rows, columns = (list(numbers) for numbers in zip(*cells, strict=True))
+        batch = torch.stack([latents[n] for n in rows])
+        noise = torch.stack([_noise(batch.shape[1:], noise_seed + n, k) for n, k in cells])
 
         def predict_rows(
             noisy_latents: Tensor, timesteps: Tensor, hidden: Tensor = encoder_hidden_states[rows]
@@ -48,8 +49,15 @@ def validation_losses(
             return predict(unet, noisy_latents, timesteps, hidden).cpu()
 
         batch_timesteps = torch.tensor([timesteps[k] for k in columns])
-        losses.append(denoising_losses(predict_rows, noise_scheduler, latents[rows], noise, batch_timesteps))
-    return torch.cat(losses).view(len(latents), len(timesteps))
+        losses[rows, columns] = denoising_losses(predict_rows, noise_scheduler, batch, noise, batch_timesteps)
+    return losses
+
+
+def _batches(shapes: Sequence[torch.Size], columns: int, batch_size: int) -> Iterator[list[tuple[int, int]]]:
+    """The cells (n, k) of a table with a row for each of the shapes, in batches of rows of one shape."""
+    for shape in dict.fromkeys(shapes):
+        cells = [(n, k) for n in range(len(shapes)) if shapes[n] == shape for k in range(columns)]
+        yield from (cells[start : start + batch_size] for start in range(0, len(cells), batch_size))
 
 
 def _noise(shape: torch.Size, seed: int, k: int) -> Tensor:
