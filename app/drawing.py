@@ -7,21 +7,30 @@ import streamlit as st
 
 from app import OUT
 from app.favourites import is_favourite, mark, settings_in, unmark
-from app.generate import Settings, Studio, adapter_path, adapter_sha256, check_unchanged, read_settings, save
+from app.generate import (
+    STRENGTHS,
+    Settings,
+    Studio,
+    adapter_path,
+    check_unchanged,
+    chosen_adapter,
+    read_settings,
+    save,
+    with_strength,
+)
 from app.runs import BASE, Run, workspace
 from app.sketch import sketch_sha256
 from app.ui import show_error, show_picture
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Profile
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 NEAR = {"very near": 0.3, "near": 0.5, "less near": 0.7}  # how much of a picture is drawn anew for another like it
 VARIATIONS = 8
 PICTURE_SIDE, LARGE_SIDE = 320, 640  # px
 SHOWN = {  # settings as they are said to a person
     "prompt": "Prompt",
     "negative_prompt": "Not to draw",
-    "lora": "Drawn with",
+    "adapters": "Drawn with",
     "strength": "Strength",
     "seed": "Seed",
     "steps": "Steps",
@@ -37,12 +46,13 @@ def studio() -> Studio:
     return Studio()
 
 
-def column_settings(column: str, shared: dict) -> Settings:
-    """UserError where the variant's adapter is no longer there."""
-    if column == BASE:
-        return Settings(**shared | {"lora": None, "lora_sha256": None, "strength": 1.0})
-    path = adapter_path(column)
-    return Settings(**shared, lora=str(path), lora_sha256=adapter_sha256(path))
+def column_settings(shared: dict, columns: dict[str, float]) -> Settings:
+    """The settings of one variant, or of several at their strengths; the base model is none of them.
+
+    UserError where a variant's adapter is no longer there.
+    """
+    adapters = (chosen_adapter(adapter_path(name), strength) for name, strength in columns.items() if name != BASE)
+    return Settings(**shared, adapters=tuple(adapters))
 
 
 def seeds_from(settings: Settings, count: int) -> list[Settings]:
@@ -58,10 +68,13 @@ def variations(picture: Path, change: float) -> list[Settings]:
 
 
 def strip(settings: Settings) -> list[Settings]:
-    """The same picture at each of STRENGTHS; UserError where only the base model draws."""
-    if settings.lora is None:
+    """The same picture with its adapters at each of STRENGTHS, the strongest of them so strong and the others in
+    proportion; UserError where only the base model draws.
+    """
+    if not settings.adapters:
         raise UserError("the base model alone has no strength; draw with a variant")
-    return [replace(settings, strength=strength) for strength in STRENGTHS]
+    strongest = max((abs(adapter.strength) for adapter in settings.adapters), default=0) or 1
+    return [with_strength(settings, strength / strongest) for strength in STRENGTHS]
 
 
 def labels(many: list[Settings | None]) -> list[str]:
@@ -77,8 +90,10 @@ def labels(many: list[Settings | None]) -> list[str]:
 
 def said_settings(settings: Settings) -> dict[str, str]:
     """The settings that count, by the names that a person knows; what is not used is left out."""
-    values = asdict(settings) | {"lora": BASE if settings.lora is None else adapter_name(settings.lora)}
-    unused = {"negative_prompt": not settings.negative_prompt, "strength": settings.lora is None}
+    values = asdict(settings)
+    values["adapters"] = " + ".join(adapter_name(adapter.path) for adapter in settings.adapters) or BASE
+    values["strength"] = " + ".join(f"{adapter.strength:g}" for adapter in settings.adapters)
+    unused = {"negative_prompt": not settings.negative_prompt, "strength": not settings.adapters}
     unused |= {"sketch": settings.sketch is None, "change": settings.sketch is None}
     said = {SHOWN[name]: f"{values[name]}" for name in SHOWN if not unused.get(name)}
     return said | {"Size": f"{settings.width} × {settings.height} px"}
@@ -167,7 +182,7 @@ def show_actions(path: Path, settings: Settings, profile: Profile) -> None:
     near = st.segmented_control("Other pictures", list(NEAR), default="near", required=True)
     if st.button(f"Draw {VARIATIONS} like it", icon=":material/auto_awesome_mosaic:", width="stretch"):
         draw_next(variations(path, NEAR[near]))
-    if settings.lora is not None and st.button("Strip of strengths", icon=":material/tune:", width="stretch"):
+    if settings.adapters and st.button("Strip of strengths", icon=":material/tune:", width="stretch"):
         check_unchanged(settings, path)
         draw_next(strip(settings))
     if st.button("Draw it again to the byte", icon=":material/replay:", width="stretch"):

@@ -2,12 +2,14 @@
 
     python -m app.generate "an owl, minimal line-art tattoo, stencil, high-contrast" --variant blip_plus --n 4
     python -m app.generate --prompts prompts.txt --lora ~/Downloads/flash.safetensors --strength 0.8
+    python -m app.generate "a rose" --variant blip --lora ink.safetensors:0.7 dots.safetensors:0.4
     python -m app.generate "a rose" --variant blip --stencil-mm 90
     python -m app.generate "a rose" --variant blip --sketch my-rose.jpg --change 0.6 --n 4
     python -m app.generate --again runs/samples/adhoc/an-owl_7.png
 
-A prompts file has one prompt a line. Every PNG holds all of its settings; --again draws the same picture from
-them, on the same machine the same bytes. Without --variant and --lora the base model draws.
+Adapters add up, each with its strength; without --variant and --lora the base model draws. A prompts file has one
+prompt a line. Every PNG holds all of its settings; --again draws the same picture from them, on the same machine the
+same bytes.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from app import OUT
@@ -33,12 +35,22 @@ LIMITS = {  # each field of Settings with its option and the allowed values
     "seed": ("--seed", SEEDS),
     "steps": ("--steps", SAMPLER_STEPS),
     "guidance_scale": ("--guidance", Range(0, 100)),
-    "strength": ("--strength", Range(-10, 10)),
     "width": ("--size, width", Range(8, 4096)),
     "height": ("--size, height", Range(8, 4096)),
     "change": ("--change", Range(0.05, 1)),
 }
+STRENGTH = Range(-10, 10)
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)  # of a strip
 PICTURES = Range(1, 10_000)  # for each prompt
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's file, its hex SHA-256 and how much it counts."""
+
+    path: str
+    sha256: str
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,7 @@ class Settings:
     base_model: str
     base_revision: str | None
     dtype: str
-    lora: str | None
-    lora_sha256: str | None
-    strength: float
+    adapters: tuple[Adapter, ...] = ()
     base_vae: str | None = None
     sketch: str | None = None
     sketch_sha256: str | None = None
@@ -82,13 +92,24 @@ def read_settings(path: Path) -> Settings:
     if text is None:
         raise UserError(f"{path}: holds no settings; was it made by app.generate, and not edited since?")
     try:
-        return checked(Settings(**json.loads(text)))
-    except (TypeError, ValueError) as error:
+        return checked(from_stored(json.loads(text)))
+    except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{path}: its settings are of another version, or were edited ({error})") from None
+
+
+def from_stored(values: dict) -> Settings:
+    """The settings of a picture's JSON; earlier ones name one adapter at most, as lora, lora_sha256 and strength."""
+    if "lora" in values:
+        path, digest, strength = (values.pop(name) for name in ("lora", "lora_sha256", "strength"))
+        values["adapters"] = [] if path is None else [asdict(Adapter(path, digest, strength))]
+    adapters = tuple(Adapter(**adapter) for adapter in values.pop("adapters"))
+    return Settings(**values, adapters=adapters)
 
 
 def checked(settings: Settings) -> Settings:
     """The settings; UserError if a number is out of bounds."""
+    for adapter in settings.adapters:
+        check(f"{adapter.path}: strength", adapter.strength, STRENGTH)
     for name, (option, allowed) in LIMITS.items():
         check(option, getattr(settings, name), allowed)
     if settings.width % 8 or settings.height % 8:
@@ -100,8 +121,9 @@ def checked(settings: Settings) -> Settings:
 
 def check_unchanged(settings: Settings, picture: Path) -> None:
     """UserError if the adapter or the sketch that drew the picture is gone or another one."""
-    if settings.lora is not None and adapter_sha256(Path(settings.lora)) != settings.lora_sha256:
-        raise UserError(f"{settings.lora}: is another adapter than the one that drew {picture}")
+    for adapter in settings.adapters:
+        if adapter_sha256(Path(adapter.path)) != adapter.sha256:
+            raise UserError(f"{adapter.path}: is another adapter than the one that drew {picture}")
     if settings.sketch is not None and sketch_sha256(Path(settings.sketch)) != settings.sketch_sha256:
         raise UserError(f"{settings.sketch}: is another sketch than the one that {picture} was drawn from")
 
@@ -119,6 +141,26 @@ def adapter_sha256(path: Path) -> str:
         return file_sha256(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def chosen_adapter(path: Path, strength: float = 1.0) -> Adapter:
+    """The file as an adapter; UserError if there is none."""
+    return Adapter(str(path), adapter_sha256(path), strength)
+
+
+def split_strength(text: str) -> tuple[str, float]:
+    """A name and the strength behind its last colon, 1 if no number is there: a.safetensors:0.7, C:\\a.safetensors."""
+    name, _, number = text.rpartition(":")
+    try:
+        return (name, float(number)) if name else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def with_strength(settings: Settings, factor: float) -> Settings:
+    """The same picture with its adapters so many times as strong."""
+    adapters = tuple(replace(adapter, strength=adapter.strength * factor) for adapter in settings.adapters)
+    return checked(replace(settings, adapters=adapters))
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -141,26 +183,30 @@ class Studio:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.pipeline, self.base, self.adapter = None, None, None
+        self.pipeline, self.base, self.files, self.adapters = None, None, None, None
         self.texts, self.embeds = None, None
 
     def draw(self, settings: Settings, profile: Profile):
-        """A PIL image. The model and the adapter are loaded only if they differ from those of the last picture."""
+        """A PIL image. The model and the adapters are loaded only if they differ from those of the last picture."""
         from tattoo_lora.diffusion.models import pick_device, place
         from tattoo_lora.diffusion.prompts import encode_prompts
 
         base = (settings.base_model, settings.base_revision, settings.base_vae, settings.dtype)
         if base != self.base:
-            self.pipeline = self.base = self.adapter = None  # one model at a time in memory
+            self.pipeline = self.base = self.files = None  # one model at a time in memory
             self.pipeline = load_base(settings)
             place(self.pipeline, pick_device(), profile.sampling.low_memory)
             self.base = base
-        adapter = (settings.lora, settings.lora_sha256, settings.strength)
-        if adapter != self.adapter:
-            self.adapter = self.texts = None  # if loading fails, nothing half-loaded is used
+        files = [(adapter.path, adapter.sha256) for adapter in settings.adapters]
+        if files != self.files:
+            self.files = self.adapters = None  # if loading fails, nothing half-loaded is used
             self.pipeline.unload_lora_weights()
-            use_adapter(self.pipeline, settings)
-            self.adapter = adapter
+            load_adapters(self.pipeline, settings)
+            self.files = files
+        if settings.adapters != self.adapters:
+            self.texts = None  # an adapter may change the text encoder too
+            set_strengths(self.pipeline, settings)
+            self.adapters = settings.adapters
         texts = [settings.prompt, settings.negative_prompt]
         if texts != self.texts:
             self.texts = None
@@ -184,16 +230,21 @@ def load_base(settings: Settings):
     return load_pipeline(BaseModel(settings.base_model, settings.base_revision, settings.base_vae), settings.dtype)
 
 
-def use_adapter(pipeline, settings: Settings) -> None:
-    """Load the settings' adapter, if any, into a pipeline that has none, at its strength.
+def load_adapters(pipeline, settings: Settings) -> None:
+    """Load the settings' adapters into a pipeline that has none.
 
-    UserError if the file is no adapter or was made for another model.
+    UserError if a file is no adapter or was made for another model.
     """
     from tattoo_lora.diffusion.lora import load_lora
 
-    if settings.lora is not None:
-        load_lora(pipeline, Path(settings.lora))
-        pipeline.set_adapters(pipeline.get_active_adapters(), settings.strength)
+    load_lora(pipeline, *(Path(adapter.path) for adapter in settings.adapters))
+
+
+def set_strengths(pipeline, settings: Settings) -> None:
+    """Let all loaded adapters count, each with its strength."""
+    if settings.adapters:
+        names = [f"{number}" for number in range(len(settings.adapters))]
+        pipeline.set_adapters(names, [adapter.strength for adapter in settings.adapters])
 
 
 def draw_one(pipeline, settings: Settings, prompt_embeds, negative_prompt_embeds):
@@ -206,8 +257,13 @@ def draw_one(pipeline, settings: Settings, prompt_embeds, negative_prompt_embeds
         steps, guidance_scale, size = settings.steps, settings.guidance_scale, (settings.width, settings.height)
         embeds = (prompt_embeds, negative_prompt_embeds)
         [image] = draw_batch(pipeline, *embeds, [settings.seed], steps, guidance_scale, size)
-    refuse_blank(image, f"{settings.prompt!r} with {settings.lora or settings.base_model}")
+    refuse_blank(image, f"{settings.prompt!r} with {drawn_with(settings)}")
     return image
+
+
+def drawn_with(settings: Settings) -> str:
+    """The adapters' files, or the base model's id."""
+    return ", ".join(adapter.path for adapter in settings.adapters) or settings.base_model
 
 
 def save(image, settings: Settings, folder: Path) -> Path:
@@ -241,10 +297,10 @@ def holds(path: Path, settings: Settings) -> bool:
 
 
 def settings_for(
-    args: argparse.Namespace, profile: Profile, lora: Path | None, prompts: list[str], seeds: Iterable[int]
+    args: argparse.Namespace, profile: Profile, adapters: list[Adapter], prompts: list[str], seeds: Iterable[int]
 ) -> list[Settings]:
     """The settings that the options of app.generate and app.compare ask for: each prompt with each seed."""
-    check("--strength", args.strength, LIMITS["strength"][1])  # checked even if no adapter uses it
+    check("--strength", args.strength, STRENGTH)  # checked even if no adapter uses it
     check("--change", args.change, LIMITS["change"][1])
     width, height = args.size or (profile.resolution, profile.resolution)
     shared = {
@@ -257,14 +313,13 @@ def settings_for(
         "base_revision": profile.base.revision,
         "base_vae": profile.base.vae,
         "dtype": profile.inference.dtype,
-        "lora": None if lora is None else str(lora),
-        "lora_sha256": None if lora is None else adapter_sha256(lora),
-        "strength": 1.0 if lora is None else args.strength,
+        "adapters": tuple(adapters),
         "sketch": None if args.sketch is None else str(args.sketch),
         "sketch_sha256": None if args.sketch is None else sketch_sha256(args.sketch),
         "change": args.change if args.sketch is not None else 1.0,
     }
-    return [checked(Settings(prompt=prompt, seed=seed, **shared)) for prompt in prompts for seed in seeds]
+    settings = [checked(Settings(prompt=prompt, seed=seed, **shared)) for prompt in prompts for seed in seeds]
+    return [with_strength(one, args.strength) for one in settings]
 
 
 def settings_from(args: argparse.Namespace, profile: Profile) -> list[Settings]:
@@ -277,14 +332,16 @@ def settings_from(args: argparse.Namespace, profile: Profile) -> list[Settings]:
     prompts = read_prompts(args.prompts) if args.prompts else args.prompt
     if not prompts:
         raise UserError('no prompt; try `python -m app.generate "an owl"`, or --prompts FILE')
-    lora = adapter_path(args.variant) if args.variant else args.lora
-    return settings_for(args, profile, lora, prompts, range(args.seed, args.seed + args.n))
+    named = [(str(adapter_path(args.variant)), 1.0)] if args.variant else []
+    named += [split_strength(text) for text in args.lora]
+    adapters = [chosen_adapter(Path(path).expanduser(), strength) for path, strength in named]
+    return settings_for(args, profile, adapters, prompts, range(args.seed, args.seed + args.n))
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """The options that settings_for reads, and where the pictures go."""
     parser.add_argument("--prompts", type=Path, help="a text file with one prompt a line")
-    parser.add_argument("--strength", type=float, default=1.0, help="how much the adapter counts, 0 to 1.5 is usual")
+    parser.add_argument("--strength", type=float, default=1.0, help="how much the adapters count, 0 to 1.5 is usual")
     parser.add_argument("--negative", default="", help="what not to draw")
     parser.add_argument("--steps", type=int, help="default: the profile's")
     parser.add_argument("--guidance", type=float, help="default: the profile's")
@@ -309,9 +366,15 @@ def main() -> None:
     )
     parser.add_argument("prompt", nargs="*", help="what to draw; quote each prompt")
     parser.add_argument("--again", type=Path, metavar="PNG", help="a picture made before: draw it again")
-    adapter = parser.add_mutually_exclusive_group()
-    adapter.add_argument("--variant", help="the adapter of runs/lora/<variant>/best.safetensors")
-    adapter.add_argument("--lora", type=Path, metavar="FILE", help="an adapter for this base, diffusers' or kohya's")
+    parser.add_argument("--variant", help="the adapter of runs/lora/<variant>/best.safetensors")
+    parser.add_argument(
+        "--lora",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="adapters for this base, in diffusers' or kohya's format",
+    )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--n", type=int, default=1, help="pictures a prompt, with seeds from --seed on")
     add_picture_options(parser)

@@ -12,12 +12,14 @@ from PIL.PngImagePlugin import PngInfo
 from streamlit.testing.v1 import AppTest
 from test_dashboard import copy, files, light, opened, pictures, press, texts  # noqa: F401
 
-from app.drawing import STRENGTHS, VARIATIONS, labels, said_settings, seeds_from, strip, variations
+from app.drawing import VARIATIONS, labels, said_settings, seeds_from, strip, variations
 from app.favourites import favourites
-from app.generate import CHUNK, Settings, read_settings, save
+from app.generate import CHUNK, STRENGTHS, Adapter, Settings, read_settings, save
 from tattoo_lora.errors import UserError
 
-OWL = Settings("an owl", "", 7, 2, 4.0, 64, 64, "b", None, "float32", "runs/lora/blip/best.safetensors", "0", 1.0)
+OWL = Settings(
+    "an owl", "", 7, 2, 4.0, 64, 64, "b", None, "float32", (Adapter("runs/lora/blip/best.safetensors", "0"),)
+)
 
 
 LARGE = """
@@ -39,10 +41,16 @@ def settings_of(path):
 
 def test_a_sheet_says_what_its_pictures_differ_in():
     assert labels(seeds_from(OWL, 2)) == ["seed 7", "seed 8"]
-    assert labels(strip(OWL)) == [f"strength {strength}" for strength in STRENGTHS]
+    assert labels(strip(OWL)) == [f"strength {strength:g}" for strength in STRENGTHS]
     assert labels([OWL]) == ["seed 7"]
-    base = dataclasses.replace(OWL, lora=None, lora_sha256=None)
-    assert labels([base, OWL]) == ["drawn with base", "drawn with blip, strength 1.0"]
+    base = dataclasses.replace(OWL, adapters=())
+    assert labels([base, OWL]) == ["drawn with base", "drawn with blip, strength 1"]
+    two = dataclasses.replace(OWL, adapters=(Adapter("ink.safetensors", "0", 0.5), *OWL.adapters))
+    assert labels([two, OWL]) == [
+        "drawn with ink.safetensors + blip, strength 0.5 + 1",
+        "drawn with blip, strength 1",
+    ]
+    assert [one.adapters[0].strength for one in strip(two)] == [strength / 2 for strength in STRENGTHS]
     assert labels([None, OWL, dataclasses.replace(OWL, prompt="a key")])[0] == ""
 
 
@@ -53,7 +61,7 @@ def test_settings_are_said_in_full_without_what_is_not_used():
 
 def test_the_base_model_has_no_strip_of_strengths():
     with pytest.raises(UserError, match="the base model alone has no strength; draw with a variant"):
-        strip(dataclasses.replace(OWL, lora=None))
+        strip(dataclasses.replace(OWL, adapters=()))
 
 
 def test_variations_are_drawn_over_the_picture_from_other_seeds(tmp_path):

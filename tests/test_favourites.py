@@ -29,7 +29,7 @@ def project(tmp_path, monkeypatch):
 
 
 def draw(color, seed=7, age=0):
-    settings = Settings("an owl", "", seed, 1, 4.0, 64, 64, "b", None, "float32", None, None, 1.0)
+    settings = Settings("an owl", "", seed, 1, 4.0, 64, 64, "b", None, "float32")
     path = save(Image.new("RGB", (64, 64), color), settings, OUT)
     os.utime(path, (1e9 - age, 1e9 - age))
     return path

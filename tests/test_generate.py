@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import operator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,17 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
 from app import compare, generate
-from app.generate import Settings, Studio, file_name
+from app.generate import (
+    CHUNK,
+    Adapter,
+    Settings,
+    Studio,
+    chosen_adapter,
+    file_name,
+    read_settings,
+    split_strength,
+    stored,
+)
 from tattoo_lora.diffusion.prompts import encode_prompts
 from tattoo_lora.diffusion.sampling import load_pipeline, sample_images
 from tattoo_lora.errors import UserError
@@ -45,7 +56,8 @@ def test_a_picture_holds_its_settings_and_is_drawn_again_to_the_byte(copy):
     first = copy / made[2]["files"][0]
     before = first.read_bytes()
     assert made[2]["settings"]["prompt"] == "ein Wolf — größer"
-    assert made[2]["settings"]["lora"] == "runs/lora/blip/best.safetensors"
+    [adapter] = made[2]["settings"]["adapters"]
+    assert adapter["path"] == "runs/lora/blip/best.safetensors" and adapter["strength"] == 1
     arguments = ("--again", str(first), "--out", "elsewhere", "--json")
     again = json.loads(run("python", "-m", "app.generate", *arguments, cwd=copy).stdout)  # another process
     assert (copy / again[0]["files"][0]).read_bytes() == before
@@ -73,6 +85,62 @@ def test_strength_is_how_much_the_adapter_counts(copy):
     call(generate, copy, "an owl", *FAST, "--out", "base")
     assert pictures["0"] == Image.open(copy / "base/an-owl_7.png").tobytes()
     assert pictures["1"] != pictures["0"]
+
+
+def test_adapters_add_up_each_with_its_strength(copy):
+    files = {name: f"runs/lora/{name}/best.safetensors" for name in ("blip", "vanilla")}
+    kinds = {
+        "whole": ("--variant", "blip"),
+        "halves": ("--lora", f"{files['blip']}:0.4", f"{files['blip']}:0.6"),
+        "off": ("--variant", "blip", "--lora", f"{files['vanilla']}:0"),
+        "both": ("--variant", "blip", "--lora", f"{files['vanilla']}:0.5"),
+        "turned": ("--lora", files["vanilla"], f"{files['blip']}:2", "--strength", "0.5"),
+    }
+    pictures = {}
+    for kind, options in kinds.items():
+        call(generate, copy, "an owl", *FAST, *options, "--out", kind)
+        pictures[kind] = np.asarray(Image.open(copy / kind / "an-owl_7.png")).astype(int)
+    assert max(np.abs(pictures[kind] - pictures["whole"]).max() for kind in ("halves", "off")) <= 1
+    assert np.abs(pictures["turned"] - pictures["both"]).max() <= 1
+    assert np.abs(pictures["both"] - pictures["whole"]).max() > 8
+
+
+def test_strengths_change_without_the_files_being_read_again(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    profile, read = load_profile("embedded"), []
+    monkeypatch.setattr(generate, "load_adapters", lambda *args, load=generate.load_adapters: read.append(load(*args)))
+    path, studio = Path("runs/lora/blip/best.safetensors"), Studio()
+    one = Settings("an owl", "", 7, 2, 4.0, 64, 64, "models/embedded/base", None, "float32", (chosen_adapter(path),))
+    several = [generate.with_strength(one, strength) for strength in (0.0, 1.0, 0.5)]
+    drawn = [studio.draw(settings, profile).tobytes() for settings in several]
+    assert len(read) == 1 and len(set(drawn)) == 3
+    assert drawn[2] == Studio().draw(several[2], profile).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.safetensors", ("a.safetensors", 1.0)),
+        ("a.safetensors:0.7", ("a.safetensors", 0.7)),
+        (r"C:\ink\a.safetensors", (r"C:\ink\a.safetensors", 1.0)),
+        (r"C:\ink\a.safetensors:-1", (r"C:\ink\a.safetensors", -1.0)),
+        (":2", (":2", 1.0)),
+    ],
+)
+def test_a_strength_stands_behind_the_last_colon(text, expected):
+    assert split_strength(text) == expected
+
+
+def test_a_picture_of_an_earlier_version_is_read(tmp_path):
+    """Those had one adapter at most."""
+    for lora, expected in ((None, ()), ("a.safetensors", (Adapter("a.safetensors", "0f", 0.5),))):
+        values = stored(Settings("an owl", "", 7, 2, 4.0, 64, 64, "b", None, "float32"))
+        del values["adapters"]
+        values |= {"lora": lora, "lora_sha256": lora and "0f", "strength": 0.5 if lora else 1.0}
+        text = PngInfo()
+        text.add_itxt(CHUNK, json.dumps(values))
+        Image.new("RGB", (8, 8)).save(tmp_path / "old.png", pnginfo=text)
+        assert read_settings(tmp_path / "old.png").adapters == expected
 
 
 def test_kohyas_file_draws_what_diffusers_file_draws(copy):
@@ -138,6 +206,10 @@ MISTAKES = {
     ),
     "no prompts file": (["--prompts", "none.txt"], "none.txt: cannot be read (No such file or directory)"),
     "nan": (["x", "--strength", "nan"], "--strength nan: allowed is -10 to 10"),
+    "strong": (
+        ["x", "--lora", f"{ROOT}/models/embedded/blip/model.safetensors:11"],
+        "model.safetensors: strength 11: allowed is -10 to 10",
+    ),
     "inf": (["x", "--guidance", "inf"], "--guidance inf: allowed is 0 to 100"),
     "no steps": (["x", "--steps", "0"], "--steps 0: allowed is 1 to 998"),
     "steps back": (["x", "--steps", "-3"], "--steps -3: allowed is 1 to 998"),
@@ -184,7 +256,7 @@ def test_compare_checks_what_generate_does_and_its_seeds():
 def test_a_picture_of_one_colour_is_an_error(part):
     profile, studio = load_profile("embedded", ROOT), Studio()
     base = str(ROOT / profile.base.id)
-    settings = Settings("an owl", "", 7, 1, 4.0, 64, 64, base, None, "float32", None, None, 1.0)
+    settings = Settings("an owl", "", 7, 1, 4.0, 64, 64, base, None, "float32")
     studio.draw(settings, profile)
     operator.attrgetter(part)(studio.pipeline).weight.data.fill_(torch.nan)
     with pytest.raises(UserError, match=r"all of one colour; the model's numbers .* \(here float32\) is too narrow"):
@@ -194,7 +266,7 @@ def test_a_picture_of_one_colour_is_an_error(part):
 def test_a_blank_picture_is_an_error():
     profile, studio = load_profile("embedded", ROOT), Studio()
     base = str(ROOT / profile.base.id)
-    settings = Settings("an owl", "", 7, 1, 4.0, 64, 64, base, None, "float32", None, None, 1.0)
+    settings = Settings("an owl", "", 7, 1, 4.0, 64, 64, base, None, "float32")
     studio.draw(settings, profile)
     studio.pipeline.vae.decoder.conv_out.weight.data.zero_()
     with pytest.raises(UserError, match="'an owl' with .*base: the picture is all of one colour; try another seed"):
@@ -202,7 +274,7 @@ def test_a_blank_picture_is_an_error():
 
 
 def test_settings_of_another_version_or_out_of_bounds_are_not_drawn_again(tmp_path):
-    settings = Settings("x", "", 7, 1, 4.0, 64, 64, "b", None, "float32", None, None, 1.0)
+    settings = Settings("x", "", 7, 1, 4.0, 64, 64, "b", None, "float32")
     path = generate.save(Image.new("RGB", (8, 8)), dataclasses.replace(settings, steps=-3), tmp_path)
     assert "--steps -3: allowed is 1 to 998" in refused(generate, "--again", str(path))
     text = PngInfo()
@@ -226,7 +298,7 @@ def test_after_a_file_that_is_no_adapter_for_the_model_the_next_picture_is_drawn
 
     def settings(path):
         base = str(ROOT / profile.base.id)
-        return Settings("an owl", "", 7, 2, 4.0, 64, 64, base, None, "float32", str(path), "", 1.0)
+        return Settings("an owl", "", 7, 2, 4.0, 64, 64, base, None, "float32", (Adapter(str(path), ""),))
 
     save_file(load_file(good) | {"a.b": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="other.safetensors: 1 of .* keys fit no layer"):
@@ -249,7 +321,7 @@ def test_another_adapter_of_the_same_name_does_not_draw_again(copy):
 
 
 def test_a_prompt_without_letters_still_has_a_name():
-    settings = Settings("!!", "", 3, 1, 1.0, 64, 64, "b", None, "auto", None, None, 1.0)
+    settings = Settings("!!", "", 3, 1, 1.0, 64, 64, "b", None, "auto")
     assert file_name(settings) == "picture_3.png"
 
 
@@ -262,6 +334,23 @@ def test_columns_of_a_comparison_start_from_the_same_noise(copy):
     assert len(drawn) == 16 and all((copy / file).is_file() for file in drawn.values())
     call(generate, copy, "an owl", *FAST, "--seed", "3", "--out", "alone")
     assert Image.open(copy / "alone/an-owl_3.png").tobytes() == Image.open(copy / drawn["base", "an owl", 3]).tobytes()
+
+
+def test_a_comparison_of_strengths_has_a_column_for_each(copy):
+    mixed = "blip:0.5+runs/lora/vanilla/best.safetensors:0.25"
+    made = json.loads(
+        call(compare, copy, "an owl", "--with", "base", "blip", mixed, "--strengths", "0", "1", *FAST, "--json")
+    )
+    columns = {entry["column"]: entry for entry in made["pictures"]}
+    assert list(columns) == ["base", "blip at 0", "blip at 1", f"{mixed} at 0", f"{mixed} at 1"]
+    assert [adapter["strength"] for adapter in columns[f"{mixed} at 1"]["settings"]["adapters"]] == [0.5, 0.25]
+    drawn = {column: Image.open(copy / entry["file"]).tobytes() for column, entry in columns.items()}
+    assert drawn["base"] == drawn["blip at 0"] == drawn[f"{mixed} at 0"] and len(set(drawn.values())) == 3
+    for options, said in (
+        (("1", "1"), "--strengths: one stands there twice"),
+        (("nan",), "--strengths nan: allowed is -10 to 10"),
+    ):
+        assert said in fails("app.compare", "x", "--with", "blip", "--strengths", *options, project=copy)
 
 
 def test_a_column_that_means_nothing_is_named(copy):

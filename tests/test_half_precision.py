@@ -135,6 +135,6 @@ def test_a_picture_is_drawn(dtype, low_memory):
     profile = load_profile("embedded", ROOT)
     profile = dataclasses.replace(profile, sampling=dataclasses.replace(profile.sampling, low_memory=low_memory))
     base = str(ROOT / profile.base.id)
-    settings = Settings("an owl", "", 7, 4, 4.0, 64, 64, base, None, dtype, None, None, 1.0)
+    settings = Settings("an owl", "", 7, 4, 4.0, 64, 64, base, None, dtype)
     image = Studio().draw(settings, profile)
     assert any(low < high for low, high in image.getextrema())

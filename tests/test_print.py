@@ -22,7 +22,7 @@ def drawn(tmp_path):
     (tmp_path / "dvc.yaml").touch()
     with contextlib.chdir(tmp_path), Image.open(ROOT / "data/raw/flash/owl.png") as owl:
         for seed in (1, 2, 3):
-            settings = Settings(f"an owl {seed}, ink", "", seed, 1, 4.0, 64, 64, "b", None, "float32", None, None, 1.0)
+            settings = Settings(f"an owl {seed}, ink", "", seed, 1, 4.0, 64, 64, "b", None, "float32")
             save(owl.convert("L").resize((256, 256)), settings, OUT)
     return tmp_path
 

@@ -10,7 +10,7 @@ from PIL import Image
 from test_generate import refused
 
 from app import generate
-from app.generate import Settings, read_settings, stored
+from app.generate import Settings, from_stored, read_settings, stored
 from app.sketch import fitted
 
 SKETCH = ROOT / "data/raw/flash/owl.png"
@@ -54,9 +54,9 @@ def test_the_whole_sketch_is_in_the_middle_on_white(tmp_path):
 
 
 def test_a_picture_without_a_sketch_holds_what_it_held_before_there_were_sketches():
-    settings = Settings("x", "", 7, 1, 4.0, 64, 64, "b", None, "float32", None, None, 1.0)
+    settings = Settings("x", "", 7, 1, 4.0, 64, 64, "b", None, "float32")
     assert not {"sketch", "sketch_sha256", "change"} & stored(settings).keys()
-    assert Settings(**stored(settings)) == settings
+    assert from_stored(stored(settings)) == settings
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ LONGEST_PROMPT = 1000  # characters; the text encoder reads 77 tokens of it
 MOST_PICTURES = 24
 PAGE = 24  # pictures of the history at once
 EACH = "each, side by side"
+NOTHING = "nothing"
 
 
 def trained_variants(params: Params) -> list[str]:
@@ -56,6 +57,8 @@ def ask(params: Params, profile: Profile, trained: list[str]) -> list[Settings]:
             file = st.file_uploader("Sketch, dark on white", type="image")
             change = st.slider("How much of it is drawn anew", 0.1, 1.0, 0.6, 0.05)
         with st.expander("More settings"):
+            other = st.selectbox("And with", [NOTHING, *trained], help="A second adapter, added to the first.")
+            other_strength = st.slider("Its strength", 0.0, 1.5, 0.5, 0.05)
             negative = st.text_input("What not to draw", max_chars=LONGEST_PROMPT)
             steps = st.slider("Steps", 1, 100, min(profile.sampling.sampler_steps, 100))
             guidance = st.slider("Guidance", 0.0, 20.0, min(profile.sampling.guidance_scale, 20.0), 0.5)
@@ -81,13 +84,13 @@ def ask(params: Params, profile: Profile, trained: list[str]) -> list[Settings]:
         "base_vae": profile.base.vae,
         "base_revision": profile.base.revision,
         "dtype": profile.inference.dtype,
-        "strength": strength,
     }
     if file is not None:
         path, digest = keep_sketch(Upload(file.name, file.getvalue()))
         shared |= {"sketch": path, "sketch_sha256": digest, "change": change}
     columns = [BASE, *trained] if column == EACH else [column]
-    settings = [column_settings(name, shared) for name in columns]
+    second = {} if other == NOTHING else {other: other_strength}
+    settings = [column_settings(shared, second | {name: strength}) for name in columns]
     return strip(settings[-1]) if is_strip else [one for each in settings for one in seeds_from(each, count)]
 
 

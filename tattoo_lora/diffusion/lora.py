@@ -124,8 +124,15 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
         partial.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
 
 
-def load_lora(pipeline: StableDiffusionPipeline, path: Path) -> None:
-    """Load the adapter into the pipeline's UNet and text encoder; UserError if that cannot be done exactly."""
-    if not path.is_file():
-        raise UserError(f"{path}: not found; run `dvc repro train`")
-    pipeline.load_lora_weights(read_adapter(path, pipeline.unet, pipeline.text_encoder))
+def load_lora(pipeline: StableDiffusionPipeline, *paths: Path) -> None:
+    """Load adapters into the pipeline's UNet and text encoder, named "0", "1", …; of several, the last is active.
+
+    UserError if one of them cannot be loaded exactly.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: not found; run `dvc repro train`")
+    # All are read before the first is loaded: PEFT wraps the layers that it changes.
+    adapters = [read_adapter(path, pipeline.unet, pipeline.text_encoder) for path in paths]
+    for number, tensors in enumerate(adapters):
+        pipeline.load_lora_weights(tensors, adapter_name=f"{number}")
