@@ -41,14 +41,21 @@ def split_strength(text: str) -> tuple[str, float]:
 
 def read_layers(path: Path, base: Model) -> "Layers":
     """The file's layers; UserError for what is no LoRA for the base model."""
-    from tattoo_lora.diffusion.adapter_files import read_adapter
+    import torch
+
+    from tattoo_lora.diffusion.adapter_files import read_adapter, read_safetensors
+    from tattoo_lora.diffusion.models import load_text_encoder, load_unet
 
     if not path.is_file():
         raise UserError(f"{path}: no such adapter")
-    tensors = read_adapter(path, *empty_models(base))
+    if any("dora_scale" in key for key in read_safetensors(path)[0]):  # their change depends on the weights
+        models = load_unet(base, torch.float32), load_text_encoder(base)
+    else:
+        models = empty_models(base)
+    tensors = read_adapter(path, *models)
     names = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
     if len(tensors) > 2 * len(names):
-        raise UserError(f"{path}: a DoRA; its change depends on the base's weights, so it is no sum of ranks")
+        raise UserError(f"{path}: a DoRA of PEFT's, which app.generate alone can use; kohya's are converted")
     return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}
 
 
@@ -120,6 +127,7 @@ def difference(base: Model, other: Model, layer_set: str) -> tuple["Layers", flo
     """
     import torch
 
+    from tattoo_lora.diffusion.adapter_files import full_rank
     from tattoo_lora.diffusion.lora import SETS
     from tattoo_lora.diffusion.models import load_unet
 
@@ -134,21 +142,10 @@ def difference(base: Model, other: Model, layer_set: str) -> tuple["Layers", flo
         if not key.endswith(endings):
             outside += change.double().square().sum().item()
         elif change.any():
-            layers[f"unet.{key.removesuffix('.weight')}"] = factors(change)
+            layers[f"unet.{key.removesuffix('.weight')}"] = full_rank(change)
     if not layers:
         raise UserError(f"{other.id}: its UNet is that of {base.id} in all layers of {layer_set}")
     return layers, outside
-
-
-def factors(change: "Tensor") -> tuple["Tensor", "Tensor"]:
-    """down and up whose product the change (out, in, …) is, of the full rank."""
-    import torch
-
-    outer, *inner = change.shape
-    width = change[0].numel()
-    if outer <= width:
-        return change, torch.eye(outer).reshape(outer, outer, *(1 for _ in inner[1:]))
-    return torch.eye(width).reshape(width, *inner), change.reshape(outer, width, *(1 for _ in inner[1:]))
 
 
 def write(layers: "Layers", header: dict[str, str], path: Path) -> None:

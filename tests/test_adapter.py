@@ -116,6 +116,16 @@ def test_the_difference_of_two_models_is_found_again_as_a_lora(tmp_path):
     assert f"({(share * 100) ** 0.5:.2g}% in weights that are not in these layers)" in printed
 
 
+def test_a_dora_of_kohyas_becomes_a_lora(tmp_path):
+    tensors = kohya_file(make_layers(MINIATURE(), [TO_Q]))
+    [up] = [key for key in tensors if key.endswith("lora_up.weight")]
+    tensors[up.replace("lora_up.weight", "dora_scale")] = torch.full((len(tensors[up]), 1), 2.0)
+    save_file(tensors, tmp_path / "a.safetensors")
+    edit(tmp_path, "merge", "a.safetensors:0.5")
+    whole, made = changes(tmp_path / "a.safetensors"), changes(tmp_path / "out.safetensors")
+    assert torch.allclose(made[TO_Q], whole[TO_Q] / 2, atol=1e-6) and whole[TO_Q].abs().max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -135,7 +145,10 @@ REFUSED = {
     "energy": (("merge", "a.safetensors", "--energy", 2), "--energy 2: allowed is"),
     "strength": (("merge", "a.safetensors:99"), "a.safetensors: strength 99: allowed is"),
     "missing": (("merge", "b.safetensors"), "b.safetensors: no such adapter"),
-    "DoRA": (("merge", "dora.safetensors"), "dora.safetensors: a DoRA; its change depends on the base's weights"),
+    "DoRA": (
+        ("merge", "dora.safetensors"),
+        "dora.safetensors: a DoRA of PEFT's, which app.generate alone can use",
+    ),
     "the base itself": (("extract", BASE.id, "--rank", 1), "base: its UNet is that of .*base in all layers of all"),
     "another model": (("extract", "other", "--rank", 1), "other: its UNet has other layers than that of .*base"),
 }
