@@ -397,6 +397,27 @@ def said(pipeline):
 
 
 @pytest.mark.parametrize("kind", FILES)
+def test_each_layer_of_a_file_changes_by_the_files_own_arithmetic(kind, tmp_path):
+    """As the LoHa, LoKr and DoRA above: alpha / rank * up @ down, to 1e-6."""
+    layers = make_layers(MINIATURE())
+    tensors, header, alphas_count = FILES[kind](layers)
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "file.safetensors", header)
+    read = read_adapter(tmp_path / "file.safetensors", MINIATURE().unet, MINIATURE().text_encoder)
+    dtype = next(iter(tensors.values())).dtype
+    compared = 0
+    for name, (*parts, alpha) in layers.items():
+        key = name.replace("text_model.", "")
+        if f"{key}.lora_A.weight" in read:
+            down, up, mid = (part if part is None else part.to(dtype).double() for part in parts)
+            kernel = down if mid is None else torch.einsum("rshw,si->rihw", mid, down.flatten(1))
+            change = up.flatten(1) @ kernel.flatten(1) * (alpha / len(down) if alphas_count else 1)
+            a, b = (read[f"{key}.lora_{part}.weight"].flatten(1).double() for part in "AB")
+            assert change.abs().max() > 0.01 and (b @ a - change).abs().max() < 1e-6
+            compared += 1
+    assert 2 * compared == len(read) > 0
+
+
+@pytest.mark.parametrize("kind", FILES)
 def test_a_file_of_others_does_what_merging_it_exactly_does(kind, tmp_path):
     merged, loaded = make_pipeline(), make_pipeline()
     layers = make_layers(merged)
