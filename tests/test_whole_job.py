@@ -29,7 +29,7 @@ def clone(tmp_path):
 def long(project, tmp_path):
     """A copy whose training takes minutes, so that there is a middle."""
     copy = copy_project(project, tmp_path / "p")
-    for key, value in {"steps": 5000, "epochs": "null", "eval_every": 500}.items():
+    for key, value in {"steps": 5000, "eval_every": 500, "train.batch_size": 1}.items():
         set_value(copy / "profiles/embedded.yaml", key, value)
     set_value(copy / "params.yaml", "checkpoint_every", 10)
     return copy
@@ -151,6 +151,7 @@ def test_a_killed_server_and_a_killed_training_lose_nothing(long, chromium, tmp_
         with served(long, signal.SIGKILL) as address:
             visitor = Visitor(chromium, address)
             visitor.go_to("Train")
+            choose(visitor, "Thorough")
             start_training(visitor)
             wait_for_step(long, 20)
         with served(long, signal.SIGKILL) as address:

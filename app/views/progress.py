@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import streamlit as st
 
 from app.ahead import training_plan, training_steps
@@ -48,7 +49,6 @@ def show_jobs() -> None:
 def show_job(job: Job) -> None:
     with st.container(border=True):
         st.subheader(SAID[job.status])
-        st.code(job.command, language="bash", wrap_lines=True)
         if job.status == "failed":
             st.error("What it said:")
             st.text(last_error(job.log()))
@@ -66,6 +66,8 @@ def show_job(job: Job) -> None:
             else:
                 st.page_link("views/draw.py", label="Draw", icon=":material/brush:")
                 st.page_link("views/compare.py", label="Compare", icon=":material/query_stats:")
+        st.caption("The same in a terminal:")
+        st.code(job.command, language="bash", wrap_lines=True)
         with st.expander("Log"):
             st.code(job.log() or "nothing yet", language=None, wrap_lines=True, height=320)
 
@@ -97,20 +99,20 @@ def show_progress(job: Job) -> None:
         seconds = stage_seconds(stages, training_plan(params, profile, drawings) if drawings > 2 else None)
         left = seconds_left(states, seconds, share)
         finished = 1 - left / max(sum(seconds.values()), 1)
-        st.progress(min(max(finished, 0.0), 1.0), as_markdown(current) if current else "Checking the machine")
-        st.text(f"{current or 'Begins'}{step}; about {duration(left)} left")
+        st.progress(min(max(finished, 0.0), 1.0))
+        st.text(f"{current or 'Checking the machine'}{step}; about {duration(left)} left")
+    is_drawn = bool(variants) and job.status not in ("waiting", "failed")
+    if is_drawn:
+        show_newest(list_samples(run), variants)
     with st.container(horizontal=True, gap="xsmall"):
         for name, state in states.items():
             color, icon = BADGES[state]
             st.badge(as_markdown(name), icon=icon, color=color, help=state)
-    if job.status in ("waiting", "failed") or not variants:
-        return
-    curves = read_curves(run)
-    points = curves[curves["variant"].isin(variants) & (curves["curve"] == "val_loss")]
+    curves = read_curves(run) if is_drawn else pd.DataFrame()
+    points = curves[curves["variant"].isin(variants) & (curves["curve"] == "val_loss")] if is_drawn else curves
     if not points.empty:
-        chart = curve_chart(points, "Error on drawings that it does not learn from, lower is better", 240)
+        chart = curve_chart(points, "Error on drawings that it does not learn from, lower is better", 300)
         st.altair_chart(chart, width="stretch")
-    show_newest(list_samples(run), variants)
 
 
 def show_newest(samples: dict[str, dict[int, list[str]]], variants: list[str]) -> None:
