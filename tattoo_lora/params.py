@@ -95,6 +95,7 @@ class EncodeParams:
 @dataclass(frozen=True)
 class TrainParams:
     seed: Annotated[int, Range(0, 2**31)]
+    init_from: str | None
     rank: Annotated[int, Range(1, 1024)]
     ranks: dict[str, Annotated[int, Range(1, 1024)]] | None
     alpha: Annotated[float, Range(0.001)]

@@ -44,6 +44,7 @@ from stages.train.header import BaseKind, lora_header
 from stages.train.loop import train
 from stages.train.plan import effective_batch_size, planned
 from stages.train.run import Log, Outputs
+from stages.train.start import pinned_file, read_start
 from tattoo_lora.diffusion.latents import read_moments, scaled_means
 from tattoo_lora.diffusion.lora import save_lora
 from tattoo_lora.diffusion.models import (
@@ -112,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
     profile = load_profile(all_params.profile)
     inference = profile.inference
     params, variant = all_params.train, all_params.variant(args.variant)
+    init_from = None if params.init_from is None else pinned_file(params.init_from)
     if params.deterministic:
         be_deterministic()
     drawings = read_drawings(args.drawings)
@@ -125,6 +127,7 @@ def run(args: argparse.Namespace) -> None:
     unet, vae = load_unet(base, pick_dtype(inference.dtype)), load_vae(base)
     noise_scheduler = load_noise_scheduler(base)
     clip, processor = load_clip(profile.clip)
+    start = None if init_from is None else read_start(init_from, unet, text_encoder)
     texts = ["", *sorted(set(captions))]
     rows = {text: i for i, text in enumerate(texts)}
     caption_rows = torch.tensor([rows[caption] for caption in captions])
@@ -134,6 +137,7 @@ def run(args: argparse.Namespace) -> None:
         text_encoder = None  # its memory is free for the UNet
     else:
         denoiser = Denoiser(unet, None, text_encoder, tokenize(tokenizer, texts))
+    denoiser.start = start
     denoiser.to(accelerator.device)
 
     scaling_factor = vae.config.scaling_factor

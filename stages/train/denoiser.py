@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import CLIPTextModel
 
+from stages.train.start import load_start
 from tattoo_lora.diffusion.lora import TEXT_ENCODER_MODULES, add_lora, layer_ranks
 from tattoo_lora.diffusion.objective import predict
 from tattoo_lora.errors import UserError
@@ -36,6 +37,7 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
+        self.start: dict[str, Tensor] | None = None  # the adapter to continue from, in read_adapter's keys
         self.register_buffer("embeds", embeds, persistent=False)
         self.register_buffer("input_ids", input_ids, persistent=False)
 
@@ -52,7 +54,10 @@ class Denoiser(nn.Module):
 
 
 def add_adapters(denoiser: Denoiser, params: TrainParams, profile: TrainProfile) -> list[dict]:
-    """Fresh adapters on the UNet and, with a text_encoder_lr, on the text encoder; the optimizer's groups."""
+    """Adapters on the UNet and, with a text_encoder_lr, on the text encoder; the optimizer's groups.
+
+    They are fresh, or what `denoiser.start` holds.
+    """
     shared = {
         "r": params.rank,
         "lora_alpha": params.alpha,
@@ -73,6 +78,8 @@ def add_adapters(denoiser: Denoiser, params: TrainParams, profile: TrainProfile)
         text_config = LoraConfig(target_modules=TEXT_ENCODER_MODULES, **shared)
         add_lora(denoiser.text_encoder, text_config, params.seed)
         groups += parameter_groups(denoiser.text_encoder, params.text_encoder_lr, params.lora_plus_ratio)
+    if denoiser.start is not None:
+        load_start(denoiser.start, denoiser.unet, denoiser.text_encoder, params.use_dora)
     return groups
 
 
