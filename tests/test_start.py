@@ -86,7 +86,7 @@ def test_the_text_encoder_continues_too(pipeline, tmp_path):
 
 
 REFUSED = {
-    "a larger rank": ({"rank": 9}, {}, rf"rank 9 at unet\.{LAYER}, this training 8; raise train.rank, or make"),
+    "a larger rank": ({"rank": 9}, {}, rf"rank 9 at unet\.{LAYER}, this training 8; raise train.rank or resize"),
     "a layer that does not learn": ({}, {"targets": ["to_q"]}, r"changes unet\.\S+conv1, which this training does not"),
     "a frozen text encoder": ({"keys": (TEXT,)}, {}, r"changes text_encoder\.\S+q_proj, which this training does not"),
     "a DoRA to be": ({}, {"params": dataclasses.replace(PARAMS, use_dora=True)}, "set train.use_dora: false"),

@@ -62,8 +62,8 @@ def load_start(tensors: dict[str, Tensor], unet: nn.Module, text_encoder: nn.Mod
         rank = len(down)
         if rank > len(fresh_down):
             raise UserError(
-                f"{KEY}: the file has rank {rank} at {name}, this training {len(fresh_down)}; raise train.rank, or "
-                "make the file smaller with `python -m app.adapter resize`"
+                f"{KEY}: the file has rank {rank} at {name}, this training {len(fresh_down)}; raise train.rank or "
+                "resize the file"
             )
         fresh_down[:rank] = down.to(fresh_down)
         fresh_up[:, :rank] = (tensors[f"{name}.lora_B.weight"] / layer.scaling["default"]).to(fresh_up)
