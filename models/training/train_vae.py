@@ -166,11 +166,11 @@ def train_vae(
     `checkpoint` says where the run of a name keeps its state, `measured` what a report says of the VAE.
     """
     torch.manual_seed(params["seed"])
-    vae = build_vae(params).to(memory_format=torch.channels_last)
+    vae = build_vae(params)
     rows = learned_rows(corpus)
 
     def batch(generator: torch.Generator) -> Tensor:
-        return draw_batch(corpus, rows, params, generator).contiguous(memory_format=torch.channels_last)
+        return draw_batch(corpus, rows, params, generator)
 
     def both(generator: torch.Generator) -> Tensor:
         with autocast(params["bfloat16"]):
