@@ -9,9 +9,11 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "models/training"))
 
+import pictures  # noqa: E402
 import resume  # noqa: E402
 import train_blip  # noqa: E402
 import train_clip  # noqa: E402
+import train_teacher  # noqa: E402
 import train_tokenizers  # noqa: E402
 from corpus import MASTER, Corpus, Row, views  # noqa: E402
 
@@ -25,7 +27,12 @@ CLIP = {
     "patch_size": 8,
     "vision_width": 32,
     "vision_layers": 1,
+    "teacher_weight": 1.0,
     "smeared_share": 0.5,
+    "bfloat16": False,
+}
+TEACHER = {"seed": 0, "steps": 3, "batch_size": 8, "lr": 1e-2, "line_share": 0.6, "smeared_share": 0.1} | {
+    "channels": [8, 8, 8, 8],
     "bfloat16": False,
 }
 BLIP = {"seed": 0, "steps": 3, "batch_size": 4, "lr": 2e-3, "line_share": 0.6, "smeared_share": 0.1, "bfloat16": False}
@@ -55,7 +62,13 @@ def tokenizers(tmp_path_factory):
 
 
 def run_clip(shapes, tokenizers, checkpoint, **changes):
-    return train_clip.train_clip(shapes, tokenizers[0], CLIP | changes, checkpoint, lambda clip: "")
+    torch.manual_seed(0)
+    teacher = train_teacher.build_teacher(TEACHER, NAMES).eval()
+    return train_clip.train_clip(shapes, tokenizers[0], teacher, CLIP | changes, checkpoint, lambda clip: "")
+
+
+def run_teacher(shapes, tokenizers, checkpoint, **changes):
+    return train_teacher.train_teacher(shapes, TEACHER | changes, 32, checkpoint, lambda teacher: "")
 
 
 def run_blip(shapes, tokenizers, checkpoint, **changes):
@@ -64,7 +77,9 @@ def run_blip(shapes, tokenizers, checkpoint, **changes):
     return train_blip.train_blip(shapes, tokenizers[1], clip, BLIP | changes, CLIP, checkpoint, lambda model: "")
 
 
-@pytest.mark.parametrize(("module", "run"), [(train_clip, run_clip), (train_blip, run_blip)])
+@pytest.mark.parametrize(
+    ("module", "run"), [(train_teacher, run_teacher), (train_clip, run_clip), (train_blip, run_blip)]
+)
 def test_stopped_and_gone_on_with_it_is_the_same(tmp_path, monkeypatch, shapes, tokenizers, module, run):
     monkeypatch.setattr(module, "fit", lambda *args: resume.fit(*args, minutes=0))
     whole = run(shapes, tokenizers, tmp_path / "whole")
@@ -104,11 +119,11 @@ def test_the_captioner_starts_with_the_scorers_eyes(tokenizers):
 def test_scores_find_the_right_name(shapes, tokenizers):
     torch.manual_seed(0)
     clip = train_clip.build_clip(CLIP)
-    pictures = views(shapes.line, None, 16)
-    rates = [train_clip.top1(clip, tokenizers[0], pictures, names, NAMES, "{n}") for names in (NAMES, NAMES[::-1])]
+    drawn = views(shapes.line, None, 16)
+    rates = [train_clip.top1(clip, tokenizers[0], drawn, names, NAMES, "{n}") for names in (NAMES, NAMES[::-1])]
     assert all(0 <= rate <= 1 for rate in rates)
     captioner = train_blip.build_blip(tokenizers[1], CLIP)
-    assert train_blip.named(captioner, tokenizers[1], pictures, NAMES) == 0  # it has learned nothing yet
+    assert train_blip.named(captioner, tokenizers[1], drawn, NAMES) == 0  # it has learned nothing yet
     assert captioner.training
 
 
@@ -116,7 +131,7 @@ def test_tests_are_the_held_out_line_art_and_the_unseen_hands(monkeypatch, shape
     rows = [Row("openmoji", name, subject=True, held_out=name == "rose") for name in NAMES]
     held_out = Corpus(shapes.color, shapes.painted, shapes.line, shapes.rows | {"line": rows}, NAMES, [], NAMES)
     unseen = [Row("tabler", "owl", subject=True, held_out=False)]
-    monkeypatch.setattr(train_clip, "load_unseen", lambda: (shapes.line[:1], unseen))
-    found = train_clip.tests_of(held_out, 16)
+    monkeypatch.setattr(pictures, "load_unseen", lambda: (shapes.line[:1], unseen))
+    found = pictures.line_art_tests(held_out, 16)
     assert {hand: names for hand, (_, names) in found.items()} == {"openmoji": ["rose"], "tabler": ["owl"]}
     assert torch.equal(found["openmoji"][0], views(shapes.line[2:3], None, 16))

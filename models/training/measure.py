@@ -18,12 +18,13 @@ from captions import COLOR_CAPTION, LINE_CAPTION, STYLES, fill
 from choices import spread_out
 from corpus import Corpus, load_corpus, to_uint8
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from pictures import line_art_tests
 from PIL import Image
 from recipe import HERE, WORK, load_params
 from torch import Tensor
 from train_base import sample
 from train_blip import named
-from train_clip import tests_of, top1
+from train_clip import top1
 from train_vae import held_out_pictures, psnr, reconstruct, unseen_pictures
 from transformers import AutoTokenizer, BlipForConditionalGeneration, CLIPModel
 
@@ -98,7 +99,7 @@ def main() -> None:
     measures = measure_vae(pipeline.vae, corpus, out)
     captioner = BlipForConditionalGeneration.from_pretrained(args.models / "blip", dtype=torch.float32)
     blip_tokenizer = AutoTokenizer.from_pretrained(args.models / "blip")
-    for hand, (pictures, of_hand) in tests_of(corpus, clip.config.vision_config.image_size).items():
+    for hand, (pictures, of_hand) in line_art_tests(corpus, clip.config.vision_config.image_size).items():
         measures[f"clip_{hand}"] = top1(clip, tokenizer, pictures, of_hand, corpus.subjects, LINE_CAPTION)
         measures[f"blip_{hand}"] = named(captioner, blip_tokenizer, pictures, of_hand)
     measures["base_found"] = share_found("{a}", COLOR_CAPTION, "base")

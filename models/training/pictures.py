@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from choices import choose
-from corpus import BOX, MASTER, Corpus
+from corpus import BOX, MASTER, Corpus, Row, load_unseen, views
 from torch import Tensor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 
 @dataclass(frozen=True)
@@ -127,3 +128,37 @@ def smear(pictures: Tensor, share: float, generator: torch.Generator) -> Tensor:
             picture = (blurred + F.interpolate(blotches, size=size, mode="bilinear"))[0].clamp(-1, 1)
         smeared.append(picture)
     return torch.stack(smeared)
+
+
+def draw_named(
+    corpus: Corpus, subjects: Subjects, params: dict, image_size: int, generator: torch.Generator
+) -> tuple[Tensor, list[str], list[str]]:
+    """Pictures (B, 3, image_size, image_size) in [-1, 1], their names, and the medium of each."""
+    masters, names, media = [], [], []
+    for _ in range(params["batch_size"]):
+        names.append(choose(subjects.names, generator))
+        media.append("line" if chance(params["line_share"], generator) else "color")
+        masters.append(draw_master(corpus, subjects, names[-1], media[-1], generator))
+    pictures = turned_views(torch.stack(masters), generator, image_size)
+    return smear(pictures, params["smeared_share"], generator), names, media
+
+
+def normalize(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) as CLIP's image processor gives them, for pictures (B, 3, H, W) in [-1, 1]."""
+    mean, std = torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1), torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
+    return (pictures / 2 + 0.5 - mean) / std
+
+
+def line_art(masters: Tensor, rows: list[Row], size: int) -> dict[str, tuple[Tensor, list[str]]]:
+    """By hand, the subjects' pictures (B, 3, size, size), framed as the preprocess stage frames them, and names."""
+    by_hand: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_hand.setdefault(row.hand, []).append(i)
+    return {hand: (views(masters[i], None, size), [rows[j].name for j in i]) for hand, i in by_hand.items()}
+
+
+def line_art_tests(corpus: Corpus, size: int) -> dict[str, tuple[Tensor, list[str]]]:
+    """Line art that is in no training: OpenMoji's held-out drawings, and each unseen hand's."""
+    rows = corpus.rows["line"]
+    held_out = [i for i, row in enumerate(rows) if row.held_out]
+    return line_art(corpus.line[held_out], [rows[i] for i in held_out], size) | line_art(*load_unseen(), size)

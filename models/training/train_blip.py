@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 from captions import COLOR_CAPTION, LINE_CAPTION, fill
-from choices import choose
 from corpus import Corpus, load_corpus
-from pictures import Subjects, chance, draw_master, find_subjects, smear, turned_views
+from pictures import draw_named, find_subjects, line_art_tests, normalize
 from precision import autocast
 from recipe import WORK, load_params
 from resume import FitParams, checkpoint_path, fit
 from torch import Tensor
-from train_clip import normalize, tests_of, vision_config
+from train_clip import vision_config
 from train_tokenizers import MAX_TOKENS, VOCAB_SIZE
 from transformers import (
     AutoTokenizer,
@@ -29,6 +28,8 @@ from transformers import (
     BlipProcessor,
     CLIPModel,
 )
+
+CAPTIONS = {"line": LINE_CAPTION, "color": COLOR_CAPTION}
 
 
 def build_blip(tokenizer: BertTokenizer, clip_params: dict) -> BlipForConditionalGeneration:
@@ -102,20 +103,6 @@ def named(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, picture
     return sum(name in caption for name, caption in zip(plain, spoken, strict=True)) / len(names)
 
 
-def draw_batch(
-    corpus: Corpus, subjects: Subjects, params: dict, image_size: int, generator: torch.Generator
-) -> tuple[Tensor, list[str]]:
-    """Pictures (B, 3, image_size, image_size) in [-1, 1] and what BLIP is to say of them."""
-    masters, captions = [], []
-    for _ in range(params["batch_size"]):
-        name = choose(subjects.names, generator)
-        medium = "line" if chance(params["line_share"], generator) else "color"
-        masters.append(draw_master(corpus, subjects, name, medium, generator))
-        captions.append(fill({"line": LINE_CAPTION, "color": COLOR_CAPTION}[medium], name))
-    pictures = turned_views(torch.stack(masters), generator, image_size)
-    return smear(pictures, params["smeared_share"], generator), captions
-
-
 def train_blip(
     corpus: Corpus,
     tokenizer: BertTokenizer,
@@ -129,12 +116,13 @@ def train_blip(
     subjects, image_size = find_subjects(corpus), clip_params["image_size"]
     torch.manual_seed(params["seed"])
     model = build_blip(tokenizer, clip_params)
-    some, _ = draw_batch(corpus, subjects, params, image_size, torch.Generator().manual_seed(params["seed"]))
-    start_from_clip(model, clip, some)
+    some = draw_named(corpus, subjects, params, image_size, torch.Generator().manual_seed(params["seed"]))
+    start_from_clip(model, clip, some[0])
     bos_token_id = model.config.text_config.bos_token_id
 
     def loss(generator: torch.Generator) -> Tensor:
-        pictures, captions = draw_batch(corpus, subjects, params, image_size, generator)
+        pictures, names, media = draw_named(corpus, subjects, params, image_size, generator)
+        captions = [fill(CAPTIONS[medium], name) for name, medium in zip(names, media, strict=True)]
         input_ids, attention_mask, labels = tokenize(tokenizer, captions, bos_token_id)
         # Dropout draws from torch's own state: that of a step is to depend on the step alone.
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -156,7 +144,7 @@ def main() -> None:
     corpus = load_corpus()
     tokenizer = AutoTokenizer.from_pretrained(WORK / "tokenizer_blip")
     clip = CLIPModel.from_pretrained(WORK / "clip")
-    unlearned = tests_of(corpus, clip_params["image_size"])
+    unlearned = line_art_tests(corpus, clip_params["image_size"])
 
     def measured(model: BlipForConditionalGeneration) -> str:
         rates = (
