@@ -365,9 +365,10 @@ def test_streamlit_takes_no_folder_of_the_dashboard_for_pages_of_its_own():
 def test_started_in_any_folder_it_answers_on_this_machine_alone_and_sends_nothing(tmp_path):
     command = (
         f"from streamlit import config; config._main_script_path = {str(ROOT / 'app/dashboard.py')!r}\n"
-        "print(config.get_option('server.address'), config.get_option('browser.gatherUsageStats'))"
+        "options = 'server.address', 'browser.gatherUsageStats', 'server.enableXsrfProtection'\n"
+        "print(*map(config.get_option, options))"
     )
-    assert run("python", "-c", command, cwd=tmp_path).stdout.split() == ["localhost", "False"]
+    assert run("python", "-c", command, cwd=tmp_path).stdout.split() == ["localhost", "False", "True"]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
