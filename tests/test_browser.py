@@ -98,6 +98,7 @@ class Visitor:
         """Wait until nothing is computed any more."""
         self.page.wait_for_timeout(500)
         sync_api.expect(self.page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=120_000)
+        sync_api.expect(self.page.locator("[data-stale=true]")).to_have_count(0, timeout=120_000)
         assert self.page.get_by_test_id("stException").all_text_contents() == []
 
     def download(self, label):
