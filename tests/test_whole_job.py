@@ -220,8 +220,11 @@ def test_no_part_of_the_place_is_wider_than_the_window(clone, chromium, device, 
         visitor = Visitor(chromium, address, device)
         visitor.expect("Bring line drawings of one hand")
         visitor.go_to("Train")
-        for part in ("Drawings", "Captions", "Train"):
+        seen = {"Drawings": "Next: captions", "Captions": "Next: train", "Train": "The same in a terminal"}
+        for part, text in seen.items():
             choose(visitor, part)
+            visitor.expect(text)
+            visitor.settle()
             show(visitor, tmp_path, part)
             wider = "document.querySelector('[data-testid=stMain]').scrollWidth - innerWidth"
             assert visitor.page.evaluate(wider) <= 0, part
