@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.checks import check, writable
+from app.generate import STRENGTH, split_strength
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.params import Model, Range, load_params, load_profile
 
@@ -26,17 +27,7 @@ if TYPE_CHECKING:
 
     Layers = dict[str, tuple[Tensor, Tensor]]  # down (R, in, …) and up (out, R, …) by the layer's name, scale 1
 
-STRENGTH = Range(-10, 10)
 RANK, ENERGY = Range(1, 4096), Range(0.01, 1)
-
-
-def split_strength(text: str) -> tuple[str, float]:
-    """A name and the strength behind its last colon, 1 if no number is there: a.safetensors:0.7, C:\\a.safetensors."""
-    name, _, number = text.rpartition(":")
-    try:
-        return (name, float(number)) if name else (text, 1.0)
-    except ValueError:
-        return text, 1.0
 
 
 def read_layers(path: Path, base: Model) -> "Layers":

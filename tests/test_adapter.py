@@ -126,19 +126,6 @@ def test_a_dora_of_kohyas_becomes_a_lora(tmp_path):
     assert torch.allclose(made[TO_Q], whole[TO_Q] / 2, atol=1e-6) and whole[TO_Q].abs().max() > 0.1
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a.safetensors", ("a.safetensors", 1.0)),
-        ("a.safetensors:-0.5", ("a.safetensors", -0.5)),
-        (r"C:\flash\a.safetensors", (r"C:\flash\a.safetensors", 1.0)),
-        (r"C:\flash\a.safetensors:0.7", (r"C:\flash\a.safetensors", 0.7)),
-    ],
-)
-def test_a_strength_stands_behind_the_last_colon(text, expected):
-    assert adapter.split_strength(text) == expected
-
-
 REFUSED = {
     "no size": (("resize", "a.safetensors"), "resize: give --rank or --energy"),
     "rank": (("resize", "a.safetensors", "--rank", 0), "--rank 0: allowed is 1 to 4096"),
