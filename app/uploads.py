@@ -24,7 +24,7 @@ from typing import BinaryIO, Protocol
 from filelock import FileLock
 
 from app.own_folder import bring_in, copy_new, files_below, plain_name
-from stages.preprocess.files import NOT_DRAWINGS, RIGHTS
+from stages.preprocess.files import CAPTIONS, NOT_DRAWINGS, RIGHTS
 from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
@@ -79,7 +79,7 @@ def clean_path(name: str) -> PurePosixPath:
     *folders, last = shown
     stem, suffix = PurePosixPath(last).stem, PurePosixPath(last).suffix[:10]
     path = PurePosixPath(*(part[:LONGEST_NAME].rstrip(" .") or "-" for part in folders), stem[:LONGEST_NAME] + suffix)
-    if suffix.lower() in NOT_DRAWINGS - {".txt"} and path.as_posix() != RIGHTS:
+    if suffix.lower() in NOT_DRAWINGS - {*CAPTIONS} and path.as_posix() != RIGHTS:
         raise ValueError("no picture by its ending")
     return path
 
@@ -224,7 +224,8 @@ def bring_files(sent: Iterable[Sent], name: str, root: Path = Path(), into: str 
         for row in rows:
             if row.status == "rejected":
                 (folder / row.source).unlink()
-                (folder / row.source).with_suffix(".txt").unlink(missing_ok=True)
+                for ending in CAPTIONS:
+                    (folder / row.source).with_suffix(ending).unlink(missing_ok=True)
         left_out += [(row.source, row.reason) for row in rows if row.status in ("rejected", "ignored") and row.reason]
         drawings = sum(row.status in ("kept", "duplicate") for row in rows)
         if not drawings and not into:

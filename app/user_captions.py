@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.preprocess.files import LONGEST_CAPTION, RawFile, look_at, read_user_caption
+from stages.preprocess.files import CAPTIONS, LONGEST_CAPTION, RawFile, look_at, read_user_caption
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
 
@@ -52,7 +52,8 @@ def save_caption(row: Row, caption: str) -> None:
     path = row.path.with_suffix(".txt")
     text = " ".join(caption.split())
     if not text:
-        path.unlink(missing_ok=True)
+        for ending in CAPTIONS:
+            row.path.with_suffix(ending).unlink(missing_ok=True)
         return
     with replace_file(path) as partial:
         partial.write_text(f"{text}\n", encoding="utf-8", newline="\n", errors="replace")

@@ -564,6 +564,21 @@ def test_a_drawing_linked_from_a_dvc_cache_is_read(raw, tmp_path):
     assert by_source(run_preprocess(raw, tmp_path / "out")[0])["linked.png"].status == "kept"
 
 
+def test_captions_may_lie_in_caption_files_too_and_texts_win(raw, tmp_path):
+    for name, text in (("d1.caption", "an owl"), ("d2.caption", "a wolf"), ("d2.txt", "a fox"), ("none.caption", "x")):
+        (raw / name).write_text(text)
+    rows = by_source(run_preprocess(raw, tmp_path / "out")[0])
+    assert (tmp_path / "out/captions_user.csv").read_text() == "file,caption\nd1.png,an owl\nd2.png,a fox\n"
+    assert [rows[name].status for name in ("d1.caption", "d2.txt", "d2.caption", "none.caption")] == [
+        "caption",
+        "caption",
+        "ignored",
+        "ignored",
+    ]
+    assert rows["d2.caption"].reason == "the .txt beside it counts"
+    assert rows["none.caption"].reason == "a text, and no drawing of its name"
+
+
 def test_rights_go_into_the_manifest_and_may_be_required(raw, tmp_path):
     (raw / "rights.csv").write_text(
         "file,license,author\nd1.png,CC0,Ada\nd2.png,,\n*,CC BY 4.0,\n", encoding="utf-8-sig", newline="\r\n"

@@ -52,7 +52,8 @@ def test_the_rows_hold_whose_caption_it_is(root):
     ],
 )
 def test_a_caption_is_what_preprocess_reads_then_and_an_empty_one_goes(root, typed, kept):
-    (root / "data/raw/hand/star.txt").write_text("before\n")
+    for ending in (".txt", ".caption"):
+        (root / "data/raw/hand/star").with_suffix(ending).write_text("before\n")
     save_caption(row(root, "star"), typed)
     star = next(file for file in look_at(root / "data/raw/hand") if file.source == "star.png")
     assert star.caption == kept

@@ -5,7 +5,7 @@ Reads data/raw/<dataset>/ (never written to). Writes
     images/<stem>.png            the drawings that are kept
     drawings.csv                 a row for each of them, which the later stages read
     captions_vanilla/<stem>.txt  the one style string that the vanilla variant trains on
-    captions_user.csv            your own captions: <name>.txt beside <name>.png wins over BLIP
+    captions_user.csv            your own captions: <name>.txt or .caption beside <name>.png wins over BLIP
     manifest.csv                 a row for every file found: what was done, or why it was left out
 
 and a contact sheet of it all. One of several drawings that show the same picture is kept. A rights.csv in the folder

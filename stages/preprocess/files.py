@@ -14,7 +14,8 @@ from tattoo_lora.data.file_names import RESERVED
 from tattoo_lora.errors import UserError
 
 # What lies beside drawings: licences, lists, what file managers and DVC leave behind.
-NOT_DRAWINGS = {".txt", ".md", ".csv", ".json", ".yaml", ".yml", ".dvc", ".db", ".ini"}
+CAPTIONS = (".txt", ".caption")  # beside a drawing; where both are there, the first counts
+NOT_DRAWINGS = {*CAPTIONS, ".md", ".csv", ".json", ".yaml", ".yml", ".dvc", ".db", ".ini"}
 RIGHTS = "rights.csv"
 LONGEST_CAPTION = 2000  # bytes; the text encoder reads 77 tokens
 NO_DRAWING = "a text, and no drawing of its name"
@@ -119,10 +120,13 @@ def look_at(raw: Path) -> list[RawFile]:
     reasons = dict(find_files(raw))
     candidates = {path for path, why_not in reasons.items() if not why_not and path.suffix.lower() not in NOT_DRAWINGS}
     stems = {path.with_suffix("") for path in candidates}
-    texts = [path for path, why_not in reasons.items() if not why_not and path.suffix.lower() == ".txt"]
-    captions, refused = {}, {}
+    texts = [path for path, why_not in reasons.items() if not why_not and path.suffix.lower() in CAPTIONS]
+    texts.sort(key=lambda path: CAPTIONS.index(path.suffix.lower()))
+    captions, refused, unread = {}, {}, {}
     for path in texts:
-        if (stem := path.with_suffix("")) in stems:
+        if (stem := path.with_suffix("")) in captions:
+            unread[path] = f"the {CAPTIONS[0]} beside it counts"
+        elif stem in stems:
             try:
                 captions[stem] = read_user_caption(path)
             except ValueError as error:
@@ -132,7 +136,9 @@ def look_at(raw: Path) -> list[RawFile]:
         """Status and reason of a file that cannot be a drawing."""
         if why_not := reasons[path] or refused.get(path):
             return "ignored" if why_not == "hidden" else "rejected", why_not
-        if path.suffix.lower() == ".txt":
+        if path in unread:
+            return "ignored", unread[path]
+        if path.suffix.lower() in CAPTIONS:
             return ("caption", "") if path.with_suffix("") in stems else ("ignored", NO_DRAWING)
         return "ignored", "the drawings' rights" if path == raw / RIGHTS else "no picture by its ending"
 
