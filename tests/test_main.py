@@ -142,19 +142,39 @@ def test_another_version_is_named_with_the_one_that_was_tried(copy, tmp_path):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_stops_the_stage_that_runs_too(copy, tmp_path, number):
+def start_sleeping(copy):
+    """main.py and the pid of a first stage that sleeps."""
     stage = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)\n"
     (copy / "stages/preprocess/__main__.py").write_text(stage)
-    with start("python", "main.py", cwd=copy, stderr=subprocess.PIPE, text=True) as press:
-        deadline = time.monotonic() + 90
-        while not (copy / "pid").exists() or not (copy / "pid").read_text():
-            assert time.monotonic() < deadline and press.poll() is None
-            time.sleep(0.1)
-        press.send_signal(number)
-        assert "stopped; run it again and it goes on where it was" in press.communicate(timeout=40)[1]
+    press = start("python", "main.py", cwd=copy, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not (copy / "pid").exists() or not (copy / "pid").read_text():
+        assert time.monotonic() < deadline and press.poll() is None
+        time.sleep(0.1)
+    return press, int((copy / "pid").read_text())
+
+
+def is_gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_stops_the_stage_that_runs_too(copy, tmp_path, number):
+    press, stage = start_sleeping(copy)
+    press.send_signal(number)
+    assert "stopped; run it again and it goes on where it was" in press.communicate(timeout=40)[1]
     assert press.returncode == 128 + number
-    assert not psutil.pid_exists(int((copy / "pid").read_text()))
+    assert is_gone(stage)
+
+
+def test_a_stage_whose_dvc_was_killed_ends_too(copy):
+    press, stage = start_sleeping(copy)
+    psutil.Process(press.pid).children()[0].kill()
+    assert "`dvc repro` stopped, see above" in press.communicate(timeout=40)[1]
+    deadline = time.monotonic() + 10
+    while not is_gone(stage):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_offline_full_size_names_the_models_and_commands_before_any_stage(copy, tmp_path):
