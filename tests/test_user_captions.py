@@ -82,7 +82,7 @@ def test_words_are_replaced_whole_and_in_own_captions_only_unless_asked(root):
     assert {row.source: new for row, new in replaced(rows, "a moon", r"\1", with_machine=True).items()} == {
         "moon.png": r"\1"
     }
-    assert replaced(rows, "fac", "x") == {}
+    assert replaced(rows, "fac", "x") == replaced(rows, "ace", "x") == {}
     assert list(replaced(rows, "with a face", "").values()) == ["a sun"]
     with pytest.raises(UserError, match="find: write the words to look for"):
         replaced(rows, " ", "x")
