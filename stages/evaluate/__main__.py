@@ -44,7 +44,15 @@ from stages.evaluate.pictures import control_rows, embed_pictures, measure_pictu
 from stages.evaluate.style import kept_embeds
 from tattoo_lora.diffusion.latents import read_moments, scaled_means
 from tattoo_lora.diffusion.lora import load_lora
-from tattoo_lora.diffusion.models import load_clip, load_noise_scheduler, pick_device, place, use_threads
+from tattoo_lora.diffusion.models import (
+    load_clip,
+    load_noise_scheduler,
+    measuring_dtype,
+    pick_device,
+    pick_dtype,
+    place,
+    use_threads,
+)
 from tattoo_lora.diffusion.prompts import encode_prompts
 from tattoo_lora.diffusion.sampling import Sampler, load_pipeline, sample_images
 from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
@@ -80,7 +88,9 @@ def run(args: argparse.Namespace) -> None:
 
     inference, sampling = profile.inference, profile.sampling
     use_threads(inference.threads)
-    device, pipeline = pick_device(), load_pipeline(profile.base, inference.dtype)
+    device = pick_device()
+    dtype = str(measuring_dtype(pick_dtype(inference.dtype), device)).removeprefix("torch.")
+    pipeline = load_pipeline(profile.base, dtype)
     tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder.to(device)
     noise_scheduler = load_noise_scheduler(profile.base)
     base_embeds = encode_prompts(tokenizer, text_encoder, ["", *params.plain_prompts])
@@ -117,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
         images = sample_images(pipeline, base_embeds[1:], base_embeds[:1], plain_seeds, quick)
         return embed_pictures(clip, processor, images, batch_size)
 
-    drawn_by = (model_key(profile.base), model_key(profile.clip), inference.dtype, device.type)
+    drawn_by = (model_key(profile.base), model_key(profile.clip), dtype, device.type)
     key = result_key(__file__, *drawn_by, params.plain_prompts, plain_seeds, quick)
     base_pictures = kept_embeds(key, embed_base_pictures)
     drift = 1 - (embed_pictures(clip, processor, plain_images, batch_size) * base_pictures).sum(dim=1)
@@ -140,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
     means = mean_losses(test_losses, common, timesteps, num_train_timesteps)
     means |= {"val_loss": val_losses.mean().item(), "seen_loss": seen_losses.mean().item()}
     write_metrics([args.out / "metrics.json", args.metrics], means | picture_means | {"drift": drift.mean().item()})
-    print(f"{args.out.name}: test_loss {means['test_loss']:.4f}, clip_score {picture_means['clip_score']:.2f}")
+    print(f"{args.out.name}: test_loss {means['test_loss']:.4f} in {dtype}, clip_score {picture_means['clip_score']:.2f}")
 
 
 def write_metrics(paths: Iterable[Path | None], means: dict[str, float]) -> None:

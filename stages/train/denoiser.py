@@ -47,10 +47,7 @@ class Denoiser(nn.Module):
             encoder_hidden_states = self.embeds[caption_rows]
         else:
             encoder_hidden_states = self.text_encoder(self.input_ids[caption_rows]).last_hidden_state
-        dtype = self.unet.dtype
-        # The adapter's float32 weights compute in the UNet's dtype, on a CPU as on a GPU.
-        with torch.autocast(noisy_latents.device.type, dtype, enabled=dtype != torch.float32):
-            return predict(self.unet, noisy_latents, timesteps, encoder_hidden_states)
+        return predict(self.unet, noisy_latents, timesteps, encoder_hidden_states)
 
 
 def add_adapters(denoiser: Denoiser, params: TrainParams, profile: TrainProfile) -> list[dict]:

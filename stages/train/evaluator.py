@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
-from tattoo_lora.diffusion.models import on_device
+from tattoo_lora.diffusion.models import measuring, on_device
 from tattoo_lora.diffusion.sampling import Sampler, clip_scores, embed_images, embed_texts, sample_images
 from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
 from tattoo_lora.files import replace_file
@@ -48,7 +48,9 @@ class Evaluator:
         params, unet = self.params, self.pipeline.unet
         embeds, prompt_embeds, empty_embed = self.embed_texts_now()
         timesteps = timestep_grid(params.val_timesteps, self.noise_scheduler.config.num_train_timesteps)
-        losses = validation_losses(unet, self.noise_scheduler, self.latents, embeds, timesteps, self.sampler.batch_size)
+        with measuring(unet):
+            batch_size = self.sampler.batch_size
+            losses = validation_losses(unet, self.noise_scheduler, self.latents, embeds, timesteps, batch_size)
         if not losses.isfinite().all():
             return math.nan, math.nan
         seeds = [params.seed + i for i in range(len(params.prompts))]

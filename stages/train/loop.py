@@ -92,7 +92,7 @@ def train(
             losses.clear()
             if not math.isfinite(train_loss):
                 run.stop_diverged(f"train_loss is {train_loss}", profile.learning_rate)
-            val_loss, clip_score = run.measure(step) if is_measured else (None, None)
+            val_loss, clip_score = micro_batches.evaluate(partial(run.measure, step)) if is_measured else (None, None)
             if is_measured and not math.isfinite(val_loss):
                 run.stop_diverged(f"val_loss is {val_loss}", profile.learning_rate)
             run.log_row(step, train_loss, val_loss, clip_score)
@@ -120,12 +120,12 @@ def start(run: Run, micro_batches: MicroBatches, accelerator: Accelerator, dtype
         micro_batches.size = snapshot["micro_batch_size"]
         accelerator.print(f"going on after step {run.state.step}")
     else:
-        micro_batches.choose_size()
-        val_loss, clip_score = run.measure(0)
+        val_loss, clip_score = micro_batches.evaluate(partial(run.measure, 0))  # first: its memory stays free
         if not math.isfinite(val_loss):
             raise UserError(
                 f"val_loss is {val_loss} before any training; the base model's numbers go out of range in "
                 f"{str(dtype).removeprefix('torch.')}: set the profile's dtype to float32 or bfloat16"
             )
         run.log_row(0, None, val_loss, clip_score)
+        micro_batches.choose_size()
     micro_batches.compile()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +17,7 @@ from tattoo_lora.params import TrainParams, TrainProfile
 from tattoo_lora.progress import tqdm
 
 COMPILE_MODES = {"default": "default", "graphs": "reduce-overhead"}  # torch.compile's names
+Result = TypeVar("Result")
 
 
 class MicroBatches:
@@ -39,6 +41,7 @@ class MicroBatches:
         self.params, self.profile = batches.params, profile
         self.per_process = profile.batch_size * profile.gradient_accumulation_steps
         self.size = profile.batch_size
+        self.kept = 0.0  # bytes for evaluations
         if self.params.gradient_checkpointing:
             denoiser.unet.enable_gradient_checkpointing()
         self.model = self.forward = accelerator.prepare(denoiser)
@@ -47,7 +50,8 @@ class MicroBatches:
 
     def choose_size(self) -> None:
         """Take as many samples at once as params say, or as the memory holds in each of the processes."""
-        self.size = min(gather_object([pick_micro_batch_size(self.params, self.profile, self.accelerator, self._try)]))
+        size = pick_micro_batch_size(self.params, self.profile, self.accelerator, self._try, self.kept)
+        self.size = min(gather_object([size]))
 
     def compile(self) -> None:
         """Compile the model as params say, and try it once; where that fails, say why and go on without."""
@@ -62,9 +66,30 @@ class MicroBatches:
         except Exception as error:  # a compiler's own may be of any type
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self.accelerator.print(f"train.compile: {mode} fails here, going on without ({reason:.150})")
-            self.forward = self.model
-            torch.compiler.reset()  # graphs that were recorded hold memory
-            _empty_cache()
+            self._drop_compiled()
+
+    def evaluate(self, work: Callable[[], Result]) -> Result:
+        """`work()`, an evaluation beside the training; what it takes more than is taken now is kept for the next ones.
+
+        Where memory runs out in it, the graphs that were recorded give theirs back, and training goes on without.
+        """
+        before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+        try:
+            peak, result = cuda_memory(work)
+        except RuntimeError as error:
+            if self.forward is self.model or not is_out_of_memory(error):
+                raise
+        else:
+            self.kept = max(self.kept, peak - before)
+            return result
+        self.accelerator.print("out of memory in an evaluation: going on without train.compile")
+        self._drop_compiled()
+        return work()
+
+    def _drop_compiled(self) -> None:
+        self.forward = self.model
+        torch.compiler.reset()  # graphs that were recorded hold memory
+        _empty_cache()
 
     def _has_shapes(self) -> bool:
         """Whether the drawings have pages of several shapes: each would be compiled for itself."""
@@ -156,11 +181,16 @@ def pick_compile(choice: str, device: torch.device) -> str:
 
 
 def pick_micro_batch_size(
-    params: TrainParams, profile: TrainProfile, accelerator: Accelerator, make_gradients: Callable[[int], object]
+    params: TrainParams,
+    profile: TrainProfile,
+    accelerator: Accelerator,
+    make_gradients: Callable[[int], object],
+    kept: float,
 ) -> int:
     """Samples at once: params' number, else the profile's batch, or as many as nine tenths of CUDA's free memory hold.
 
-    On a CPU the memory is not looked at: another number gives other last bits, so a machine with more memory would give
+    Recorded graphs never give their memory to anything else, so with them `kept` bytes stay free for evaluations. On a
+    CPU the memory is not looked at: another number gives other last bits, so a machine with more memory would give
     other bytes. `make_gradients(n)` is a trial with n samples. UserError for a number that does not divide the
     effective batch.
     """
@@ -176,7 +206,9 @@ def pick_micro_batch_size(
     if effective_batch_size == 1 or device.type != "cuda":
         return profile.batch_size
     available = 0.9 * (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
-    return largest_fitting(effective_batch_size, lambda n: cuda_memory(lambda: make_gradients(n)), available)
+    if pick_compile(params.compile, device) == "graphs":
+        available -= kept
+    return largest_fitting(effective_batch_size, lambda n: trial_memory(lambda: make_gradients(n)), available)
 
 
 def largest_fitting(batch_size: int, memory_for: Callable[[int], float], available: float) -> int:
@@ -191,15 +223,22 @@ def divisors(n: int) -> list[int]:
     return [i for i in range(1, n + 1) if n % i == 0]
 
 
-def cuda_memory(work: Callable[[], object]) -> float:
-    """The most bytes that `work` allocated at once; infinite if the memory was too small for it."""
+def cuda_memory(work: Callable[[], Result]) -> tuple[float, Result]:
+    """The most bytes of a CUDA card that were allocated at once during `work`, and what it gives."""
+    if not torch.cuda.is_available():
+        return 0, work()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+    result = work()
+    return torch.cuda.max_memory_allocated(), result
+
+
+def trial_memory(work: Callable[[], object]) -> float:
+    """The most bytes that were allocated at once during `work`; infinite if the memory was too small for it."""
     try:
-        work()
+        return cuda_memory(work)[0]
     except torch.OutOfMemoryError:
         return math.inf
-    return torch.cuda.max_memory_allocated()
 
 
 def _empty_cache() -> None:

@@ -71,8 +71,10 @@ class TrainState:
             return
         self.ema.store(self.lora_params)
         self.ema.copy_to(self.lora_params)
-        yield
-        self.ema.restore(self.lora_params)
+        try:
+            yield
+        finally:
+            self.ema.restore(self.lora_params)
 
     def _remember(self) -> None:
         self.good_step, self.good_params = self.step, [parameter.detach().clone() for parameter in self.lora_params]

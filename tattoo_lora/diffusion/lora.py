@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import CLIPTextModel
@@ -66,7 +69,29 @@ def add_lora(model: UNet2DConditionModel | CLIPTextModel, config: LoraConfig, se
     lora_params = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in lora_params:
         parameter.data = parameter.data.float()  # in half precision small steps would round to nothing
+    if model.dtype != torch.float32:
+        compute_in_half_precision(model)
     return lora_params
+
+
+def compute_in_half_precision(model: nn.Module) -> None:
+    """Let the adapter's float32 layers compute in the dtype of what they are given, and nothing else be cast.
+
+    peft casts each layer's input to float32, and autocast around the whole model casts it back and norms to float32:
+    with a UNet of SD 1.5 in bfloat16 958 casts a sample instead of 514, and a tenth more is kept for backward.
+    """
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
+            for layers in (module.lora_A, module.lora_B):
+                for layer in layers.values():
+                    layer.forward = partial(in_dtype_of_input, layer.forward)
+
+
+def in_dtype_of_input(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`forward(x)`, computed in x's dtype whatever that of the weights."""
+    with torch.autocast(x.device.type, x.dtype, enabled=x.dtype != torch.float32):
+        return forward(x)
 
 
 def kohya_path(path: Path) -> Path:

@@ -70,6 +70,40 @@ def pick_dtype(name: str) -> torch.dtype:
     return torch.float32
 
 
+def measuring_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that losses are measured in where a UNet trains in `dtype`.
+
+    bfloat16 has 8 bits: it moved the miniature's val_loss by 2.5%, and an adapter's by 4.6%, where 1% counts as a
+    difference. float16 moved it by 0.02%, or by 0.6% where weights had been bfloat16; on a CPU it is slow.
+    """
+    if dtype != torch.bfloat16:
+        return dtype
+    return torch.float32 if device.type == "cpu" else torch.float16
+
+
+@contextmanager
+def measuring(unet: UNet2DConditionModel) -> Iterator[None]:
+    """The UNet in the dtype that losses are measured in, its adapter as it is; afterwards it has its own bytes back.
+
+    A recorded graph knows the weights by where they lie, so where the dtype's size allows they stay there.
+    """
+    own, dtype = unet.dtype, measuring_dtype(unet.dtype, unet.device)
+    if dtype == own:
+        yield
+        return
+    frozen = [parameter for parameter in unet.parameters() if parameter.dtype == own]
+    kept = [(parameter.data, parameter.data.cpu()) for parameter in frozen]
+    for parameter in frozen:
+        converted = parameter.data.to(dtype)
+        in_place = dtype.itemsize == own.itemsize
+        parameter.data = parameter.data.view(dtype).copy_(converted) if in_place else converted
+    try:
+        yield
+    finally:
+        for parameter, (place, values) in zip(frozen, kept, strict=True):
+            parameter.data = place.copy_(values)
+
+
 @contextmanager
 def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
     """Keep the models on the device while they are used; afterwards training has its memory back."""
