@@ -150,7 +150,8 @@ def run(args: argparse.Namespace) -> None:
     means = mean_losses(test_losses, common, timesteps, num_train_timesteps)
     means |= {"val_loss": val_losses.mean().item(), "seen_loss": seen_losses.mean().item()}
     write_metrics([args.out / "metrics.json", args.metrics], means | picture_means | {"drift": drift.mean().item()})
-    print(f"{args.out.name}: test_loss {means['test_loss']:.4f} in {dtype}, clip_score {picture_means['clip_score']:.2f}")
+    losses = f"test_loss {means['test_loss']:.4f} in {dtype}"
+    print(f"{args.out.name}: {losses}, clip_score {picture_means['clip_score']:.2f}")
 
 
 def write_metrics(paths: Iterable[Path | None], means: dict[str, float]) -> None:
