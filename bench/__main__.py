@@ -25,8 +25,9 @@ def bench_train(args: argparse.Namespace) -> None:
     from bench.peer import peer_steps, read_targets
 
     params, profile = load_params().train, load_profile(args.profile)
+    params = dataclasses.replace(params, compile=args.compile or params.compile, micro_batch_size=args.micro)
     base = profile.base if args.base is None else Model(args.base, None)
-    models = train.load(base, profile.inference.dtype)
+    models = train.load(base, args.dtype or profile.inference.dtype)
     profile = dataclasses.replace(
         profile,
         resolution=args.resolution or profile.resolution,
@@ -102,6 +103,9 @@ def main() -> None:
     train.add_argument("--resolution", type=int, help="px; default: the profile's")
     train.add_argument("--batch", type=int, help="default: the profile's")
     train.add_argument("--accumulation", type=int, default=1)
+    train.add_argument("--compile", choices=["off", "default", "graphs"], help="default: params.yaml's")
+    train.add_argument("--micro", type=int, help="samples at once; default: what fits")
+    train.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: the profile's")
     train.add_argument("--steps", type=int, default=10, help="counted steps a run")
     train.add_argument("--drawings", type=int, default=1000)
     train.add_argument("--more-drawings", type=int, help="one more case, with so many drawings")
