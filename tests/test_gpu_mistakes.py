@@ -38,7 +38,14 @@ def adapted(dtype, **knobs):
 BATCH = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([1, 2])
 
 
-@pytest.mark.parametrize("knobs", [{}, {"use_dora": True, "lora_dropout": 0.1}], ids=["LoRA", "DoRA, dropout"])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        pytest.param({}, id="LoRA"),
+        # Minutes of tracing.
+        pytest.param({"use_dora": True, "lora_dropout": 0.1}, id="DoRA, dropout", marks=pytest.mark.slow),
+    ],
+)
 def test_the_denoiser_with_its_adapters_is_one_graph(knobs):
     torch.compiler.reset()
     denoiser = adapted(torch.bfloat16, **knobs)

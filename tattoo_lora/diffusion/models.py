@@ -92,7 +92,7 @@ def measuring(unet: UNet2DConditionModel) -> Iterator[None]:
         yield
         return
     frozen = [parameter for parameter in unet.parameters() if parameter.dtype == own]
-    kept = [(parameter.data, parameter.data.cpu()) for parameter in frozen]
+    kept = [(parameter.data, parameter.data.to("cpu", copy=True)) for parameter in frozen]
     for parameter in frozen:
         converted = parameter.data.to(dtype)
         in_place = dtype.itemsize == own.itemsize
