@@ -34,7 +34,9 @@ if __name__ == "__main__":  # a typo in params.yaml should not cost the seconds 
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from diffusers import UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from stages.train.batches import Batches, TrainingSet
 from stages.train.checkpoint import Checkpoints
@@ -107,6 +109,26 @@ def split_indices(drawings: list[Drawing], split: str, count: int) -> Tensor:
     return torch.tensor([i for i, drawing in enumerate(drawings) if drawing in chosen])
 
 
+def index_texts(captions: list[str]) -> tuple[list[str], Tensor]:
+    """The empty text and each caption once, and in which row of these each drawing's caption is."""
+    texts = ["", *sorted(set(captions))]
+    rows = {text: i for i, text in enumerate(texts)}
+    return texts, torch.tensor([rows[caption] for caption in captions])
+
+
+def make_denoiser(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel | None,
+    tokenizer: CLIPTokenizer,
+    texts: list[str],
+    embeds: Tensor,
+) -> Denoiser:
+    """The model that learns: with the text encoder, or with the embeddings (N, T, D) that begin with the texts'."""
+    if text_encoder is None:
+        return Denoiser(unet, embeds[: len(texts)])
+    return Denoiser(unet, None, text_encoder, tokenize(tokenizer, texts))
+
+
 def run(args: argparse.Namespace) -> None:
     """Read, load, train, write."""
     all_params = load_params()
@@ -128,15 +150,11 @@ def run(args: argparse.Namespace) -> None:
     noise_scheduler = load_noise_scheduler(base)
     clip, processor = load_clip(profile.clip)
     start = None if init_from is None else read_start(init_from, unet, text_encoder)
-    texts = ["", *sorted(set(captions))]
-    rows = {text: i for i, text in enumerate(texts)}
-    caption_rows = torch.tensor([rows[caption] for caption in captions])
+    texts, caption_rows = index_texts(captions)
     embeds = encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
     if params.text_encoder_lr is None:
-        denoiser = Denoiser(unet, embeds[: len(texts)])
         text_encoder = None  # its memory is free for the UNet
-    else:
-        denoiser = Denoiser(unet, None, text_encoder, tokenize(tokenizer, texts))
+    denoiser = make_denoiser(unet, text_encoder, tokenizer, texts, embeds)
     denoiser.start = start
     denoiser.to(accelerator.device)
 
@@ -180,9 +198,8 @@ def run(args: argparse.Namespace) -> None:
         reached = {"ss_steps": str(step)} | ({} if val_loss is None else {"ss_val_loss": f"{val_loss:.6f}"})
         save_lora(args.lora / f"{name}.safetensors", unet, text_encoder, header | reached)
 
-    checkpoints = Checkpoints(
-        snapshot_key(args, all_params, profile, captions), [args.lora, args.log_csv, args.samples]
-    )
+    key = snapshot_key(args, all_params, profile, captions)
+    checkpoints = Checkpoints(key, [args.lora, args.log_csv, args.samples])
     accelerator.print(f"ready to train after {time.monotonic() - STARTED:.1f} s")
     begun = time.monotonic()
 
