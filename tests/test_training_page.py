@@ -198,6 +198,16 @@ def test_a_set_that_came_in_shows_its_sheet_and_what_was_left_out(light):
         assert "30 drawings, 0 with your own caption" in texts(app)
 
 
+def test_the_chosen_set_holds_in_all_parts_and_can_be_changed_back(light):
+    shutil.copytree(light / "data/raw/flash", light / "data/raw/hand")
+    with opened(light, "Captions") as app:
+        for name in ("hand", "flash", "hand"):
+            app.selectbox(key="set_field").set_value(name).run()
+            assert app.session_state["set"] == name and not app.exception
+        pressed(app, "Next: train")
+        assert "--dataset hand " in app.code[0].value
+
+
 def test_a_folder_that_is_not_there_is_said(light):
     with opened(light, "Drawings") as app:
         next(one for one in app.text_input if "whole path" in one.label).set_value("/nowhere").run()

@@ -33,8 +33,10 @@ def choose_set() -> str:
         st.stop()
     if st.session_state.get("set") not in names:
         st.session_state["set"] = last_set(names) if last_set(names) in names else names[0]
-    at = names.index(st.session_state["set"])
-    st.session_state["set"] = st.selectbox("Set of drawings", names, index=at, width=320)
+    # Streamlit forgets a field that another part does not show, so the choice is kept beside it.
+    if st.session_state.get("set_field") not in names:
+        st.session_state["set_field"] = st.session_state["set"]
+    st.session_state["set"] = st.selectbox("Set of drawings", names, key="set_field", width=320)
     return st.session_state["set"]
 
 
@@ -46,7 +48,7 @@ def take(bring: Callable[[], Brought]) -> None:
     except UserError as error:
         show_error("Nothing was brought in.", error)
         return
-    st.session_state["set"] = brought.dataset
+    st.session_state["set"] = st.session_state["set_field"] = brought.dataset
     st.session_state["uploads"] = st.session_state.get("uploads", 0) + 1  # an empty field for the next ones
     st.rerun()
 
