@@ -113,7 +113,8 @@ def test_the_difference_of_two_models_is_found_again_as_a_lora(tmp_path):
     (tmp_path / "out.safetensors").unlink()
     kohya_path(tmp_path / "out.safetensors").unlink()
     printed = edit(tmp_path, "extract", str(tmp_path / "other"), "--energy", 1)
-    assert f"({(share * 100) ** 0.5:.2g}% in weights that are not in these layers)" in printed
+    percent = f"{(share * 100) ** 0.5:.2g}%"
+    assert f"error {percent} ({percent} in weights that are not in these layers)" in printed
 
 
 def test_a_dora_of_kohyas_becomes_a_lora(tmp_path):
