@@ -195,7 +195,7 @@ def test_five_thousand_drawings_are_shown_within_two_seconds_and_three_megabytes
         visitor = Visitor(chromium, address)
         visitor.go_to("Train")
         choose(visitor, "Captions")
-        seconds, received = [], []
+        seconds, received, size = [], [], 0
         visitor.page.on("response", lambda response: received.append(len(response.body())))
         for _ in range(3):
             choose_set(visitor, "flash")
@@ -207,7 +207,7 @@ def test_five_thousand_drawings_are_shown_within_two_seconds_and_three_megabytes
             sync_api.expect(visitor.page.get_by_role("img", name="drawing 0 0.png")).to_be_visible()
             sync_api.expect(visitor.page.locator("[data-testid=stImage] img")).to_have_count(24)
             seconds.append(time.monotonic() - begun)
-            size = sum(received)
+            size = max(size, sum(received))  # later the browser has them
             visitor.settle()
         print(f"a page of 5,000 drawings after {min(seconds):.1f} s, {size / 1e6:.2f} MB of pictures")
         assert min(seconds) < 2 and size < 3e6
