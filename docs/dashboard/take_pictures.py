@@ -29,7 +29,7 @@ VIEWS = {  # a picture's name, the place and its part, and the height in px
     "curves": ("Compare", "Curves", 1050),
     "pictures": ("Compare", "Pictures", 1000),
 }
-PHONE_HEIGHT = 1300
+ON_PHONE, PHONE_HEIGHT = ("start", "draw", "stencil", "tryon"), 1300
 PROMPT = "a wolf, minimal line-art tattoo, stencil, high-contrast"
 
 
@@ -80,7 +80,7 @@ with sync_api.sync_playwright() as playwright, served(ROOT) as address:
         visitor.expect("Bring your drawings")
         width = device["viewport"]["width"]
         for name, (_, _, height) in VIEWS.items():
-            if sys.argv[1:] and name not in sys.argv[1:]:
+            if name not in (sys.argv[1:] or VIEWS) or (prefix and name not in ON_PHONE):
                 continue
             visitor.page.set_viewport_size(device["viewport"])
             show(visitor, name)
