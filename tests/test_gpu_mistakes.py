@@ -38,12 +38,16 @@ def adapted(dtype, **knobs):
 BATCH = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([1, 2])
 
 
+BREAKS = pytest.mark.xfail(strict=True, raises=torch._dynamo.exc.Unsupported)
+
+
 @pytest.mark.parametrize(
     "knobs",
     [
         pytest.param({}, id="LoRA"),
         # Minutes of tracing.
-        pytest.param({"use_dora": True, "lora_dropout": 0.1}, id="DoRA, dropout", marks=pytest.mark.slow),
+        # peft's DoRA makes a Parameter in its forward, at which Dynamo breaks the graph.
+        pytest.param({"use_dora": True, "lora_dropout": 0.1}, id="DoRA, dropout", marks=[pytest.mark.slow, BREAKS]),
     ],
 )
 def test_the_denoiser_with_its_adapters_is_one_graph(knobs):
