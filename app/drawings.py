@@ -5,23 +5,14 @@ import streamlit as st
 
 from app.checks import inside
 from app.runs import KINDS, Run, read_drawing_rows, search, workspace
-from app.ui import current_params, nothing_yet, show_figure, show_picture, show_table
+from app.ui import current_params, nothing_yet, page_of, show_figure, show_picture, show_table
 
 PAGE = 12  # drawings at once
 
 
-def shown_page(table: pd.DataFrame, key: str) -> pd.DataFrame:
-    """PAGE rows, with a field to turn the pages."""
-    pages = max(1, -(-len(table) // PAGE))
-    number = 1
-    if pages > 1:
-        number = st.number_input(f"Page, of {pages}", 1, pages, key=f"{key} of {pages}", width=160)
-    return table.iloc[(number - 1) * PAGE : number * PAGE]
-
-
 def show_kept(run: Run, dataset: str, kept: pd.DataFrame) -> None:
     """Each drawing beside its captions."""
-    for _, row in shown_page(kept, "kept").iterrows():
+    for _, row in kept.iloc[page_of(len(kept), PAGE, "kept")].iterrows():
         with st.container(border=True):
             picture, *texts = st.columns([1, 2, 2, 2])
             with picture:
@@ -45,7 +36,7 @@ def show_caption(row: pd.Series, kind: str) -> None:
 
 def show_set_aside(run: Run, dataset: str, rows: pd.DataFrame) -> None:
     """Files that were not taken, each with its reason and, where it is a picture, a look at it."""
-    for _, row in shown_page(rows, "aside").iterrows():
+    for _, row in rows.iloc[page_of(len(rows), PAGE, "aside")].iterrows():
         with st.container(border=True):
             picture, text = st.columns([1, 6])
             with picture:

@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from app.runs import BASE, Run, list_samples, read_pictures
+from app.runs import Run, list_samples, read_pictures, training_prompt, with_base
 from app.ui import choose_run, nothing_yet, say_other_dataset, show_picture
 from stages.report.findings import SCORES
 
@@ -11,7 +11,7 @@ WIDTHS = {"small": 164, "large": 320}  # px; two small ones go beside each other
 
 
 def show_on_the_way(run: Run, width: int) -> None:
-    """The pictures made while training; step 0 is the base model, whose adapter has not learned yet."""
+    """The pictures made while training."""
     samples = list_samples(run)
     if not samples:
         nothing_yet("No pictures of a training here.")
@@ -19,11 +19,9 @@ def show_on_the_way(run: Run, width: int) -> None:
     say_other_dataset(run, "train@")
     steps = sorted({step for by_step in samples.values() for step in by_step})
     step = st.select_slider("Step", steps, value=steps[-1], key="step") if len(steps) > 1 else steps[0]
-    columns = {name: by_step.get(step, []) for name, by_step in samples.items()}
-    columns = {BASE: next((by_step[0] for by_step in samples.values() if 0 in by_step), [])} | columns
-    prompts = run.params.get("train.prompts") or []
+    columns = with_base({name: by_step.get(step, []) for name, by_step in samples.items()}, samples)
     for row in range(max(len(paths) for paths in columns.values())):
-        st.text(prompts[row] if row < len(prompts) else f"prompt {row + 1}")
+        st.text(training_prompt(run, row))
         with st.container(horizontal=True):
             for name, paths in columns.items():
                 with st.container(width=width):

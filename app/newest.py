@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
 
-from app.runs import BASE, Run, list_samples, read_pictures
+from app.runs import Run, list_samples, read_pictures, training_prompt, with_base
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -43,15 +43,12 @@ def evaluated_pictures(run: Run) -> Newest | None:
 
 
 def pictures_on_the_way(run: Run) -> Newest | None:
-    """Each prompt's picture of every variant's last step; of the base, which step 0 is."""
+    """Each prompt's picture of every variant's last step, and of the base."""
     samples = list_samples(run)
-    columns = {name: by_step[max(by_step)] for name, by_step in samples.items()}
-    columns = {BASE: next((by_step[0] for by_step in samples.values() if 0 in by_step), [])} | columns
-    prompts = run.params.get("train.prompts") or []
+    columns = with_base({name: by_step[max(by_step)] for name, by_step in samples.items()}, samples)
     pictures = {}
     for row in range(max(map(len, columns.values()))):
-        prompt = prompts[row] if row < len(prompts) else f"prompt {row + 1}"
-        pictures[prompt] = {name: paths[row] for name, paths in columns.items() if row < len(paths)}
+        pictures[training_prompt(run, row)] = {name: paths[row] for name, paths in columns.items() if row < len(paths)}
     steps = sorted({max(by_step) for by_step in samples.values()})
     return Newest(f"drawn in training, at step {' and '.join(map(str, steps))}", pictures) if pictures else None
 

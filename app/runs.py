@@ -288,6 +288,23 @@ def list_samples(run: Run) -> dict[str, dict[int, list[str]]]:
     return samples
 
 
+def with_base(columns: dict[str, list[str]], samples: dict[str, dict[int, list[str]]]) -> dict[str, list[str]]:
+    """The variants' pictures after the base model's: those of step 0, where no adapter has learned yet."""
+    return {BASE: next((by_step[0] for by_step in samples.values() if 0 in by_step), [])} | columns
+
+
+def training_prompt(run: Run, row: int) -> str:
+    """The prompt of a training's picture."""
+    prompts = run.params.get("train.prompts") or []
+    return prompts[row] if row < len(prompts) else f"prompt {row + 1}"
+
+
+def last_step(run: Run, variant: str) -> int | None:
+    """How far a training's log is; None where it has no step yet."""
+    steps = parse_log(run.read(f"runs/logs/{variant}.csv") or b"")["step"]
+    return int(steps.max()) if len(steps) else None
+
+
 def read_pictures(run: Run) -> pd.DataFrame:
     """The evaluations' pictures: name (base or variant), prompt, seed, clip_score, copy and the picture's path."""
     columns = ["name", "prompt", "seed", "clip_score", "copy", "path"]

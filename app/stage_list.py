@@ -5,18 +5,20 @@ import streamlit as st
 
 from app.ahead import training_steps
 from app.jobs import read_jobs
-from app.runs import StageState, parse_log, workspace
+from app.runs import StageState, last_step, workspace
 from app.ui import LIVE, as_markdown, show_table, stage_states
 from tattoo_lora.errors import UserError
 
-BADGES = {  # colour and icon of a state
+BADGES = {  # colour and icon of a stage's state: of all stages, and as a training from a page goes through them
     "up to date": ("green", ":material/check:"),
+    "done": ("green", ":material/check:"),
+    "unchanged": ("green", ":material/check:"),
     "running": ("orange", ":material/autorenew:"),
     "stale": ("violet", ":material/update:"),
     "not run": ("grey", ":material/radio_button_unchecked:"),
+    "waiting": ("grey", ":material/radio_button_unchecked:"),
+    "stopped": ("red", ":material/stop:"),
 }
-
-
 JOBS = {  # what is said of the last training that was started from a page, by its status
     "waiting": "A training waits for its turn.",
     "running": "A training runs.",
@@ -43,10 +45,7 @@ def show_stages() -> None:
         return
     st.text(in_a_sentence(stages))
     with st.expander("Stages"):
-        with st.container(horizontal=True, gap="xsmall"):
-            for stage in stages:
-                color, icon = BADGES[stage.state]
-                st.badge(as_markdown(stage.name), icon=icon, color=color, help=stage.state)
+        show_badges({stage.name: stage.state for stage in stages})
         with st.container(horizontal=True, gap="small"):
             for state in dict.fromkeys(stage.state for stage in stages):
                 color, icon = BADGES[state]
@@ -55,6 +54,14 @@ def show_stages() -> None:
             rows = [{"stage": stage.name, "state": stage.state, "why": stage.why} for stage in behind]
             show_table(pd.DataFrame(rows))
             st.markdown("`dvc repro` runs them, and so does the place Train.")
+
+
+def show_badges(states: dict[str, str]) -> None:
+    """Each stage with the colour and icon of its state."""
+    with st.container(horizontal=True, gap="xsmall"):
+        for name, state in states.items():
+            color, icon = BADGES[state]
+            st.badge(as_markdown(name), icon=icon, color=color, help=state)
 
 
 def to_be_run(stages: list[StageState]) -> list[StageState]:
@@ -77,11 +84,10 @@ def in_a_sentence(stages: list[StageState]) -> str:
 def stage_progress(stage: str) -> str:
     """How far a training is, by its log."""
     run = workspace()
-    raw = run.read(f"runs/logs/{stage.partition('@')[2]}.csv") if stage.startswith("train@") else None
-    steps = parse_log(raw)["step"] if raw else []
-    if not len(steps):
+    step = last_step(run, stage.partition("@")[2]) if stage.startswith("train@") else None
+    if step is None:
         return ""
     try:
-        return f" (step {max(steps)} of {training_steps(run.folder)})"
+        return f" (step {step} of {training_steps(run.folder)})"
     except UserError:  # params.yaml is being edited
-        return f" (step {max(steps)})"
+        return f" (step {step})"

@@ -133,6 +133,13 @@ def experiments_listed() -> bool:
     return backgrounds(Path.cwd())[1].result is not None
 
 
+def page_of(count: int, size: int, key: str) -> slice:
+    """Which `size` of `count` things are shown, by a field that turns the pages; without one where a page holds all."""
+    pages = max(1, -(-count // size))
+    number = st.number_input(f"Page, of {pages}", 1, pages, key=f"{key} of {pages}", width=160) if pages > 1 else 1
+    return slice((number - 1) * size, number * size)
+
+
 def choose_run(label: str, key: str) -> Run:
     """A select box of runs. If the chosen run was deleted meanwhile, the workspace takes its place."""
     runs = all_runs()

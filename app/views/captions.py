@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.runs import workspace
 from app.training import read_trigger, save_trigger
-from app.ui import as_markdown, current_params, show_error, show_picture
+from app.ui import as_markdown, current_params, page_of, show_error, show_picture
 from app.user_captions import Row, matching, read_rows, replaced, save_caption
 from app.views.bring import choose_set, go_to
 from tattoo_lora.errors import UserError
@@ -43,13 +43,9 @@ def show_captions() -> None:
     with st.expander("Find and replace"):
         ask_replacement(rows)
     shown = matching(rows, words)
-    pages = max(1, -(-len(shown) // PAGE))
-    number = 1
-    if pages > 1:
-        number = st.number_input(f"Page, of {pages}", 1, pages, key=f"{dataset} {words} {pages}", width=160)
-    run = workspace()
+    page, run = page_of(len(shown), PAGE, f"{dataset} {words}"), workspace()
     with st.container(key="sheet_large_captions"):
-        for row in shown[(number - 1) * PAGE : number * PAGE]:
+        for row in shown[page]:
             with st.container():
                 show_picture(run, row.path.as_posix(), row.source, side=SIDE)
                 st.text(row.source)

@@ -10,7 +10,7 @@ from app.generate import Settings, adapter_path
 from app.newest import best_first, without_common_end
 from app.runs import BASE, read_findings, workspace
 from app.tryon import Upload
-from app.ui import as_markdown, current_params, show_error
+from app.ui import as_markdown, current_params, page_of, show_error
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile, load_profile
 
@@ -94,14 +94,6 @@ def ask(params: Params, profile: Profile, trained: list[str]) -> list[Settings]:
     return strip(settings[-1]) if is_strip else [one for each in settings for one in seeds_from(each, count)]
 
 
-def show_pages(paths: list[Path], profile: Profile, key: str) -> None:
-    """A sheet of PAGE pictures, with a field to turn the pages."""
-    pages, number = max(1, -(-len(paths) // PAGE)), 1
-    if pages > 1:
-        number = st.number_input(f"Page, of {pages}", 1, pages, key=f"{key} of {pages}", width=160)
-    show_sheet(workspace(), paths[(number - 1) * PAGE : number * PAGE], profile, key)
-
-
 def show_section(section: str, profile: Profile) -> None:
     sheet = [Path(path) for path in st.session_state.get("sheet", []) if Path(path).is_file()]
     marked, drawn = favourites(), history()
@@ -112,7 +104,8 @@ def show_section(section: str, profile: Profile) -> None:
     elif section == "New":
         show_sheet(workspace(), sheet or drawn[:8], profile, "new")
     else:
-        show_pages(marked if section == "Favourites" else drawn, profile, section.lower())
+        paths, key = marked if section == "Favourites" else drawn, section.lower()
+        show_sheet(workspace(), paths[page_of(len(paths), PAGE, key)], profile, key)
 
 
 st.title("Draw")

@@ -7,20 +7,14 @@ import streamlit as st
 
 from app.ahead import training_plan, training_steps
 from app.jobs import Job, read_jobs, start, stop
-from app.runs import list_samples, parse_log, read_curves, workspace
+from app.runs import last_step, list_samples, read_curves, workspace
+from app.stage_list import show_badges
 from app.training import last_error, seconds_left, stage_names, stage_seconds, states_of
-from app.ui import LIVE, as_markdown, current_params, curve_chart, show_picture
+from app.ui import LIVE, current_params, curve_chart, show_picture
 from tattoo_lora.errors import UserError
 from tattoo_lora.estimates import duration
 from tattoo_lora.params import load_profile
 
-BADGES = {
-    "waiting": ("grey", ":material/radio_button_unchecked:"),
-    "running": ("orange", ":material/autorenew:"),
-    "done": ("green", ":material/check:"),
-    "unchanged": ("green", ":material/check:"),
-    "stopped": ("red", ":material/stop:"),
-}
 SAID = {
     "waiting": "Waiting for its turn.",
     "running": "Training.",
@@ -89,9 +83,9 @@ def show_progress(job: Job) -> None:
     run = workspace()
     variants = [name.partition("@")[2] for name, state in states.items() if "train@" in name and state != "waiting"]
     if current.startswith("train@"):
-        log, steps = parse_log(run.read(f"runs/logs/{variants[-1]}.csv") or b""), training_steps(Path())
-        if len(log):
-            share, step = min(log["step"].max() / steps, 1.0), f", step {log['step'].max()} of {steps}"
+        reached, steps = last_step(run, variants[-1]), training_steps(Path())
+        if reached is not None:
+            share, step = min(reached / steps, 1.0), f", step {reached} of {steps}"
     if job.status == "running":
         profile = load_profile(params.profile)
         images = Path("data/processed", params.dataset, "images")
@@ -104,10 +98,7 @@ def show_progress(job: Job) -> None:
     is_drawn = bool(variants) and job.status not in ("waiting", "failed")
     if is_drawn:
         show_newest(list_samples(run), variants)
-    with st.container(horizontal=True, gap="xsmall"):
-        for name, state in states.items():
-            color, icon = BADGES[state]
-            st.badge(as_markdown(name), icon=icon, color=color, help=state)
+    show_badges(states)
     curves = read_curves(run) if is_drawn else pd.DataFrame()
     points = curves[curves["variant"].isin(variants) & (curves["curve"] == "val_loss")] if is_drawn else curves
     if not points.empty:
