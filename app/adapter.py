@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 RANK, ENERGY = Range(1, 4096), Range(0.01, 1)
 
 
-def read_layers(path: Path, base: Model) -> "Layers":
-    """The file's layers; UserError for what is no LoRA for the base model."""
+def read_layers(path: Path, base: Model) -> tuple["Layers", dict[str, str]]:
+    """The file's layers and header; UserError for what is no LoRA for the base model."""
     import torch
 
     from tattoo_lora.diffusion.adapter_files import read_adapter, read_safetensors
@@ -39,7 +39,8 @@ def read_layers(path: Path, base: Model) -> "Layers":
 
     if not path.is_file():
         raise UserError(f"{path}: no such adapter")
-    if any("dora_scale" in key for key in read_safetensors(path)[0]):  # their change depends on the weights
+    stored, header = read_safetensors(path)
+    if any("dora_scale" in key for key in stored):  # their change depends on the weights
         models = load_unet(base, torch.float32), load_text_encoder(base)
     else:
         models = empty_models(base)
@@ -47,7 +48,7 @@ def read_layers(path: Path, base: Model) -> "Layers":
     names = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
     if len(tensors) > 2 * len(names):
         raise UserError(f"{path}: a DoRA of PEFT's, which app.generate alone can use; kohya's are converted")
-    return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}
+    return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}, header
 
 
 def empty_models(base: Model):
@@ -182,7 +183,6 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tattoo_lora.diffusion.adapter_files import read_safetensors
     from tattoo_lora.diffusion.lora import kohya_path
 
     for option, value, allowed in (("--rank", args.rank, RANK), ("--energy", args.energy, ENERGY)):
@@ -196,13 +196,13 @@ def run(args: argparse.Namespace) -> None:
     base = load_profile(args.profile or load_params().profile).base
     header, outside = {}, 0.0
     if args.command == "resize":
-        layers, header = read_layers(args.file, base), read_safetensors(args.file)[1]
+        layers, header = read_layers(args.file, base)
         header.pop("lora_adapter_metadata", None)  # its ranks were others
     elif args.command == "merge":
         chosen = [split_strength(text) for text in args.files]
         for file, strength in chosen:
             check(f"{file}: strength", strength, STRENGTH)
-        layers = merge([(read_layers(Path(file), base), strength) for file, strength in chosen])
+        layers = merge([(read_layers(Path(file), base)[0], strength) for file, strength in chosen])
     else:
         model_id, _, revision = args.model.partition("@")
         layers, outside = difference(base, Model(model_id, revision or None), args.layers)
