@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import streamlit as st
 
@@ -73,7 +74,7 @@ def strip(settings: Settings) -> list[Settings]:
     """
     if not settings.adapters:
         raise UserError("the base model alone has no strength; draw with a variant")
-    strongest = max((abs(adapter.strength) for adapter in settings.adapters), default=0) or 1
+    strongest = max(abs(adapter.strength) for adapter in settings.adapters) or 1
     return [with_strength(settings, strength / strongest) for strength in STRENGTHS]
 
 
@@ -122,11 +123,8 @@ def is_same_again(picture: Path, profile: Profile) -> bool:
     check_unchanged(settings, picture)
     with studio().lock:
         image = studio().draw(settings, profile)
-    folder = OUT / "again"
-    again = save(image, settings, folder)
-    same = again.read_bytes() == picture.read_bytes()
-    again.unlink()
-    return same
+    with TemporaryDirectory() as folder:  # of this visitor alone
+        return save(image, settings, Path(folder)).read_bytes() == picture.read_bytes()
 
 
 def star(picture: Path) -> None:
