@@ -128,7 +128,7 @@ def main() -> None:
     # From here on these can be imported.
     from app import release
     from app.ahead import check_models, plan, results
-    from app.own_folder import bring_in, named_drawings, read_setting, set_params
+    from app.own_folder import bring_in, is_set_name, named_drawings, read_setting, set_params
     from stages.preprocess.files import NOT_DRAWINGS
     from tattoo_lora.errors import UserError, one_line_errors
     from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
@@ -169,7 +169,7 @@ def main() -> None:
         if args.dataset and not folder.is_dir():
             datasets = ", ".join(sorted(p.name for p in (ROOT / "data/raw").iterdir() if p.is_dir()))
             raise UserError(f"{folder.relative_to(ROOT)}: no such folder; there are: {datasets}")
-        if not re.fullmatch(r"[\w.-]+", dataset):
+        if not is_set_name(dataset):
             raise UserError(f"data/raw/{dataset}: letters, digits, - and _ only, for the stages' commands; rename it")
         chosen = {"dataset": args.dataset or (args.images and dataset), "profile": args.profile}
         chosen["caption_blip.captions_from"] = args.captions_from

@@ -51,14 +51,18 @@ def cells_for(values: list) -> list:
     return ["null" if value is None else str(value) for value in values]
 
 
+def swept_params(table: pd.DataFrame) -> list[str]:
+    """The columns of runs_table that are params."""
+    return [column for column in table.columns if column not in ("run", "state", "variant", *METRICS)]
+
+
 def coordinates(table: pd.DataFrame, score: str) -> pd.DataFrame:
     """Lines of parallel coordinates: for each row of runs_table its share of every axis that varies, `score` last.
 
     Axes are the params and the score; a param of words has its words evenly along the axis.
     """
-    keys = [key for key in table.columns if key not in ("run", "state", "variant", *METRICS)][: MOST_AXES - 1]
     lines = []
-    for axis in [*keys, score]:
+    for axis in [*swept_params(table)[: MOST_AXES - 1], score]:
         values = table[axis]
         positions = values if pd.api.types.is_numeric_dtype(values) else pd.Series(pd.factorize(values, sort=True)[0])
         low, high = positions.min(), positions.max()
@@ -74,8 +78,7 @@ def coordinates(table: pd.DataFrame, score: str) -> pd.DataFrame:
 def show_sweep(table: pd.DataFrame) -> None:
     """Parallel coordinates of the params that differ and a score, where there are lines enough to see something."""
     trained = table[table["variant"] != BASE].reset_index(drop=True)
-    keys = [key for key in table.columns if key not in ("run", "state", "variant", *METRICS)]
-    if trained["run"].nunique() < FEWEST_LINES or not keys:
+    if trained["run"].nunique() < FEWEST_LINES or not swept_params(table):
         return
     import altair as alt
 
@@ -128,8 +131,9 @@ def paired_between(one: Run, other: Run, name: str, score: Score, column: str) -
     for run in (other, one):
         table = read_table(run.read(f"runs/evaluation/{name}/{score.table}.csv"))
         if score.table == "drawings" and {"split", "loss", "loss_common"} <= set(table.columns):
-            renamed = table[table["split"] == "test"]
-            table = renamed.rename(columns={"loss": "test_loss", "loss_common": "test_loss_common"})
+            table = table[table["split"] == "test"].rename(
+                columns={"loss": "test_loss", "loss_common": "test_loss_common"}
+            )
         if not {column, score.unit} <= set(table.columns):
             return None
         values = pd.to_numeric(table[column], errors="coerce")

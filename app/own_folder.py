@@ -29,6 +29,11 @@ def plain_name(name: str) -> str:
     return f"{name}-drawings" if RESERVED.fullmatch(name) else name
 
 
+def is_set_name(name: str) -> bool:
+    """Whether the stages' commands can take a folder of data/raw with that name."""
+    return re.fullmatch(r"[\w.-]+", name) is not None
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """Regular files, and links to them, by their path below the folder. Links to folders are not followed."""
     for parent, folders, names in os.walk(folder):

@@ -23,7 +23,7 @@ from typing import BinaryIO, Protocol
 
 from filelock import FileLock
 
-from app.own_folder import bring_in, copy_new, files_below, plain_name
+from app.own_folder import bring_in, copy_new, files_below, is_set_name, plain_name
 from stages.preprocess.files import CAPTIONS, NOT_DRAWINGS, RIGHTS
 from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.errors import UserError
@@ -189,7 +189,7 @@ def sets(root: Path = Path()) -> list[str]:
         folders = [path.name for path in (root / "data/raw").iterdir() if path.is_dir() and not path.is_symlink()]
     except OSError:
         return []
-    return sorted(name for name in folders if re.fullmatch(r"[\w.-]+", name) and not name.startswith("."))
+    return sorted(name for name in folders if is_set_name(name) and not name.startswith("."))
 
 
 def check_drawings(folder: Path, out: Path, root: Path) -> list[ManifestRow]:

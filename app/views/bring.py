@@ -32,7 +32,8 @@ def choose_set() -> str:
         st.info("There are no drawings yet: bring some in under Drawings.")
         st.stop()
     if st.session_state.get("set") not in names:
-        st.session_state["set"] = last_set(names) if last_set(names) in names else names[0]
+        last = last_set(names)
+        st.session_state["set"] = last if last in names else names[0]
     # Streamlit forgets a field that another part does not show, so the choice is kept beside it.
     if st.session_state.get("set_field") not in names:
         st.session_state["set_field"] = st.session_state["set"]

@@ -13,6 +13,8 @@ from app.views.progress import begin, show_jobs
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Params, Profile, load_profile
 
+RANKS = [2, 4, 8, 16, 32, 64]
+
 
 def ask(params: Params, profile_name: str, profile: Profile, dataset: str) -> Choice:
     """The preset, and the knobs, which begin as it says."""
@@ -23,7 +25,8 @@ def ask(params: Params, profile_name: str, profile: Profile, dataset: str) -> Ch
         steps = right.number_input(
             "Steps at most; empty: no limit", 1, 1_000_000, profile.train.steps, key=f"steps {profile_name}"
         )
-        rank = left.select_slider("Rank: how much it can learn", [2, 4, 8, 16, 32, 64], nearest(params.train.rank))
+        nearest = min(RANKS, key=lambda rank: abs(rank - params.train.rank))
+        rank = left.select_slider("Rank: how much it can learn", RANKS, nearest)
         rate = right.number_input(
             "Learning rate",
             1e-6,
@@ -34,10 +37,6 @@ def ask(params: Params, profile_name: str, profile: Profile, dataset: str) -> Ch
         )
     trigger = read_trigger(Path(), dataset)
     return Choice(dataset, profile_name, epochs, steps, rank, rate, trigger)
-
-
-def nearest(rank: int) -> int:
-    return min([2, 4, 8, 16, 32, 64], key=lambda each: abs(each - rank))
 
 
 def show_train() -> None:
