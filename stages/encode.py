@@ -45,11 +45,13 @@ def place(image: Image.Image, number: int) -> Image.Image:
 
     Scale and place are drawn from the picture's content and the number: the same everywhere and for every variant.
     """
+    if number == 0:
+        return image
     pixels = np.asarray(image)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     paper = np.median(edge, axis=0)
     rows, columns = np.nonzero((np.abs(pixels - paper) > IS_INK).any(axis=2))
-    if number == 0 or len(rows) == 0:
+    if len(rows) == 0:
         return image
     left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     margin = min(left, top, image.width - right, image.height - bottom)

@@ -98,14 +98,8 @@ def line_art_cell(pictures: Sequence[LineArt], target: LineArt) -> str:
 def line_art_table(evaluations: dict[str, Evaluation], held_out: Sequence[LineArt]) -> str:
     """The line-art measures, the held-out drawings first, and the share of copies."""
     target = mean_line_art(held_out)
-    rows = [
-        (
-            "held-out drawings",
-            line_art_cell(held_out, target),
-            target,
-            f"{false_alarms(evaluations)['copy'].mean():.0%}",
-        )
-    ]
+    flagged = f"{false_alarms(evaluations)['copy'].mean():.0%}"
+    rows = [("held-out drawings", line_art_cell(held_out, target), target, flagged)]
     for name, evaluation in evaluations.items():
         like = line_art_cell(evaluation.measured, target)
         rows.append((name, like, evaluation.line_art, f"{evaluation.metrics['copies']:.0%}"))

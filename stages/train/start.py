@@ -46,13 +46,12 @@ def load_start(tensors: dict[str, Tensor], unet: nn.Module, text_encoder: nn.Mod
     if use_dora:
         raise UserError(f"{KEY}: a DoRA cannot begin with an adapter; set train.use_dora: false")
     models = {"unet": unet} | ({} if text_encoder is None else {"text_encoder": text_encoder})
+    layers = {f"{model}.{name}": layer for model in models for name, layer in models[model].named_modules()}
     for key, down in tensors.items():
         name, _, part = key.rpartition(".lora_")
         if part != "A.weight":
             continue
-        model, _, inner = name.partition(".")
-        layers = dict(models[model].named_modules()) if model in models else {}
-        layer = layers.get(inner)
+        layer = layers.get(name)
         if not hasattr(layer, "lora_A"):
             raise UserError(
                 f"{KEY}: the file changes {name}, which this training does not; see the profile's target_modules and "

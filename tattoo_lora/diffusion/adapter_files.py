@@ -40,9 +40,8 @@ WHOLE = [  # the parts that make up a layer, each of LoKr's factors whole or as 
         for other in ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"})
     ),
 ]
-Layer = dict[
-    str, Tensor
-]  # down (R, in, …), up (out, R, …) and where the file has them mid, alpha, magnitude, dora_scale
+# down (R, in, …), up (out, R, …) and, where the file has them, mid, alpha, magnitude, dora_scale.
+Layer = dict[str, Tensor]
 
 
 def read_adapter(path: Path, unet: nn.Module, text_encoder: nn.Module | None) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ def compute_in_half_precision(model: nn.Module) -> None:
     """Let the adapter's float32 layers compute in the dtype of what they are given, and nothing else be cast.
 
     peft casts each layer's input to float32, and autocast around the whole model casts it back and norms to float32:
-    with a UNet of SD 1.5 in bfloat16 958 casts a sample instead of 514, and a tenth more is kept for backward.
+    with a UNet of SD 1.5 in bfloat16 958 casts a sample instead of 516, and a tenth more is kept for backward.
     """
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
