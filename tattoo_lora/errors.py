@@ -38,8 +38,8 @@ def one_line_errors() -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for Python's error and torch's: on CUDA a class of its own, elsewhere known by its words alone."""
-    words = ("out of memory", "not enough memory")
+    """True for Python's error and torch's: on CUDA mostly a class of its own, elsewhere known by its words alone."""
+    words = ("out of memory", "not enough memory", "STATUS_ALLOC_FAILED")  # the last is that of cuBLAS and cuDNN
     return (
         isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )

@@ -4,18 +4,21 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
+from stages.train.memory import free_memory
 from tattoo_lora.diffusion.models import measuring, on_device
 from tattoo_lora.diffusion.sampling import Sampler, clip_scores, embed_images, embed_texts, sample_images
 from tattoo_lora.diffusion.validation import timestep_grid, validation_losses
+from tattoo_lora.errors import is_out_of_memory
 from tattoo_lora.files import replace_file
 from tattoo_lora.params import TrainParams
+from tattoo_lora.progress import tqdm
 
 
 @dataclass
@@ -42,9 +45,28 @@ class Evaluator:
     def measure(self, step: int) -> tuple[float, float]:
         """val_loss and clip_score; both are nan if a loss is not finite.
 
+        If memory runs out, fewer are computed at once from then on: a training of hours does not end for that.
+
         The pictures go to eval_stepXXXX/, and to losses.json there val_loss and seen_loss, that of training drawings.
         """
         started = time.monotonic()
+        try:
+            return self._measure_in_memory(step)
+        finally:
+            self.seconds += time.monotonic() - started
+
+    def _measure_in_memory(self, step: int) -> tuple[float, float]:
+        while True:
+            try:
+                return self._measure(step)
+            except RuntimeError as error:
+                if self.sampler.batch_size == 1 or not is_out_of_memory(error):
+                    raise
+            self.sampler = replace(self.sampler, batch_size=self.sampler.batch_size // 2)
+            tqdm.write(f"out of memory in an evaluation: going on with {self.sampler.batch_size} at once in it")
+            free_memory()
+
+    def _measure(self, step: int) -> tuple[float, float]:
         params, unet = self.params, self.pipeline.unet
         embeds, prompt_embeds, empty_embed = self.embed_texts_now()
         timesteps = timestep_grid(params.val_timesteps, self.noise_scheduler.config.num_train_timesteps)
@@ -72,5 +94,4 @@ class Evaluator:
             partial.write_text(
                 json.dumps({name: round(mean, 6) for name, mean in means.items()}), encoding="utf-8", newline="\n"
             )
-        self.seconds += time.monotonic() - started
         return means["val_loss"], sum(scores) / len(scores)

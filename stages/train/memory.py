@@ -61,12 +61,15 @@ class MicroBatches:
         self.forward = torch.compile(self.model, mode=COMPILE_MODES[mode], dynamic=False)
         try:
             self._try(self.size)
-        except torch.OutOfMemoryError:
-            _empty_cache()  # the first step will make room
+            return
         except Exception as error:  # a compiler's own may be of any type
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            has_room = not is_out_of_memory(error)
+        if has_room:
             self.accelerator.print(f"train.compile: {mode} fails here, going on without ({reason:.150})")
             self._drop_compiled()
+        else:
+            free_memory()  # the first step will make room
 
     def evaluate(self, work: Callable[[], Result]) -> Result:
         """`work()`, an evaluation beside the training; what it takes more than is taken now is kept for the next ones.
@@ -89,7 +92,7 @@ class MicroBatches:
     def _drop_compiled(self) -> None:
         self.forward = self.model
         torch.compiler.reset()  # graphs that were recorded hold memory
-        _empty_cache()
+        free_memory()
 
     def _has_shapes(self) -> bool:
         """Whether the drawings have pages of several shapes: each would be compiled for itself."""
@@ -115,7 +118,7 @@ class MicroBatches:
                     raise
                 self._make_room(step, error)
             self.zero_grad()
-            _empty_cache()
+            free_memory()
 
     def _accumulate(self, step: int) -> Tensor:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -237,10 +240,15 @@ def trial_memory(work: Callable[[], object]) -> float:
     """The most bytes that were allocated at once during `work`; infinite if the memory was too small for it."""
     try:
         return cuda_memory(work)[0]
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return math.inf
 
 
-def _empty_cache() -> None:
+def free_memory() -> None:
+    """Give back what no tensor uses any more, after memory ran out, and forget how much was taken by then."""
     if torch.accelerator.is_available():
         torch.accelerator.memory.empty_cache()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
