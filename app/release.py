@@ -127,7 +127,7 @@ def front_matter(
             metric_value=value,
         )
         for name, value in metrics.items()
-        if value is not None
+        if isinstance(value, float)
     ]
     data = ModelCardData(
         model_name=title,

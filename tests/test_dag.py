@@ -139,7 +139,7 @@ def test_every_result_is_where_the_readme_says(finished):
                 "drift",
                 "clip_score",
             ),
-            *("ink", "saturation", "grey", "stroke", "spread", "pieces", "specks", "copies"),
+            *("ink", "saturation", "grey", "stroke", "spread", "pieces", "specks", "copies", "dtype"),
         }
         assert (finished / f"plots/samples/{name}.png").is_file()
     for name in ("comparison.md", "comparison.png", "differences.png", "nearest.png", "training_curves.png"):

@@ -124,6 +124,10 @@ def test_each_prompt_is_drawn_with_each_seed_and_scored_against_itself(project, 
     assert metrics["ink"] == pytest.approx(np.mean([measure(image).ink for image in drawn]), abs=0.01)
 
 
+def test_the_precision_is_part_of_the_figures_and_the_last_key(base):
+    assert list(base[0].items())[-1] == ("dtype", "float32")
+
+
 def test_no_adapter_learns_from_the_drawings_that_the_comparison_asks_for():
     params, samples = load_params(ROOT), ROOT / "data/raw/flash"
     names = {file_sha256(path): path.stem.replace("-", " ") for path in samples.glob("*.png")}

@@ -83,6 +83,10 @@ def test_a_vae_that_overflows_in_float16_is_decoded_in_float32_whatever_the_dtyp
     assert all(low < high for low, high in image.getextrema())
 
 
+def dtype_of(project):
+    return load_profile("embedded", project).inference.dtype
+
+
 def is_drawn(path):
     with Image.open(path) as image:
         return any(low < high for low, high in image.getextrema())
@@ -115,6 +119,8 @@ def test_an_adapter_is_measured_and_drawn_with(project):
     call(stages.evaluate.__main__, project, "blip", *options.split())
     assert all(is_drawn(path) for path in (project / "out").glob("*.png"))
     metrics = json.loads((project / "out/metrics.json").read_text())
+    # bfloat16 is not what it is measured in.
+    assert metrics["dtype"] == {"bfloat16": "float32", "float16": "float16"}[dtype_of(project)]
     # As in float32: losses are measured in no dtype that would move them by what counts as a difference.
     assert metrics["test_loss"] == pytest.approx(reference(project, lora), rel=0.002)
 

@@ -23,7 +23,9 @@ from stages.report.__main__ import (
     learned_table,
     line_art_table,
     losses_by_timestep,
+    measured_in,
     read_steps,
+    report_text,
     scores_table,
     write_by_variant,
 )
@@ -83,7 +85,7 @@ def evaluation(test_losses, scores, saturation=0.0, copies=(), seen=1.0, **other
     }
     metrics |= {"ink": 0.1, "saturation": saturation, "grey": 0.1, "stroke": None, "spread": 0.5, "pieces": 2.0}
     metrics |= {"specks": 0.0, "copies": len(copies) / len(scores)}
-    metrics |= others | {"val_loss": 0.2, "seen_loss": seen["loss"].mean()}
+    metrics |= others | {"val_loss": 0.2, "seen_loss": seen["loss"].mean(), "dtype": "float32"}
     losses = pd.concat([losses, seen, losses.assign(split="val", file="val.png", loss=9.0)])
     return Evaluation(metrics, losses, pictures, make_pictures(len(scores)), control, plain)
 
@@ -104,6 +106,17 @@ def test_the_table_marks_the_lowest_loss_and_the_highest_score():
         "| base | 0.2780 | 0.2780 | **40.00** | 1.000 | **0.500** | **2.00** | **0.100** |",
         "| blip | **0.1400** | **0.1400** | **40.00** | **0.800** | **0.500** | 1.50 | **0.100** |",
     ]
+
+
+def test_the_report_says_in_which_precision_it_was_measured_and_whether_the_same_for_all():
+    same = EVALUATIONS
+    assert measured_in(same) == "All were measured in float32."
+    name, *_, last = same
+    mixed = same | {last: dataclasses.replace(same[last], metrics=same[last].metrics | {"dtype": "float16"})}
+    assert re.search(
+        rf"Measured: {name}.* in float32; {last} in float16. A difference of less than 1%", measured_in(mixed)
+    )
+    assert measured_in(mixed) in report_text(mixed, compare_all(mixed, 0.01), [TARGET], "", "", 0.01, "plots")
 
 
 def test_the_line_art_table_holds_the_variants_against_the_held_out_drawings():

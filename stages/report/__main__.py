@@ -90,6 +90,17 @@ def scores_table(evaluations: dict[str, Evaluation]) -> str:
     return table(["variant", *head], "l" + "r" * len(head), rows)
 
 
+def measured_in(evaluations: dict[str, Evaluation]) -> str:
+    """A sentence: in which dtype the evaluations were measured."""
+    names = {evaluation.metrics["dtype"]: [] for evaluation in evaluations.values()}
+    for name, evaluation in evaluations.items():
+        names[evaluation.metrics["dtype"]].append(name)
+    if len(names) == 1:
+        return f"All were measured in {next(iter(names))}."
+    parts = "; ".join(f"{', '.join(several)} in {dtype}" for dtype, several in names.items())
+    return f"Measured: {parts}. A difference of less than 1% between these may come from that."
+
+
 def line_art_cell(pictures: Sequence[LineArt], target: LineArt) -> str:
     """Whether the pictures are line art on the whole, and how many are."""
     return f"{'yes' if are_line_art(pictures, target) else 'no'}, {count_line_art(pictures)} of {len(pictures)}"
@@ -277,7 +288,7 @@ prompts there is no telling.
 {scores_table(evaluations)}
 `diversity`: how many different pictures the seeds give for a prompt. `drift`: how far pictures of prompts that do not
 ask for the style have moved from the {base}'s. Differences with {interval}s follow: of losses the ratio, over the
-drawings; of scores the points, over the prompts; "better" and "worse" where they are real.
+drawings; of scores the points, over the prompts; "better" and "worse" where they are real. {measured_in(evaluations)}
 
 {differences_table(findings, DECIDE)}
 ![Differences with their intervals]({plots}/differences.png)
@@ -406,7 +417,7 @@ def run(args: argparse.Namespace) -> None:
     write_by_variant(args.plots / "training_curves.csv", logs)
     scores = scores_table(evaluations)
     (args.plots / "comparison.md").write_text(
-        f"{scores}\nIs it line art? Definitions in tattoo_lora/diffusion/line_art.py.\n\n"
+        f"{scores}\n{measured_in(evaluations)} Is it line art? Definitions in tattoo_lora/diffusion/line_art.py.\n\n"
         f"{line_art_table(evaluations, held_out)}\n"
         f"Which differences are real: {LEVEL:.0%} intervals of ratios over drawings (losses) and of points over "
         f"prompts (clip_score);\nless than {smallest:.0%} of the second's value is no difference.\n\n"

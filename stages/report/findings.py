@@ -71,7 +71,7 @@ OPPOSITE = {"better": "worse", "worse": "better"}
 class Evaluation:
     """Means, the losses by drawing, the pictures and what was measured on each, the control for copies, the drift."""
 
-    metrics: dict[str, float | None]
+    metrics: dict[str, float | str | None]  # and the dtype that they were measured in
     losses: pd.DataFrame
     pictures: pd.DataFrame
     images: list[Image.Image]
