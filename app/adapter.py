@@ -113,30 +113,36 @@ def merge(parts: list[tuple["Layers", float]]) -> "Layers":
 
 
 def difference(base: Model, other: Model, layer_set: str) -> tuple["Layers", float]:
-    """What the other UNet has more than the base's in a set of layers, and the sum of squares outside of them.
+    """What the other UNet and text encoder have more than the base's in a set of layers; the sum of squares outside.
 
     UserError if the two are of different shapes or the same.
     """
     import torch
 
     from tattoo_lora.diffusion.adapter_files import full_rank
-    from tattoo_lora.diffusion.lora import SETS
-    from tattoo_lora.diffusion.models import load_unet
+    from tattoo_lora.diffusion.lora import SETS, TEXT_ENCODER_MODULES
+    from tattoo_lora.diffusion.models import load_text_encoder, load_unet
 
-    before, after = (load_unet(model, torch.float32).state_dict() for model in (base, other))
-    shapes = [{key: tensor.shape for key, tensor in weights.items()} for weights in (before, after)]
-    if shapes[0] != shapes[1]:
-        raise UserError(f"{other.id}: its UNet has other layers than that of {base.id}")
-    endings = tuple(f".{layer}.weight" for layer in SETS[layer_set])
+    text_layers = TEXT_ENCODER_MODULES if layer_set == "attention" else [*TEXT_ENCODER_MODULES, "fc1", "fc2"]
+    parts = {
+        "unet": ("UNet", lambda model: load_unet(model, torch.float32), SETS[layer_set]),
+        "text_encoder": ("text encoder", load_text_encoder, text_layers),
+    }
     layers, outside = {}, 0.0
-    for key in before:
-        change = after.pop(key) - before[key]
-        if not key.endswith(endings):
-            outside += change.double().square().sum().item()
-        elif change.any():
-            layers[f"unet.{key.removesuffix('.weight')}"] = full_rank(change)
+    for part, (title, load, names) in parts.items():
+        before, after = (dict(load(model).named_parameters()) for model in (base, other))
+        shapes = [{key: tensor.shape for key, tensor in weights.items()} for weights in (before, after)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"{other.id}: its {title} has other layers than that of {base.id}")
+        endings = tuple(f".{layer}.weight" for layer in names)
+        for key in before:
+            change = after.pop(key) - before[key]
+            if not key.endswith(endings):
+                outside += change.double().square().sum().item()
+            elif change.any():
+                layers[f"{part}.{key.removesuffix('.weight')}"] = full_rank(change)
     if not layers:
-        raise UserError(f"{other.id}: its UNet is that of {base.id} in all layers of {layer_set}")
+        raise UserError(f"{other.id}: the same as {base.id} in all layers of {layer_set}")
     return layers, outside
 
 
@@ -176,7 +182,7 @@ def parse_args() -> argparse.Namespace:
     command.add_argument("file", type=Path)
     command = commands.add_parser("merge", parents=[shared], help="several files in one, exactly without --rank")
     command.add_argument("files", nargs="+", metavar="FILE[:STRENGTH]")
-    command = commands.add_parser("extract", parents=[shared], help="a model's UNet less that of the base")
+    command = commands.add_parser("extract", parents=[shared], help="a model's UNet and text encoder less the base's")
     command.add_argument("model", help="a checkpoint, a folder in diffusers' layout, or an id of the hub (id@revision)")
     command.add_argument("--layers", choices=["attention", "attn-ff", "all"], default="all", help="default: all")
     return parser.parse_args()

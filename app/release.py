@@ -23,7 +23,7 @@ import yaml
 
 from app.checks import check_repository, git, inside, writable
 from app.generate import adapter_path
-from tattoo_lora.data.captions import with_trigger
+from tattoo_lora.data.captions import split_captions, with_trigger
 from tattoo_lora.data.manifest import ManifestRow, read_manifest
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.data.tables import write_rows
@@ -211,8 +211,9 @@ def model_card(
     with safe_open(weights, framework="numpy") as adapter:
         header = adapter.metadata()
     captions = [
-        path.read_text(encoding="utf-8").strip()
+        caption
         for path in sorted((root / f"data/processed/{params.dataset}/captions_{variant}").glob("*.txt"))
+        for caption in split_captions(path.read_text(encoding="utf-8"))
     ]
     trigger, ending = params.variant(variant).trigger, common_ending(captions)
     examples = [(prompt, f"images/{i:02}.png") for i, (prompt, _) in enumerate(example_prompts(root, variant))]

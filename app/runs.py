@@ -344,13 +344,17 @@ def read_drawing_rows(run: Run, dataset: str) -> pd.DataFrame:
         if column not in manifest.columns:
             manifest[column] = "kept" if column == "status" else ""
     captions = read_table(run.read(f"{folder}/captions.csv"))
-    by_file = {row["file"]: row for row in captions.to_dict("records") if "file" in row}
+    by_file: dict[str, list[dict]] = {}  # a drawing may have several captions
+    for row in captions.to_dict("records"):
+        by_file.setdefault(row.get("file", ""), []).append(row)
     stems = {PurePosixPath(file).stem for file in manifest["file"]}
     for kind in KINDS:
         in_folder = captions_in(run, f"{folder}/captions_{kind}", stems)
         manifest[kind] = [in_folder.get(PurePosixPath(file).stem, "") for file in manifest["file"]]
     for column in ("origin", "changes"):
-        manifest[column] = [by_file.get(file, {}).get(column, "") for file in manifest["file"]]
+        # Of equal texts one is enough: all captions of a drawing have one origin.
+        texts = [dict.fromkeys(row.get(column, "") for row in by_file.get(file, [])) for file in manifest["file"]]
+        manifest[column] = ["\n".join(filter(None, lines)) for lines in texts]
     return manifest
 
 

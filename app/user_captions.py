@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.preprocess.files import CAPTIONS, LONGEST_CAPTION, RawFile, look_at, read_user_caption
+from tattoo_lora.data.captions import split_captions
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
 
 
 @dataclass(frozen=True)
 class Row:
-    """A drawing, the user's own caption and the one that a model wrote; "" where there is none."""
+    """A drawing, the user's own captions, on a line each, and the one that a model wrote; "" where there is none."""
 
     path: Path
     source: str  # the path below the set's folder
@@ -45,12 +46,12 @@ def machine_caption(folder: Path, file: RawFile) -> str:
 
 
 def save_caption(row: Row, caption: str) -> None:
-    """Write the caption beside the drawing, on one line; an empty one removes the file.
+    """Write the captions beside the drawing, on a line each; without any, remove the file.
 
     UserError for what preprocess would refuse.
     """
     path = row.path.with_suffix(".txt")
-    text = " ".join(caption.split())
+    text = "\n".join(split_captions(caption))
     if not text:
         for ending in CAPTIONS:
             row.path.with_suffix(ending).unlink(missing_ok=True)
@@ -74,7 +75,8 @@ def replaced(rows: list[Row], words: str, others: str, with_machine: bool = Fals
     changes = {}
     for row in rows:
         before = row.caption if with_machine else row.own
-        after = re.sub(r"\s+,", ",", " ".join(whole.sub(lambda _: others, before).split())).strip(" ,")
+        lines = split_captions(whole.sub(lambda _: others, before))
+        after = "\n".join(filter(None, (re.sub(r"\s+,", ",", line).strip(" ,") for line in lines)))
         if before and after != before and whole.search(before):
             changes[row] = after
     return changes

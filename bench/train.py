@@ -72,7 +72,7 @@ def ours(models: Models, params: TrainParams, profile: Profile, steps: int, draw
     views = [moments[i : i + 2 * channels].expand(2, -1, -1, -1) for i in range(drawings)]
     config = models.text_encoder.config
     embeds = torch.randn(PICTURES, config.max_position_embeddings, config.hidden_size, generator=generator)
-    data = TrainingSet(views, torch.arange(drawings) % PICTURES, models.vae.config.scaling_factor)
+    data = TrainingSet(views, (torch.arange(drawings) % PICTURES)[:, None], models.vae.config.scaling_factor)
     warm_up = max(1, steps // 2)
     train_profile = dataclasses.replace(profile.train, steps=warm_up + steps, eval_every=warm_up, warmup_steps=0)
     stamps: dict[int, float] = {}

@@ -1,6 +1,6 @@
 """Caption the preprocessed drawings with BLIP, except those that the user or their file names have captioned.
 
-Reads images/, drawings.csv and captions_user.csv; writes captions_blip/<stem>.txt, one line each. Only
+Reads images/, drawings.csv and captions_user.csv; writes captions_blip/<stem>.txt, a caption a line. Only
 drawings that are new since the last run are captioned; under `accelerate launch` each process captions its share.
 
     python -m stages.caption_blip data/processed/flash --out data/processed/flash/captions_blip
@@ -63,7 +63,7 @@ def main() -> None:
         users = len(captions)
         if params.captions_from != "blip":
             named = {drawing.file: caption_from_name(drawing.stem) for drawing in drawings}
-            captions = {file: caption for file, caption in named.items() if caption} | captions
+            captions = {file: [caption] for file, caption in named.items() if caption} | captions
             nameless = [drawing.file for drawing in drawings if drawing.file not in captions]
             if nameless and params.captions_from == "names":
                 raise UserError(
@@ -93,8 +93,8 @@ def main() -> None:
         if process_state().is_main_process:
             args.out.mkdir(parents=True, exist_ok=True)
             for drawing in drawings:
-                caption = captions.get(drawing.file) or kept[drawing.file].read_text(encoding="utf-8")
-                write_caption(args.out, drawing.stem, caption)
+                lines = captions.get(drawing.file) or [kept[drawing.file].read_text(encoding="utf-8")]
+                write_caption(args.out, drawing.stem, *lines)
             print(
                 f"{len(drawings)} captions: {users} the user's own, {len(captions) - users} from names, "
                 f"{new} by BLIP, {len(to_caption) - new} known from before"

@@ -1,7 +1,7 @@
-"""Add the style suffix to BLIP's captions, cleaned and within the text encoder's limit. Text in, text out.
+"""Add the style suffix to each of BLIP's captions, cleaned and within the text encoder's limit. Text in, text out.
 
 Reads captions_blip/ and captions_user.csv; writes captions_blip_plus/<stem>.txt and captions.csv, a table to read:
-both captions of each drawing, whose the first is, their lengths in tokens, and what was changed.
+each caption of each drawing before and after, whose it is, the lengths in tokens, and what was changed.
 
     python -m stages.enrich data/processed/flash
 """
@@ -30,7 +30,7 @@ NO_LAST_WORD = {"a", "an", "the", "of", "with", "and", "in", "on"}  # what a sho
 
 @dataclass(frozen=True)
 class CaptionRow:
-    """One row of captions.csv."""
+    """One row of captions.csv: one caption of a drawing."""
 
     file: str  # the name in images/
     origin: str  # user, name or blip
@@ -161,16 +161,17 @@ def main() -> None:
         out = args.processed / "captions_blip_plus"
         out.mkdir(parents=True, exist_ok=True)
         rows = []
-        for stem, caption in captions.items():
-            enriched = enrich_caption(caption, suffix, count_tokens, max_tokens)
-            write_caption(out, stem, enriched)
-            from_name = use_names and caption == caption_from_name(stem)
+        for stem, lines in captions.items():
+            from_name = use_names and lines == [caption_from_name(stem)]
             origin = "user" if f"{stem}.png" in users else "name" if from_name else "blip"
-            lengths = count_tokens(caption), count_tokens(enriched)
-            done = "; ".join(changes(caption, enriched, suffix))
-            rows.append(CaptionRow(f"{stem}.png", origin, caption, lengths[0], enriched, lengths[1], done))
+            enriched_lines = [enrich_caption(caption, suffix, count_tokens, max_tokens) for caption in lines]
+            write_caption(out, stem, *enriched_lines)
+            for caption, enriched in zip(lines, enriched_lines, strict=True):
+                lengths = count_tokens(caption), count_tokens(enriched)
+                done = "; ".join(changes(caption, enriched, suffix))
+                rows.append(CaptionRow(f"{stem}.png", origin, caption, lengths[0], enriched, lengths[1], done))
         write_table(args.processed / "captions.csv", CaptionRow, rows)
-        print(f"{len(captions)} captions with ', {suffix}'")
+        print(f"{len(rows)} captions with ', {suffix}'")
 
 
 if __name__ == "__main__":

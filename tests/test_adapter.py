@@ -12,7 +12,8 @@ from conftest import ROOT, call
 from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_lora import BASE, FACTORS, MINIATURE, kohya_file, locon_off, make_layers, make_pipeline, said
+from test_lora import BASE, FACTORS, MINIATURE, find_module, kohya_file, locon_off, make_layers, make_pipeline, said
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from app import adapter
 from tattoo_lora.diffusion.adapter_files import read_adapter
@@ -94,16 +95,16 @@ def test_merged_files_do_what_they_do_one_upon_the_other(tmp_path):
 
 def test_the_difference_of_two_models_is_found_again_as_a_lora(tmp_path):
     shutil.copytree(BASE.id, tmp_path / "other")
-    unet = UNet2DConditionModel.from_pretrained(BASE.id, subfolder="unet")
-    whole = {}
-    for name, (down, up, _, _) in locon_off(make_layers(MINIATURE())).items():
-        if name.startswith("unet."):
-            weight = unet.get_submodule(name.removeprefix("unet.")).weight
-            whole[name] = up.flatten(1) @ down.flatten(1)
-            weight.data += whole[name].view_as(weight)
+    pipeline, whole = make_pipeline(), {}
+    for name, (down, up, _, _) in locon_off(make_layers(pipeline)).items():
+        weight = find_module(pipeline, name).weight
+        whole[name.replace("text_model.", "")] = up.flatten(1) @ down.flatten(1)
+        weight.data += (up.flatten(1) @ down.flatten(1)).view_as(weight)
+    unet = pipeline.unet
     unet.save_pretrained(tmp_path / "other/unet")
+    pipeline.text_encoder.save_pretrained(tmp_path / "other/text_encoder")
     printed = edit(tmp_path, "extract", str(tmp_path / "other"), "--rank", 5)
-    said_error = re.search(r": 4 layers of rank 5 to 5, error (\S+)%; ", printed)
+    said_error = re.search(r": 6 layers of rank 5 to 5, error (\S+)%; ", printed)
     assert float(said_error[1]) < 1e-3
     made = changes(tmp_path / "out.safetensors")
     assert made.keys() == whole.keys() and error(made, whole) < 1e-3
@@ -137,8 +138,9 @@ REFUSED = {
         ("merge", "dora.safetensors"),
         "dora.safetensors: a DoRA of PEFT's, which app.generate alone can use",
     ),
-    "the base itself": (("extract", BASE.id, "--rank", 1), "base: its UNet is that of .*base in all layers of all"),
+    "the base itself": (("extract", BASE.id, "--rank", 1), "base: the same as .*base in all layers of all"),
     "another model": (("extract", "other", "--rank", 1), "other: its UNet has other layers than that of .*base"),
+    "another text": (("extract", "other text", "--rank", 1), "other: its text encoder has other layers than that of"),
 }
 
 
@@ -152,7 +154,11 @@ def test_what_cannot_be_done_is_refused_in_a_line(kind, tmp_path):
     if "other" in arguments:
         config = json.loads((ROOT / BASE.id / "unet/config.json").read_text())
         UNet2DConditionModel.from_config(config | {"in_channels": 9}).save_pretrained(tmp_path / "other/unet")
-        arguments = [str(tmp_path / "other") if text == "other" else text for text in arguments]
+    if "other text" in arguments:
+        shutil.copytree(BASE.id, tmp_path / "other")
+        config = CLIPTextConfig.from_pretrained(BASE.id, subfolder="text_encoder", num_hidden_layers=1)
+        CLIPTextModel(config).save_pretrained(tmp_path / "other/text_encoder")
+    arguments = [str(tmp_path / "other") if text in ("other", "other text") else text for text in arguments]
     with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said_last:
         edit(tmp_path, *arguments)
     assert re.search(f"error: (.*/)?{message}", said_last.getvalue())

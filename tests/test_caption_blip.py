@@ -26,14 +26,14 @@ def caption(folder, captions_from, *stems):
     for stem in stems:
         Image.new("RGB", (64, 64), "white").save(folder / f"processed/images/{stem}.png")
     write_drawings(folder / "processed/drawings.csv", [Drawing(f"{stem}.png", "0" * 64, "train") for stem in stems])
-    write_user_captions(folder / "processed/captions_user.csv", {"owl.png": "my owl"})
+    write_user_captions(folder / "processed/captions_user.csv", {"owl.png": ["my owl", "a bird"]})
     return run("python", "-m", "stages.caption_blip", "processed", "--out", "out", cwd=folder, check=False)
 
 
 def test_names_caption_without_the_captioner_and_the_users_own_win(folder):
     result = caption(folder, "names", "owl", "img_2009-heart-broken-1b9f2c3d")
     assert result.returncode == 0, result.stderr
-    assert (folder / "out/owl.txt").read_text() == "my owl\n"
+    assert (folder / "out/owl.txt").read_text() == "my owl\na bird\n"
     assert (folder / "out/img_2009-heart-broken-1b9f2c3d.txt").read_text() == "a line drawing of a heart broken\n"
     assert "2 captions: 1 the user's own, 1 from names, 0 by BLIP" in result.stdout
 

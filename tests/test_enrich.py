@@ -135,10 +135,14 @@ def test_what_was_changed_is_said(caption, expected):
 def test_the_table_has_both_captions_whose_they_are_and_their_lengths(tmp_path):
     (tmp_path / "captions_blip").mkdir()
     write_caption(tmp_path / "captions_blip", "owl", "arafed owl")
-    write_caption(tmp_path / "captions_blip", "key", 'my own key, "old"')
-    write_user_captions(tmp_path / "captions_user.csv", {"key.png": 'my own key, "old"'})
+    write_caption(tmp_path / "captions_blip", "key", 'my own key, "old"', "iron iron")
+    write_user_captions(tmp_path / "captions_user.csv", {"key.png": ['my own key, "old"', "iron iron"]})
     run("python", "-m", "stages.enrich", str(tmp_path), cwd=ROOT)
-    table = pd.read_csv(tmp_path / "captions.csv").set_index("file")
+    lines = [f'my own key, "old", {SUFFIX}', f"iron, {SUFFIX}"]
+    assert (tmp_path / "captions_blip_plus/key.txt").read_text().splitlines() == lines
+    table = pd.read_csv(tmp_path / "captions.csv")
+    assert table["enriched"][table["file"] == "key.png"].tolist() == lines
+    table = table.drop_duplicates("file").set_index("file")
     assert table["origin"].to_dict() == {"key.png": "user", "owl.png": "blip"}
     assert table.loc["owl.png", "caption"] == "arafed owl"
     assert table.loc["owl.png", "enriched"] == f"owl, {SUFFIX}"

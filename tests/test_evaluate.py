@@ -19,7 +19,7 @@ from stages.evaluate.embeddings import Embedded, embed_drawings
 from stages.evaluate.pictures import control_rows, measure_pictures
 from stages.evaluate.style import style_distances, vendi_score
 from tattoo_lora.data import split
-from tattoo_lora.data.captions import read_captions
+from tattoo_lora.data.captions import read_captions, write_caption
 from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.data.split import file_sha256
 from tattoo_lora.diffusion.latents import scaled_means
@@ -50,6 +50,8 @@ def evaluated(project, *more):
 def project(processed, tmp_path_factory):
     project = copy_project(processed, tmp_path_factory.mktemp("evaluated") / "p")
     set_value(project / "params.yaml", "trigger", "inked")  # vanilla's
+    for path in (project / FLASH / "captions_blip").iterdir():  # the second one is for training alone
+        write_caption(path.parent, path.stem, path.read_text(encoding="utf-8"), "lines")
     set_value(project / "params.yaml", "copy_correlation", 0.5)  # so that some pictures are near and some are not
     return project
 
@@ -88,7 +90,7 @@ def test_losses_are_those_of_test_val_and_some_training_drawings_with_their_capt
     metrics, rows, _ = base
     stems = [path.stem for path in (project / FLASH / "captions_blip").iterdir()]
     captions = read_captions(project / FLASH / "captions_blip", stems)
-    drawings, own = losses_by_hand(project, pipeline, lambda stem: f"inked, {captions[stem]}")
+    drawings, own = losses_by_hand(project, pipeline, lambda stem: f"inked, {captions[stem][0]}")
     _, common = losses_by_hand(project, pipeline, lambda stem: load_params(project).evaluate.common_caption)
     tests = sum(drawing.split == "test" for drawing in drawings)
     vals = sum(drawing.split == "val" for drawing in drawings)
@@ -231,8 +233,8 @@ def test_the_adapter_that_is_named_is_measured(project, base, pipeline, tmp_path
     copy = copy_project(project, tmp_path / "p")
     shutil.rmtree(copy / ".scratch/memo/base_pictures")  # so that the adapter is taken out again to draw them
     metrics, _, _ = evaluated(copy, "--lora", tmp_path / "best.safetensors")
-    captions = {path.stem: path.read_text().strip() for path in (copy / FLASH / "captions_blip").iterdir()}
-    drawings, own = losses_by_hand(copy, live, lambda stem: f"inked, {captions[stem]}")
+    captions = {path.stem: path.read_text().splitlines() for path in (copy / FLASH / "captions_blip").iterdir()}
+    drawings, own = losses_by_hand(copy, live, lambda stem: f"inked, {captions[stem][0]}")
     own = own[: sum(drawing.split == "test" for drawing in drawings)]
     assert metrics["test_loss"] == pytest.approx(own.mean().item(), rel=1e-3) != pytest.approx(base[0]["test_loss"])
     plain = pd.read_csv(copy / "out/plain.csv")

@@ -29,7 +29,7 @@ def stencil(path):
 
 WRITERS = {
     "owl.txt": lambda path: write_caption(path.parent, "owl", "an owl"),
-    "captions_user.csv": lambda path: write_user_captions(path, {"owl.png": "an owl"}),
+    "captions_user.csv": lambda path: write_user_captions(path, {"owl.png": ["an owl"]}),
     "drawings.csv": lambda path: write_drawings(path, [Drawing("owl.png", "0" * 64, "val")]),
     "manifest.csv": lambda path: write_manifest(path, [ManifestRow("owl.png")]),
     "pictures.csv": lambda path: write_rows(path, [{"a": 1}]),

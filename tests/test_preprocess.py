@@ -181,7 +181,7 @@ def hostile_folder(raw):
     file("mirrored.png", "duplicate", "bits differ) an original.png", image=ImageOps.mirror(Image.open(first)))
     file("smaller.jpg", "duplicate", "bits differ) an original.png", image=Image.open(first).resize((200, 150)))
     # Beside the drawings.
-    file("stem.txt", "caption", content=b"an anchor\n")
+    file("stem.txt", "caption", content=b"an anchor\r\n\r\n an  old\tanchor")
     file("case.txt", "rejected", "caption refused: not UTF-8", content=b"\xff\xfe\x00")
     file("narrow.txt", "rejected", "caption refused: longer than 2000 bytes", content=b"a" * 5000)
     file("upper.txt", "rejected", "caption refused: not a text", content=b"a\x00b")
@@ -228,7 +228,7 @@ def test_of_a_hostile_folder_every_file_has_the_right_row(tmp_path):
     check_hostile(rows, tmp_path / "out", expected)
     assert {path: path.lstat().st_mtime_ns for path in (tmp_path / "raw").rglob("*")} == before
     assert read_user_captions(tmp_path / "out/captions_user.csv") == {
-        by_source(rows)[source].file: "an anchor" for source in ("stem.png", "stem.jpg")
+        by_source(rows)[source].file: ["an anchor", "an old anchor"] for source in ("stem.png", "stem.jpg")
     }
     draw_sheet(tmp_path / "sheet.png", tmp_path / "raw", rows, facts)
     assert Image.open(tmp_path / "sheet.png").height > 1500

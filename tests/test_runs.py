@@ -141,14 +141,14 @@ def test_drawings_are_read_with_rejects_and_captions(tmp_path):
     )
     write(
         folder / "captions.csv",
-        "file,origin,caption,tokens,enriched,enriched_tokens,changes\nowl.png,user,o,1,o,2,+x\n",
+        "file,origin,caption,tokens,enriched,enriched_tokens,changes\nowl.png,user,o,1,o,2,+x\nowl.png,user,b,1,b,2,+y\n",
     )
     for kind in ("vanilla", "blip", "blip_plus"):
         write(folder / f"captions_{kind}/owl.txt", f"{kind} owl\n")
     table = read_drawing_rows(Run("here", folder=tmp_path), "flash")
     owl = table.iloc[0]
     assert (owl["vanilla"], owl["blip"], owl["blip_plus"]) == ("vanilla owl", "blip owl", "blip_plus owl")
-    assert (owl["origin"], owl["changes"], owl["note"]) == ("user", "+x", "inverted")
+    assert (owl["origin"], owl["changes"], owl["note"]) == ("user", "+x\n+y", "inverted")
     assert list(table["status"]) == ["kept", "duplicate", "rejected"] and list(table["group"]) == ["g1", "g1", ""]
     assert list(search(table, "TRUNC")["source"]) == ["x.png"] and len(search(table, "")) == 3
     assert len(search(table, "owl.png g1")) == 2 and search(table, ".*").empty

@@ -29,7 +29,7 @@ from stages.train.denoiser import OPTIMIZERS, SCHEDULES, Denoiser, make_optimize
 from stages.train.loop import train
 from stages.train.memory import COMPILE_MODES, MicroBatches, largest_fitting, pick_compile
 from stages.train.run import Log, Outputs
-from tattoo_lora.data.captions import read_captions
+from tattoo_lora.data.captions import read_captions, write_caption
 from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.diffusion.latents import scaled_means
 from tattoo_lora.diffusion.lora import add_lora, save_lora
@@ -74,7 +74,7 @@ NOISE_SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0008
 @pytest.fixture
 def data():
     generator = torch.Generator().manual_seed(1)
-    return TrainingSet(torch.randn(5, 2, 8, 8, 8, generator=generator), torch.tensor([1, 2, 3, 4, 5]), 0.5)
+    return TrainingSet(torch.randn(5, 2, 8, 8, 8, generator=generator), torch.arange(1, 6)[:, None], 0.5)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def oblong():
     generator = torch.Generator().manual_seed(1)
     shapes = [(8, 8), (4, 16), (8, 8), (12, 4), (4, 16)]
     moments = [torch.randn(2, 8, *shape, generator=generator) for shape in shapes]
-    return TrainingSet(moments, torch.tensor([1, 2, 3, 4, 5]), 0.5)
+    return TrainingSet(moments, torch.arange(1, 6)[:, None], 0.5)
 
 
 def make_text_encoder():
@@ -164,7 +164,7 @@ def test_mixed_pages_are_not_compiled_unless_asked_for(oblong, data):
 
 
 def test_drawings_on_other_pages_are_validated_as_each_one_alone(unet, oblong):
-    latents, hidden = scaled_means(oblong.moments, 0.5), EMBEDS[oblong.caption_rows]
+    latents, hidden = scaled_means(oblong.moments, 0.5), EMBEDS[oblong.caption_rows[:, 0]]
     whole = validation_losses(unet, NOISE_SCHEDULER, latents, hidden, [100, 500], 4)
     for n, latent in enumerate(latents):
         alone = validation_losses(unet, NOISE_SCHEDULER, [latent], hidden[n : n + 1], [100, 500], 4, NOISE_SEED + n)
@@ -188,12 +188,12 @@ def marked(views, log_variance=-30.0):
     """Drawings whose latents tell which they are and which view: 10 x drawing + view, before scaling."""
     moments = torch.full((5, views, 8, 8, 8), log_variance)
     moments[:, :, :4] = (10 * torch.arange(5.0)[:, None] + torch.arange(views))[:, :, None, None, None]
-    return TrainingSet(moments, torch.tensor([1, 2, 3, 4, 5]), 0.5)
+    return TrainingSet(moments, torch.arange(1, 6)[:, None], 0.5)
 
 
 def test_each_epoch_has_an_order_of_its_own(data):
     orders = draw(data, 0, 50).caption_rows.view(10, 5)
-    assert (orders.sort().values == data.caption_rows).all()
+    assert (orders.sort().values == data.caption_rows[:, 0]).all()
     assert len(orders.unique(dim=0)) > 5
 
 
@@ -249,6 +249,19 @@ def test_each_drawing_keeps_its_own_caption(data):
     batch = draw(dataclasses.replace(data, moments=moments), 0, 5)
     drawn = (batch.latents[:, 0, 0, 0] / 0.5).round()
     assert (drawn + 1).tolist() == batch.caption_rows.tolist()
+
+
+def test_of_several_captions_each_is_drawn_as_often_and_nothing_else_is_drawn_otherwise(data):
+    rows = [torch.tensor([row]) for row in data.caption_rows[:4, 0]] + [torch.tensor([5, 6, 7, 8])]
+    several = dataclasses.replace(data, caption_rows=rows)
+    one, some = (draw(captions, 0, 1000, dropout=0.2) for captions in (data, several))
+    for field in ("latents", "noise", "timesteps"):
+        assert torch.equal(getattr(one, field), getattr(some, field))
+    assert torch.equal(one.caption_rows, some.caption_rows.clamp(max=5))
+    counts = some.caption_rows[some.caption_rows >= 5].bincount(minlength=9)[5:]
+    assert counts.min() > 0.6 * counts.max() > 0  # of 160
+    parts = torch.cat([draw(several, first, 10, dropout=0.2).caption_rows for first in (0, 10)])
+    assert torch.equal(parts, some.caption_rows[:20])
 
 
 def test_the_log_has_exactly_the_columns_and_a_row_for_each_evaluation(unet, data, tmp_path):
@@ -566,7 +579,7 @@ def test_each_drawing_and_timestep_has_noise_of_its_own(unet, data):
 
 
 def test_each_drawing_is_validated_with_its_own_caption(unet, data):
-    latents, hidden = scaled_means(data.moments, data.scaling_factor), EMBEDS[data.caption_rows]
+    latents, hidden = scaled_means(data.moments, data.scaling_factor), EMBEDS[data.caption_rows[:, 0]]
     grid = timestep_grid(3, 1000)
     whole = validation_losses(unet, NOISE_SCHEDULER, latents, hidden, grid, 4)
     for i in range(len(latents)):
@@ -886,6 +899,8 @@ def trained(processed, tmp_path_factory):
     set_value(project / "params.yaml", "caption_dropout", 0.3)
     for key, value in {"steps": 50, "epochs": 0.1}.items():  # the epochs end it, after the first step
         set_value(project / "profiles/embedded.yaml", key, value)
+    for path in (project / FLASH / "captions_blip").iterdir():
+        write_caption(path.parent, path.stem, path.read_text(encoding="utf-8"), f"{path.stem} in lines")
     options = (
         f"--latents {FLASH}/latents.safetensors --drawings {FLASH}/drawings.csv --captions {FLASH}/captions_blip "
         f"--lora lora --log-csv logs/log.csv --samples samples"
@@ -898,7 +913,7 @@ def trained(processed, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_hand(trained):
-    """What the command should have worked with: drawings by split, embeddings of each one's caption, the base."""
+    """What the command should have worked with: the base; by split latents, texts' embeddings, rows of captions."""
     project, _ = trained
     count = load_params(project).train.val_drawings
     profile, base = load_profile("embedded", project), Model(str(ROOT / "models/embedded/base"), None)
@@ -909,9 +924,9 @@ def by_hand(trained):
     def in_split(split, count=None):
         lowest = sorted(drawing.sha256 for drawing in drawings if drawing.split == split)[:count]
         chosen = [drawing for drawing in drawings if drawing.sha256 in lowest]
-        texts = ["", *(f"inked, {captions[drawing.stem]}" for drawing in chosen)]
+        texts = ["", *(f"inked, {captions[drawing.stem][i]}" for i in range(2) for drawing in chosen)]
         embeds = encode_prompts(pipeline.tokenizer, pipeline.text_encoder, texts)
-        return [stored[drawing.file] for drawing in chosen], embeds
+        return [stored[drawing.file] for drawing in chosen], embeds, 1 + torch.arange(2 * len(chosen)).view(2, -1).T
 
     return types.SimpleNamespace(
         params=load_params(project),
@@ -927,7 +942,8 @@ def by_hand(trained):
 
 def test_the_command_validates_on_val_drawings_that_their_content_chooses_with_their_captions(trained, by_hand):
     """And on as many training drawings."""
-    moments, embeds = by_hand.val[0] + by_hand.seen[0], torch.cat([by_hand.val[1][1:], by_hand.seen[1][1:]])
+    moments = by_hand.val[0] + by_hand.seen[0]
+    embeds = torch.cat([embeds[rows[:, 0]] for _, embeds, rows in (by_hand.val, by_hand.seen)])  # the first captions
     losses = validation_losses(
         by_hand.pipeline.unet,
         by_hand.noise_scheduler,
@@ -944,8 +960,8 @@ def test_the_command_validates_on_val_drawings_that_their_content_chooses_with_t
 
 def test_the_command_trains_on_the_other_drawings_with_their_captions(trained, by_hand):
     """The first step's loss, which no step has changed yet: the same drawings, captions, noise and timesteps."""
-    moments, embeds = by_hand.train
-    data = TrainingSet(moments, torch.arange(1, len(embeds)), by_hand.scaling_factor)
+    moments, embeds, rows = by_hand.train
+    data = TrainingSet(moments, rows, by_hand.scaling_factor)
     size = by_hand.profile.train.batch_size
     batch = Batches(data, by_hand.params.train, 0.3, size, 1000).draw(0, size)
     noisy_latents = by_hand.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)

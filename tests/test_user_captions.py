@@ -45,7 +45,8 @@ def test_the_rows_hold_whose_caption_it_is(root):
     ("typed", "kept"),
     [
         ("a star", "a star"),
-        ("  ein\nStern\u2028 ü ", "ein Stern ü"),
+        ("  ein\t Stern\u00a0 ü ", "ein Stern ü"),
+        (" a star \r\n\n  five rays", "a star\nfive rays"),
         ("<b>**x**</b>", "<b>**x**</b>"),
         ("", ""),
         (" ", ""),
@@ -84,6 +85,8 @@ def test_words_are_replaced_whole_and_in_own_captions_only_unless_asked(root):
     }
     assert replaced(rows, "fac", "x") == replaced(rows, "ace", "x") == {}
     assert list(replaced(rows, "with a face", "").values()) == ["a sun"]
+    (root / "data/raw/hand/sun.txt").write_text("a sun\nrays, a face\nface\n")
+    assert list(replaced(read_rows(root, "hand"), "face", "").values()) == ["a sun\nrays, a"]
     with pytest.raises(UserError, match="find: write the words to look for"):
         replaced(rows, " ", "x")
 

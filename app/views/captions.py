@@ -37,6 +37,7 @@ def show_captions() -> None:
         return
     own = sum(bool(row.own) for row in rows)
     st.text(f"{len(rows)} drawings, {own} with your own caption. A model captions the others as the training begins.")
+    st.text("Each line is a caption of its own; of several, the training draws one each time it sees the drawing.")
     with st.container(horizontal=True):
         ask_trigger(dataset)
         words = st.text_input("Search", placeholder="owl", width=240)

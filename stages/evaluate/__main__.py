@@ -4,7 +4,7 @@ Reads the latents, drawings.csv, the images, a folder of captions and the adapte
     metrics.json                 means, and the UNet's dtype that they were measured in; --metrics has the same, where
                                  `dvc metrics` and Git find it
     drawings.csv                 losses by drawing and timestep, of test, val and as many training drawings as test has,
-                                 with each one's own caption; of test with the common caption too
+                                 with each one's own caption, the first of several; of test with the common one too
     pictures.csv                 what was measured on each picture
     control.csv                  how near the held-out drawings are to the training drawings: the control for copies
     plain.csv                    how far the pictures of the plain prompts are from the base's
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     moments = read_moments(args.latents, [drawing.file for drawing in measured])
     by_stem = read_captions(args.captions, [drawing.stem for drawing in measured])
     trigger = all_params.variant(args.variant).trigger
-    captions = [with_trigger(trigger, by_stem[drawing.stem]) for drawing in measured]
+    captions = [with_trigger(trigger, by_stem[drawing.stem][0]) for drawing in measured]
 
     inference, sampling = profile.inference, profile.sampling
     use_threads(inference.threads)

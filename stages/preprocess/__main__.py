@@ -33,7 +33,7 @@ from PIL import Image
 
 from stages.preprocess.files import NO_DRAWING, RIGHTS, look_at
 from stages.preprocess.prepare import MEMO, PNG, Candidate, Outcome, Task, prepare_once
-from tattoo_lora.data.captions import write_caption, write_user_captions
+from tattoo_lora.data.captions import split_captions, write_caption, write_user_captions
 from tattoo_lora.data.drawings import Drawing, write_drawings
 from tattoo_lora.data.manifest import ManifestRow, write_manifest
 from tattoo_lora.data.split import split_contents
@@ -142,7 +142,7 @@ def preprocess(
         shutil.copyfile(MEMO.path(drawing.outcome.key, PNG), out / "images" / row.file)
         write_caption(out / "captions_vanilla", drawing.file.stem, params.vanilla_caption)
     write_drawings(out / "drawings.csv", [Drawing(row.file, row.sha256, row.split) for _, row in kept])
-    captions = {row.file: drawing.file.caption for drawing, row in kept if drawing.file.caption}
+    captions = {row.file: split_captions(drawing.file.caption) for drawing, row in kept if drawing.file.caption}
     write_user_captions(out / "captions_user.csv", captions)
     return rows, by_source
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from tattoo_lora.data.captions import split_captions
 from tattoo_lora.data.file_names import RESERVED
 from tattoo_lora.errors import UserError
 
@@ -41,7 +42,7 @@ class RawFile:
     status: str = ""
     reason: str = ""
     note: str = ""
-    caption: str = ""  # the user's own, from the text beside a drawing
+    caption: str = ""  # the user's own, from the text beside a drawing; several stand on a line each
     rights: Rights = Rights()
 
 
@@ -99,7 +100,7 @@ def read_rights(raw: Path) -> dict[str, Rights]:
 
 
 def read_user_caption(path: Path) -> str:
-    """The text beside a drawing on one line; ValueError says why it is none."""
+    """The captions in the text beside a drawing, on a line each; ValueError says why there is none."""
     with path.open("rb") as file:
         content = file.read(LONGEST_CAPTION + 1)
     if len(content) > LONGEST_CAPTION:
@@ -112,7 +113,7 @@ def read_user_caption(path: Path) -> str:
         raise ValueError("not a text")
     if not text.strip():
         raise ValueError("empty")
-    return " ".join(text.split())
+    return "\n".join(split_captions(text))
 
 
 def look_at(raw: Path) -> list[RawFile]:

@@ -1,6 +1,7 @@
 """Train one LoRA adapter on the UNet, and on the text encoder if asked, everything else frozen.
 
-It reads the latents, drawings.csv and one folder of captions: a variant is nothing but another folder.
+It reads the latents, drawings.csv and one folder of captions: a variant is nothing but another folder. Of several
+captions of a drawing each sample draws one, and val_loss takes the first.
 It writes <lora>/best.safetensors (lowest val_loss) and final.safetensors, each for diffusers and, as
 *.kohya.safetensors, for ComfyUI and A1111; a CSV log; and pictures of the fixed prompts under
 <samples>/eval_stepXXXX/ every `eval_every` steps. Under `accelerate launch` each process takes its
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("variant", help="a key under `variants` in params.yaml")
     parser.add_argument("--latents", type=Path, required=True, help="what encode wrote")
     parser.add_argument("--drawings", type=Path, required=True, help="what preprocess wrote")
-    parser.add_argument("--captions", type=Path, required=True, help="folder with one <stem>.txt a drawing")
+    parser.add_argument("--captions", type=Path, required=True, help="folder with a <stem>.txt for each drawing")
     parser.add_argument("--lora", type=Path, required=True, help="folder for the adapter")
     parser.add_argument("--log-csv", type=Path, required=True, help="CSV file to write")
     parser.add_argument("--samples", type=Path, required=True, help="folder for pictures made on the way")
@@ -97,10 +98,10 @@ def main() -> None:
         run(args)
 
 
-def read_triggered_captions(folder: Path, drawings: list[Drawing], variant: VariantParams) -> list[str]:
-    """Each drawing's caption after the variant's trigger words."""
+def read_triggered_captions(folder: Path, drawings: list[Drawing], variant: VariantParams) -> list[list[str]]:
+    """Each drawing's captions after the variant's trigger words."""
     captions = read_captions(folder, [drawing.stem for drawing in drawings])
-    return [with_trigger(variant.trigger, captions[drawing.stem]) for drawing in drawings]
+    return [[with_trigger(variant.trigger, text) for text in captions[drawing.stem]] for drawing in drawings]
 
 
 def split_indices(drawings: list[Drawing], split: str, count: int) -> Tensor:
@@ -109,11 +110,11 @@ def split_indices(drawings: list[Drawing], split: str, count: int) -> Tensor:
     return torch.tensor([i for i, drawing in enumerate(drawings) if drawing in chosen])
 
 
-def index_texts(captions: list[str]) -> tuple[list[str], Tensor]:
-    """The empty text and each caption once, and in which row of these each drawing's caption is."""
-    texts = ["", *sorted(set(captions))]
+def index_texts(captions: list[list[str]]) -> tuple[list[str], list[Tensor]]:
+    """The empty text and each caption once, and in which rows of these each drawing's captions are."""
+    texts = ["", *sorted({text for lines in captions for text in lines})]
     rows = {text: i for i, text in enumerate(texts)}
-    return texts, torch.tensor([rows[caption] for caption in captions])
+    return texts, [torch.tensor([rows[text] for text in lines]) for lines in captions]
 
 
 def make_denoiser(
@@ -151,6 +152,7 @@ def run(args: argparse.Namespace) -> None:
     clip, processor = load_clip(profile.clip)
     start = None if init_from is None else read_start(init_from, unet, text_encoder)
     texts, caption_rows = index_texts(captions)
+    first_rows = torch.stack([rows[0] for rows in caption_rows])
     embeds = encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
     if params.text_encoder_lr is None:
         text_encoder = None  # its memory is free for the UNet
@@ -168,7 +170,7 @@ def run(args: argparse.Namespace) -> None:
     val_rows = split_indices(drawings, "val", params.val_drawings)
     measured = torch.cat([val_rows, split_indices(drawings, "train", len(val_rows))])
     batches = Batches(
-        TrainingSet([moments[i] for i in train_rows], caption_rows[train_rows], scaling_factor),
+        TrainingSet([moments[i] for i in train_rows], [caption_rows[i] for i in train_rows], scaling_factor),
         params,
         variant.caption_dropout,
         batch_size,
@@ -177,7 +179,7 @@ def run(args: argparse.Namespace) -> None:
 
     def embed_texts_now() -> tuple[Tensor, Tensor, Tensor]:
         live = embeds if text_encoder is None else encode_prompts(tokenizer, text_encoder, [*texts, *params.prompts])
-        return live[caption_rows[measured]], live[len(texts) :], live[:1]
+        return live[first_rows[measured]], live[len(texts) :], live[:1]
 
     evaluator = Evaluator(
         assemble_pipeline(vae, None, tokenizer, unet, noise_scheduler),
@@ -237,7 +239,7 @@ def train_and_log(
     return computed
 
 
-def snapshot_key(args: argparse.Namespace, all_params: Params, profile: Profile, captions: list[str]) -> str:
+def snapshot_key(args: argparse.Namespace, all_params: Params, profile: Profile, captions: list[list[str]]) -> str:
     """A hash of all that the training depends on: another training does not go on from its snapshots."""
     models = model_key(profile.base), model_key(profile.clip)
     settings = (profile.train, profile.inference, profile.sampling.guidance_scale, profile.resolution)

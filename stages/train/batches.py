@@ -15,13 +15,13 @@ from tattoo_lora.params import TrainParams
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """N drawings: moments (views, 2C, h, w) of each, and caption_rows (N,), each one's row among the denoiser's texts.
+    """N drawings: moments (views, 2C, h, w) of each, and the rows of its captions (K,) among the denoiser's texts.
 
     Row 0 of the texts is the empty one.
     """
 
     moments: Sequence[Tensor]
-    caption_rows: Tensor
+    caption_rows: Sequence[Tensor]
     scaling_factor: float
 
 
@@ -79,7 +79,9 @@ class Batches:
         noise = torch.randn(latents.shape, generator=generator)
         # https://www.crosslabs.org/blog/diffusion-with-offset-noise
         noise += params.noise_offset * torch.randn((len(noise), 1, 1), generator=generator)
-        caption_row = 0 if dropped else int(data.caption_rows[i])
+        # Drawn last: where there is one caption only, all else is as if nothing had been drawn here.
+        caption = int(torch.randint(len(data.caption_rows[i]), (), generator=generator))
+        caption_row = 0 if dropped else int(data.caption_rows[i][caption])
         return latents, noise, int(fraction * self.num_train_timesteps), caption_row
 
 

@@ -61,16 +61,16 @@ def word_frequency(captions: list[str]) -> dict[str, int]:
 def lora_header(
     variant: str,
     trigger: str,
-    captions: list[str],
+    captions: list[list[str]],
     drawings: list[Drawing],
     params: TrainParams,
     profile: Profile,
     base: BaseKind,
 ) -> dict[str, str]:
     """The fields that are known before training, all texts; captions are the drawings' own, in their order."""
-    trained_on = [caption for caption, drawing in zip(captions, drawings, strict=True) if drawing.split == "train"]
+    trained_on = [lines for lines, drawing in zip(captions, drawings, strict=True) if drawing.split == "train"]
     train, size = profile.train, f"{profile.resolution}x{profile.resolution}"
-    frequency = word_frequency(trained_on)
+    frequency = word_frequency([caption for lines in trained_on for caption in lines])
     ranks = layer_ranks(train.target_modules, params.rank, params.ranks)
     conv_ranks = [rank for layer, rank in ranks.items() if layer.startswith(("conv", "proj_"))]
     return {
