@@ -2,7 +2,7 @@
 
     python -m bench.full_size_models SCRATCH        2.9 GB in float16, a minute or two on two cores
 
-Folders, file names and configs are the hub's, so that the whole pipeline can be run at full size where the hub
+Folders, files, keys and configs are the hub's, so that the whole pipeline can be run at full size where the hub
 can't be reached. What such models draw and say is noise.
 """
 
@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from bench import BASE, BLIP, CLIP
+from bench.hub_layout import base_as_on_the_hub, blip_as_on_the_hub, clip_as_on_the_hub
 from tattoo_lora.diffusion.checkpoint_file import LAYOUT
 
 
@@ -94,8 +95,13 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="an empty folder outside of the project")
     args = parser.parse_args()
     torch.manual_seed(0)
-    for name, write in ((BASE, write_base), (BLIP, write_blip), (CLIP, write_clip)):
+    for name, write, as_on_the_hub in (
+        (BASE, write_base, base_as_on_the_hub),
+        (BLIP, write_blip, blip_as_on_the_hub),
+        (CLIP, write_clip, clip_as_on_the_hub),
+    ):
         write(args.out)
+        as_on_the_hub(args.out / name)
         for path in sorted((args.out / name).rglob("*.safetensors")):
             print(f"{path.stat().st_size / 1e6:8.0f} MB  {path.relative_to(args.out)}", flush=True)
 

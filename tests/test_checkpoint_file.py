@@ -160,6 +160,20 @@ def test_a_checkpoint_without_its_text_encoder_or_with_other_shapes_is_refused(n
         load_unet(BaseModel(str(file), None), torch.float32)
 
 
+@pytest.mark.parametrize(
+    "part, key",
+    [
+        ("unet", "model.diffusion_model.out.2.weight"),
+        ("vae", "first_stage_model.quant_conv.bias"),
+        ("text_encoder", TEXT),
+    ],
+)
+def test_a_checkpoint_that_lacks_a_weight_is_refused(narrow, tmp_path, part, key):
+    file = write_checkpoint(narrow, tmp_path / "mine.safetensors", **{key: None})
+    with pytest.raises(UserError, match=r"not a whole checkpoint of Stable Diffusion 1.x \(.*weights are missing"):
+        LOADERS[part](BaseModel(str(file), None))
+
+
 def test_a_changed_file_is_another_model_wherever_it_lies(narrow, tmp_path):
     file = write_checkpoint(narrow, tmp_path / "mine.safetensors")
     key = model_key(BaseModel(str(file), None))

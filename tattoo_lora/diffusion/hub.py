@@ -51,8 +51,10 @@ def finding(model: Model) -> Iterator[None]:
     refuse_missing(model)
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, NotImplementedError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
+        if isinstance(error, NotImplementedError):  # torch's, of parameters that the file gave no numbers
+            first = "weights are missing"
         if Path(model.id).is_dir():
             raise UserError(f"{model.id}: not a whole model folder ({first})") from error
         if is_checkpoint(model.id):

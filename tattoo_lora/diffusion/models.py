@@ -1,7 +1,7 @@
 """Loading the models that a profile names, safetensors only: a folder in the hub's layout, a hub id with its commit,
 or, for the base, a checkpoint in one file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -23,6 +23,7 @@ from transformers import (
     CLIPModel,
     CLIPProcessor,
     CLIPTextModel,
+    PreTrainedModel,
 )
 from transformers.utils import logging
 
@@ -33,6 +34,8 @@ from tattoo_lora.params import Model
 torch.backends.cuda.matmul.allow_tf32 = True  # for what is float32 on a card that has it; convolutions do it anyway
 logging.disable_progress_bar()
 diffusers_logging.disable_progress_bar()  # loading takes a moment; the stages show the progress of their own work
+logging.set_verbosity_error()
+diffusers_logging.set_verbosity_error()  # what they warn of, weights that are missing, is an error here
 
 
 def process_state() -> PartialState:
@@ -121,14 +124,19 @@ def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
 def _load(cls: type, model: Model, dtype: torch.dtype, subfolder: str = ""):
     with finding(model):
         if is_checkpoint(model.id):
-            loaded = load_part(model.id, subfolder, dtype)
-        else:
-            options = {"revision": model.revision, "subfolder": subfolder, "use_safetensors": True}
-            loaded = cls.from_pretrained(model.id, dtype=dtype, **options)
-    return _frozen(loaded)
+            return _frozen(load_part(model.id, subfolder, dtype))
+        options = {"revision": model.revision, "subfolder": subfolder, "use_safetensors": True}
+        # Weights of other shapes: diffusers refuses them in a line, transformers with a report.
+        options["ignore_mismatched_sizes"] = issubclass(cls, PreTrainedModel)
+        loaded, info = cls.from_pretrained(model.id, dtype=dtype, output_loading_info=True, **options)
+        return _frozen(loaded, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
 
 
-def _frozen(model: nn.Module) -> nn.Module:
+def _frozen(model: nn.Module, missing: Sequence[str] = ()) -> nn.Module:
+    """The model, frozen; OSError if weights are `missing`: both libraries would go on with random ones."""
+    missing = [*missing, *(name for name, parameter in model.named_parameters() if parameter.is_meta)]
+    if missing:
+        raise OSError(f"{len(missing)} weights are missing or of another shape, such as {min(missing)}")
     for tensor in (*model.parameters(), *model.buffers()):
         # Mapped from the file a tensor lies anywhere; products' last bits depend on how it is aligned in memory.
         tensor.data = tensor.data.clone()
