@@ -1,5 +1,6 @@
 """Checks of arguments that the programs make before any work."""
 
+import os
 import subprocess
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -40,9 +41,11 @@ def check_repository(root: Path = Path()) -> None:
     writable(root / ".dvc/tmp", "DVC's folder")
 
 
-def git(*arguments: str, root: Path = Path()) -> str:
+def git(*arguments: str, root: Path = Path(), **environment: str) -> str:
     """What Git prints in the folder; UserError with Git's own words if it refuses."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, env={**os.environ, **environment}, capture_output=True, text=True
+    )
     if "dubious ownership" in done.stderr:
         folder = root.resolve()
         raise UserError(

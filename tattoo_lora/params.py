@@ -51,6 +51,8 @@ class Different:
 TAKEN = ("base", "findings", "held_out", "report")  # by files of metrics/ and folders of runs/evaluation/
 SEEDS = Range(0, 2**32 - 1)  # torch's CPU generator takes 32 bits of a seed and drops the others without a word
 SAMPLER_STEPS = Range(1, 998)  # from 999 of 1000 timesteps on, DPM-Solver++ divides by zero
+# To YAML 1.1 this is a text. DVC reads YAML 1.2, and its -S writes 1e-05 even where 1.0e-05 was asked for.
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 Count = Annotated[int, Range(1)]
 Share = Annotated[float, Range(0, 1)]
 
@@ -311,11 +313,13 @@ def _value(path: Path, key: str, raw: Any, hint: Any, also: str = "") -> Any:
     elif get_origin(kind) is list:
         fits = isinstance(raw, list) and len(raw) > 0 and all(type(item) is get_args(kind)[0] for item in raw)
     elif kind is float:
+        if isinstance(raw, str) and EXPONENT.fullmatch(raw):
+            raw = float(raw)
         fits = isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw)
     else:
         fits = type(raw) is kind  # a bool is no int here
     if not fits or any(raw not in rule for rule in rules):
-        raise UserError(f"{path}: {key}: found {_show(raw)}, allowed: {_describe(hint)}{also}{_hint(raw, kind)}")
+        raise UserError(f"{path}: {key}: found {_show(raw)}, allowed: {_describe(hint)}{also}")
     return float(raw) if kind is float else raw
 
 
@@ -330,16 +334,6 @@ def _describe(hint: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     return " ".join([names[kind], *map(str, rules)])
-
-
-def _hint(raw: Any, kind: Any) -> str:
-    """How to write a number that YAML 1.1 takes for a text, such as 1e-4."""
-    if kind is not float or not isinstance(raw, str):
-        return ""
-    try:
-        return f" (write {float(raw):.3g} as {float(raw):.1e})"
-    except ValueError:
-        return ""
 
 
 def _show(raw: Any) -> str:

@@ -28,7 +28,8 @@ def test_the_shipped_files_are_valid():
         ("rank", "8.0", "train.rank: found 8.0, allowed: a whole number 1 to 1024"),
         ("rank", "true", "train.rank: found True, allowed: a whole number"),
         ("rank", "0", "train.rank: found 0, allowed: a whole number 1 to 1024"),
-        ("weight_decay", "1e-4", "found '1e-4', allowed: a number 0 to 1 (write 0.0001 as 1.0e-04)"),
+        ("weight_decay", "1e+4", "found 10000.0, allowed: a number 0 to 1"),
+        ("weight_decay", "e-4", "found 'e-4', allowed: a number 0 to 1"),
         ("weight_decay", "soon", "found 'soon', allowed: a number 0 to 1"),
         ("val_share", ".nan", "preprocess.val_share: found nan, allowed: a number 0.01 to 0.45"),
         ("alpha", ".inf", "train.alpha: found inf, allowed: a number at least 0.001"),
@@ -103,6 +104,12 @@ def test_ranks_that_are_none_are_named(folder, value, message):
     with pytest.raises(UserError) as error:
         load_params(folder)
     assert message in str(error.value)
+
+
+def test_a_number_with_an_exponent_is_one_as_dvc_writes_it(folder):
+    """`dvc exp run -S train.weight_decay=1.0e-05` writes 1e-05, which YAML 1.1 takes for a text."""
+    set_value(folder / "params.yaml", "weight_decay", "1e-05")
+    assert load_params(folder).train.weight_decay == 1e-5
 
 
 def test_a_training_without_an_end_is_refused(folder):

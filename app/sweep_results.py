@@ -1,0 +1,89 @@
+"""A sweep's table and plot: what each trial came to, which knobs matter, and val_loss against what it cost."""
+
+import warnings
+from pathlib import Path
+
+import optuna
+import pandas as pd
+from matplotlib.figure import Figure
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import TrialState
+
+from app.sweep_space import Knob
+from stages.report.findings import SCORES
+
+REPORTED = ("test_loss", "clip_score")  # of the best trials
+STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
+COLORS = {"done": "#0072b2", "stopped": "#b58900", "failed": "#6b6b6b"}
+
+
+def trials_table(
+    study: optuna.Study, knobs: list[Knob], labels: list[str], tests: dict[int, list[dict[str, float]]]
+) -> pd.DataFrame:
+    """A row for each trial, the best first; those in `tests`, the metrics of each training, with their test scores."""
+    rows = []
+    for trial, label in zip(study.get_trials(deepcopy=False), labels, strict=True):
+        lowest = min(trial.intermediate_values.values(), default=None)
+        row = {"trial": label, "state": STATES.get(trial.state, "running")}
+        row |= {knob.name: knob.pick(trial) for knob in knobs}
+        row["val_loss"] = trial.value if trial.state == TrialState.COMPLETE else lowest
+        row |= {key: trial.user_attrs.get(key) for key in ("steps", "seconds", "place", "reason")}
+        for score in REPORTED:
+            values = [metrics[score] for metrics in tests.get(trial.number, [])]
+            row[score] = sum(values) / len(values) if values else None
+        rows.append(row)
+    order = {"done": 0, "stopped": 1, "failed": 2, "running": 3}
+    table = pd.DataFrame(rows).sort_values("val_loss", kind="stable")
+    return table.sort_values("state", key=lambda states: states.map(order), kind="stable").reset_index(drop=True)
+
+
+def knob_importance(study: optuna.Study) -> dict[str, float]:
+    """How much each knob tells the better trials from the others, in all 1; empty where there are too few trials.
+
+    PED-ANOVA (Watanabe, Bansal, Hutter 2023). It takes what the search tried as it is: with few trials it is a hint.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.value for trial in complete}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is experimental, and that trials are few
+        return optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+
+
+def draw_sweep(table: pd.DataFrame, importance: dict[str, float]) -> Figure:
+    """Left val_loss against the seconds of each trial, right the importance of the knobs."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    cost, bars = figure.subplots(1, 2, width_ratios=(3, 2))
+    for state, color in COLORS.items():
+        rows = table[(table["state"] == state) & table["val_loss"].notna()]
+        cost.scatter(rows["seconds"], rows["val_loss"].astype(float), color=color, label=state)
+        for _, row in rows[rows["test_loss"].notna()].iterrows():
+            where = (row["seconds"], row["val_loss"])
+            cost.annotate(row["trial"], where, xytext=(4, 4), textcoords="offset points", fontsize=8)
+    cost.set(xlabel="seconds of the trial", ylabel="val_loss, lower is better", title="Trials")
+    cost.legend(frameon=False)
+    names = list(importance)[::-1]
+    bars.barh([name.rpartition(":")[2] for name in names], [importance[name] for name in names], color=COLORS["done"])
+    bars.set(xlabel="share", title="Importance of the knobs" if names else "Too few trials for importances")
+    return figure
+
+
+def write_results(table: pd.DataFrame, importance: dict[str, float], folder: Path) -> None:
+    """sweep.csv and sweep.png in the sweep's folder."""
+    table.to_csv(folder / "sweep.csv", index=False, lineterminator="\n")
+    draw_sweep(table, importance).savefig(folder / "sweep.png", dpi=120)
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """The table as Markdown, without columns that are empty."""
+    shown = table.dropna(axis="columns", how="all").drop(columns="reason", errors="ignore")
+    shown = shown.rename(columns={name: name.rpartition(".")[2] for name in shown})
+    digits = {"val_loss": 4, "seconds": 0} | {score: SCORES[score].digits for score in REPORTED}
+    lines = [f"| {' | '.join(shown)} |", "|---" * len(shown.columns) + "|"]
+    for row in shown.to_dict("records"):
+        cells = [
+            "" if pd.isna(value) else f"{value:.{digits[name]}f}" if name in digits else str(value)
+            for name, value in row.items()
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
