@@ -3,8 +3,10 @@
 import pandas as pd
 import streamlit as st
 
-from app.runs import CURVES, WORKSPACE, read_curves, smoothed
-from app.ui import LIVE, all_runs, curve_chart, nothing_yet, say_other_dataset
+from app.charts import curve_chart
+from app.run_tables import CURVES, read_curves, smoothed
+from app.runs import WORKSPACE
+from app.ui import LIVE, all_runs, nothing_yet, say_other_dataset
 from stages.report.findings import SCORES
 
 TITLES = {

@@ -3,9 +3,11 @@
 import pandas as pd
 import streamlit as st
 
+from app.charts import show_table
 from app.checks import inside
-from app.runs import KINDS, Run, read_drawing_rows, search, workspace
-from app.ui import current_params, nothing_yet, page_of, show_figure, show_picture, show_table
+from app.run_tables import KINDS, read_drawing_rows, search
+from app.runs import Run, workspace
+from app.ui import current_params, nothing_yet, page_of, show_figure, show_picture
 
 PAGE = 12  # drawings at once
 

@@ -4,16 +4,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.runs import BASE, Run, read_metrics, read_table
+from app.charts import color_scale, show_table
+from app.run_tables import read_table
+from app.runs import BASE, Run, read_metrics
 from app.ui import (
     all_runs,
     choose_run,
-    color_scale,
     experiments_listed,
     nothing_yet,
     say_other_dataset,
     show_figure,
-    show_table,
 )
 from stages.report.findings import SCORES, Score, as_ratio
 from stages.report.intervals import Difference, paired_difference

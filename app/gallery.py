@@ -3,7 +3,8 @@
 import pandas as pd
 import streamlit as st
 
-from app.runs import Run, list_samples, read_pictures, training_prompt, with_base
+from app.run_tables import read_pictures
+from app.runs import Run, list_samples, training_prompt, with_base
 from app.ui import choose_run, nothing_yet, say_other_dataset, show_picture
 from stages.report.findings import SCORES
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
 
-from app.runs import Run, list_samples, read_pictures, training_prompt, with_base
+from app.runs import Run, list_samples, picture_rows, training_prompt, with_base
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -34,11 +34,10 @@ def newest_pictures(run: Run) -> Newest | None:
 
 def evaluated_pictures(run: Run) -> Newest | None:
     """Each prompt's picture of the first seed."""
-    table = read_pictures(run)
-    table = table[table["path"] != ""].drop_duplicates(["prompt", "name"])
     pictures: dict[str, dict[str, str]] = {}
-    for prompt, name, path in zip(table["prompt"], table["name"], table["path"], strict=True):
-        pictures.setdefault(prompt, {})[name] = path
+    for row in picture_rows(run):
+        if row["path"]:
+            pictures.setdefault(row["prompt"], {}).setdefault(row["name"], row["path"])
     return Newest("drawn to be compared", pictures) if pictures else None
 
 

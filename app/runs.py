@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
 import psutil
 import yaml
 
@@ -25,8 +24,8 @@ from app.checks import git, inside
 from tattoo_lora.data.texts import read_text
 from tattoo_lora.errors import UserError
 
-CURVES = ("val_loss", "clip_score", "train_loss")
 BASE = "base"
+PICTURE_COLUMNS = ["name", "prompt", "seed", "clip_score", "copy", "path"]
 FINDINGS = {"headline", "better", "scores", "differences", "line_art", "copies"}  # what the pages show of them
 WORKSPACE = "workspace"
 ONE_READER = threading.Lock()  # the file systems of DVC are not made for several threads
@@ -221,35 +220,6 @@ def trained_variants(run: Run) -> list[str]:
     return [name for name in named if name in logged] + [name for name in logged if name not in named]
 
 
-def parse_log(raw: bytes) -> pd.DataFrame:
-    """step, train_loss, val_loss and clip_score of a log; an unfinished last line is left for later."""
-    columns = ["step", "train_loss", "val_loss", "clip_score"]
-    complete = raw[: raw.rfind(b"\n") + 1].decode("utf-8", errors="replace")
-    rows = [row for row in csv.reader(io.StringIO(complete.replace("\0", ""))) if len(row) == len(columns)]
-    log = pd.DataFrame(rows[1:] if rows[:1] == [columns] else [], columns=columns)
-    return log.apply(pd.to_numeric, errors="coerce").dropna(subset=["step"]).astype({"step": int})
-
-
-def read_curves(run: Run) -> pd.DataFrame:
-    """A row for each value that is there: run, variant, curve, step, value."""
-    tables = []
-    for variant in trained_variants(run):
-        raw = run.read(f"runs/logs/{variant}.csv")
-        if raw is not None:
-            long = parse_log(raw).melt("step", CURVES, "curve").dropna()
-            tables.append(long.assign(run=run.name, variant=variant))
-    columns = ["run", "variant", "curve", "step", "value"]
-    return pd.concat(tables)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-def smoothed(curves: pd.DataFrame, amount: float) -> pd.DataFrame:
-    """Each curve's moving average with that weight (0 to below 1) on what came before, unbiased at its start."""
-    if amount == 0 or curves.empty:
-        return curves
-    groups = curves.sort_values("step").groupby(["run", "variant", "curve"])["value"]
-    return curves.assign(value=groups.transform(lambda values: values.ewm(alpha=1 - amount).mean()))
-
-
 def read_metrics(run: Run) -> dict[str, dict[str, float]]:
     """The metrics of each variant and the base, as in metrics/*.json; `held_out` is the target."""
     if run.metrics:
@@ -299,78 +269,32 @@ def training_prompt(run: Run, row: int) -> str:
     return prompts[row] if row < len(prompts) else f"prompt {row + 1}"
 
 
+def csv_rows(raw: bytes | None) -> list[dict[str, str]]:
+    """A CSV's complete lines, those with as many cells as the first has; an unfinished last line is left for later."""
+    complete = (raw or b"")[: (raw or b"").rfind(b"\n") + 1].decode("utf-8", errors="replace")
+    try:
+        header, *rows = csv.reader(io.StringIO(complete.replace("\0", ""), newline=""), strict=True)
+    except (ValueError, csv.Error):  # nothing in it yet, or no CSV
+        return []
+    return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+
+
 def last_step(run: Run, variant: str) -> int | None:
     """How far a training's log is; None where it has no step yet."""
-    steps = parse_log(run.read(f"runs/logs/{variant}.csv") or b"")["step"]
-    return int(steps.max()) if len(steps) else None
+    steps = [row.get("step", "") for row in csv_rows(run.read(f"runs/logs/{variant}.csv"))]
+    return max((int(step) for step in steps if step.isdecimal()), default=None)
 
 
-def read_pictures(run: Run) -> pd.DataFrame:
+def picture_rows(run: Run) -> list[dict[str, str]]:
     """The evaluations' pictures: name (base or variant), prompt, seed, clip_score, copy and the picture's path."""
-    columns = ["name", "prompt", "seed", "clip_score", "copy", "path"]
-    tables = []
-    names = run.names("runs/evaluation")
+    rows, names = [], run.names("runs/evaluation")
     for name in [name for name in (BASE, *trained_variants(run)) if name in names]:
         folder = f"runs/evaluation/{name}"
-        table = read_table(run.read(f"{folder}/pictures.csv"))
-        if set(columns[1:-1]) | {"file"} <= set(table.columns):
-            tables.append(table.assign(name=name, path=[inside(folder, file) or "" for file in table["file"]])[columns])
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-
-
-def read_table(raw: bytes | None) -> pd.DataFrame:
-    """A CSV's complete lines as strings, empty cells as ""; without rows where it cannot be read."""
-    complete = (raw or b"")[: (raw or b"").rfind(b"\n") + 1]
-    try:
-        return pd.read_csv(io.BytesIO(complete), dtype=str, keep_default_na=False, on_bad_lines="skip")
-    except (ValueError, pd.errors.ParserError):  # nothing in it, no UTF-8
-        return pd.DataFrame()
-
-
-# Data
-
-KINDS = ("vanilla", "blip", "blip_plus")
-
-
-def read_drawing_rows(run: Run, dataset: str) -> pd.DataFrame:
-    """A row for each file that came in: what the manifest says, and the captions of the three kinds.
-
-    A manifest that lists kept drawings only is one of an earlier version; columns it lacks are empty.
-    """
-    folder = f"data/processed/{dataset}"
-    manifest = read_table(run.read(f"{folder}/manifest.csv"))
-    texts = ["source", "status", "reason", "note", "file", "width", "height", "split", "group", "author", "license"]
-    for column in texts:
-        if column not in manifest.columns:
-            manifest[column] = "kept" if column == "status" else ""
-    captions = read_table(run.read(f"{folder}/captions.csv"))
-    by_file: dict[str, list[dict]] = {}  # a drawing may have several captions
-    for row in captions.to_dict("records"):
-        by_file.setdefault(row.get("file", ""), []).append(row)
-    stems = {PurePosixPath(file).stem for file in manifest["file"]}
-    for kind in KINDS:
-        in_folder = captions_in(run, f"{folder}/captions_{kind}", stems)
-        manifest[kind] = [in_folder.get(PurePosixPath(file).stem, "") for file in manifest["file"]]
-    for column in ("origin", "changes"):
-        # Of equal texts one is enough: all captions of a drawing have one origin.
-        texts = [dict.fromkeys(row.get(column, "") for row in by_file.get(file, [])) for file in manifest["file"]]
-        manifest[column] = ["\n".join(filter(None, lines)) for lines in texts]
-    return manifest
-
-
-def captions_in(run: Run, folder: str, stems: set[str]) -> dict[str, str]:
-    """The captions in <stem>.txt files by stem."""
-    names = {name for name in run.names(folder) if name.endswith(".txt") and name.removesuffix(".txt") in stems}
-    contents = {name.removesuffix(".txt"): run.read(f"{folder}/{name}") for name in names}
-    return {stem: raw.decode("utf-8", errors="replace").strip() for stem, raw in contents.items() if raw is not None}
-
-
-def search(drawings: pd.DataFrame, words: str) -> pd.DataFrame:
-    """The rows that contain each of the words somewhere, whatever its case."""
-    text = drawings.astype(str).agg(" ".join, axis=1).str.casefold() if len(drawings) else pd.Series(dtype=str)
-    for word in words.casefold().split():
-        text = text[text.str.contains(word, regex=False)]
-    return drawings.loc[text.index]
+        for row in csv_rows(run.read(f"{folder}/pictures.csv")):
+            if {*PICTURE_COLUMNS[1:-1], "file"} <= row.keys():
+                path = inside(folder, row["file"]) or ""
+                rows.append({key: row.get(key, "") for key in PICTURE_COLUMNS} | {"name": name, "path": path})
+    return rows
 
 
 # Stages

@@ -1,12 +1,11 @@
 """Where each stage stands, and why it is to be run."""
 
-import pandas as pd
 import streamlit as st
 
 from app.ahead import training_steps
 from app.jobs import read_jobs
 from app.runs import StageState, last_step, workspace
-from app.ui import LIVE, as_markdown, show_table, stage_states
+from app.ui import LIVE, as_markdown, stage_states
 from tattoo_lora.errors import UserError
 
 BADGES = {  # colour and icon of a stage's state: of all stages, and as a training from a page goes through them
@@ -51,8 +50,13 @@ def show_stages() -> None:
                 color, icon = BADGES[state]
                 st.caption(f":{color}[{icon}] {state}")
         if behind := to_be_run(stages):
-            rows = [{"stage": stage.name, "state": stage.state, "why": stage.why} for stage in behind]
-            show_table(pd.DataFrame(rows))
+            import pandas as pd  # half a second that the first screen does without while all is up to date
+
+            from app.charts import show_table
+
+            show_table(
+                pd.DataFrame([{"stage": stage.name, "state": stage.state, "why": stage.why} for stage in behind])
+            )
             st.markdown("`dvc repro` runs them, and so does the place Train.")
 
 

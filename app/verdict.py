@@ -3,8 +3,9 @@
 import pandas as pd
 import streamlit as st
 
+from app.charts import show_table
 from app.runs import Run, read_findings, read_metrics, workspace
-from app.ui import LIVE, as_markdown, nothing_yet, say_other_dataset, show_figure, show_table
+from app.ui import LIVE, as_markdown, nothing_yet, say_other_dataset, show_figure
 from stages.report.findings import OPPOSITE, SCORES, TOO_FEW
 
 

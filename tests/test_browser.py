@@ -95,10 +95,11 @@ class Visitor:
         self.settle()
 
     def settle(self):
-        """Wait until nothing is computed any more."""
+        """Wait until nothing is computed any more and all pictures have come."""
         self.page.wait_for_timeout(500)
         sync_api.expect(self.page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=120_000)
         sync_api.expect(self.page.locator("[data-stale=true]")).to_have_count(0, timeout=120_000)
+        self.page.wait_for_function("[...document.images].every(image => image.complete)")
         assert self.page.get_by_test_id("stException").all_text_contents() == []
 
     def download(self, label):
@@ -351,6 +352,7 @@ def test_50_experiments_and_1000_pictures_slow_the_first_page_by_less_than_two_s
     with served(copy) as address:
         visitor = Visitor(chromium, address)
         visitor.expect("Bring your drawings")
+        visitor.settle()
         visitor.go_to("Compare")
         choose(visitor, "Pictures")
         visitor.expect("an owl")

@@ -115,6 +115,14 @@ def test_each_next_step_is_one_click_away(light, label, title):
         assert not app.exception and app.title[0].value == title
 
 
+def test_the_first_screen_imports_nothing_that_only_other_places_need(finished):
+    look = "from streamlit.testing.v1 import AppTest; import sys; "
+    look += f"app = AppTest.from_file({str(ROOT / 'app/dashboard.py')!r}, default_timeout=60).run(); "
+    look += "print(len(app.get('image')), sorted({'pandas', 'scipy', 'altair', 'torch', 'dvc'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", look], cwd=finished, env=ENVIRONMENT, capture_output=True, text=True)
+    assert said.stdout.split(maxsplit=1)[0] != "0" and said.stdout.endswith(" []\n"), said.stdout + said.stderr
+
+
 def test_the_first_screen_before_any_run_shows_the_drawings_that_are_here(project):
     with opened(project) as app:
         assert "These drawings are here, in data/raw/flash." in texts(app) and pictures(app) == 8

@@ -13,24 +13,19 @@ import pytest
 from conftest import ENVIRONMENT, commit, copy_project, run, set_value
 
 from app.compare import fetch
+from app.run_tables import parse_log, read_curves, read_drawing_rows, read_pictures, read_table, search, smoothed
 from app.runs import (
     Run,
     being_written,
     inside,
+    last_step,
     list_samples,
     other_datasets,
-    parse_log,
     parse_runs,
-    read_curves,
-    read_drawing_rows,
     read_executors,
     read_findings,
     read_metrics,
-    read_pictures,
-    read_table,
-    search,
     show_experiments,
-    smoothed,
     states,
     trained_variants,
     workspace,
@@ -50,6 +45,16 @@ def test_a_line_of_a_log_that_is_not_finished_is_left_for_later(cut):
     log = parse_log(LOG + cut)
     assert list(log["step"]) == [0, 10]
     assert list(parse_log(LOG + b"20,0.072260,0.1,60.5\n")["clip_score"].dropna()) == [59.458468, 60.5]
+
+
+@pytest.mark.parametrize(
+    ("raw", "step"),
+    [(LOG, 10), (LOG + b"20,0.0", 10), (LOG + b"20\n30,0.1,,\n", 30), (LOG[:37], None), (b"\xff", None)],
+)
+def test_how_far_a_training_is_stands_in_its_last_whole_line(tmp_path, raw, step):
+    write(tmp_path / "runs/logs/blip.csv", raw)
+    assert last_step(Run("here", folder=tmp_path), "blip") == step
+    assert last_step(Run("here", folder=tmp_path), "other") is None
 
 
 @pytest.mark.parametrize("raw", [b"", b"step", LOG[:37], b"\x00\xff\n\n", b"a,b\n1,2\n"])

@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from app.charts import show_table
 from app.drawings import show_data
 from app.newest import raw_drawings
 from app.runs import workspace
-from app.ui import current_params, show_error, show_figure, show_picture, show_table
+from app.ui import current_params, show_error, show_figure, show_picture
 from app.uploads import SETS, Brought, bring_files, bring_folder, last_brought, sets
 from tattoo_lora.errors import UserError
 

@@ -6,11 +6,13 @@ import pandas as pd
 import streamlit as st
 
 from app.ahead import training_plan, training_steps
+from app.charts import curve_chart
 from app.jobs import Job, read_jobs, start, stop
-from app.runs import last_step, list_samples, read_curves, workspace
+from app.run_tables import read_curves
+from app.runs import last_step, list_samples, workspace
 from app.stage_list import show_badges
 from app.training import last_error, seconds_left, stage_names, stage_seconds, states_of
-from app.ui import LIVE, current_params, curve_chart, show_picture
+from app.ui import LIVE, current_params, show_picture
 from tattoo_lora.errors import UserError
 from tattoo_lora.estimates import duration
 from tattoo_lora.params import load_profile
