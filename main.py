@@ -163,7 +163,7 @@ def main() -> None:
         params = load_params(ROOT)  # before anything is changed
         settings = [read_setting(text) for text in args.settings]
         profile = load_profile(args.profile or params.profile, ROOT)
-        check_models(profile, ROOT)
+        check_models(profile, params.captioners.values(), ROOT)
         dataset = bring_in(args.images, ROOT) if args.images else args.dataset or params.dataset
         folder = ROOT / "data/raw" / dataset
         if args.dataset and not folder.is_dir():

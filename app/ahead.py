@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -63,9 +64,9 @@ def hub_answers() -> bool:
         return False
 
 
-def check_models(profile: Profile, root: Path) -> None:
+def check_models(profile: Profile, captioners: Iterable[Model], root: Path) -> None:
     """Print which models will be fetched. UserError, before any stage runs, for a model that cannot be."""
-    for model in (profile.base, profile.captioner, profile.clip):
+    for model in (profile.base, profile.captioner, profile.clip, *captioners):
         refuse_missing(model, root)
     models = hub_models(profile)
     if models:

@@ -7,9 +7,9 @@ from diffusers import PNDMScheduler
 from PIL import Image
 
 from bench.timing import Case, timed
-from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
-from tattoo_lora.diffusion.models import load_captioner, load_vae, pick_device, pick_dtype, place
+from tattoo_lora.diffusion.captioners import caption_images, load_captioner
+from tattoo_lora.diffusion.models import load_vae, pick_device, pick_dtype, place
 from tattoo_lora.diffusion.prompts import encode_prompts
 from tattoo_lora.diffusion.sampling import Sampler, load_pipeline, sample_images
 from tattoo_lora.params import Params, Profile

@@ -49,6 +49,8 @@ class Different:
 
 
 TAKEN = ("base", "findings", "held_out", "report")  # by files of metrics/ and folders of runs/evaluation/
+CAPTIONED = ("vanilla", "blip", "blip_plus")  # variants whose captions preprocess, caption_blip and enrich write
+MAY_BE_EMPTY = ("captioners",)  # sections
 SEEDS = Range(0, 2**32 - 1)  # torch's CPU generator takes 32 bits of a seed and drops the others without a word
 SAMPLER_STEPS = Range(1, 998)  # from 999 of 1000 timesteps on, DPM-Solver++ divides by zero
 # To YAML 1.1 this is a text. DVC reads YAML 1.2, and its -S writes 1e-05 even where 1.0e-05 was asked for.
@@ -159,6 +161,15 @@ class Model:
 
 
 @dataclass(frozen=True)
+class CaptionerParams(Model):
+    """Another model that captions; a prompt of null is its kind's usual one."""
+
+    prompt: str | None
+    max_new_tokens: Annotated[int, Range(1, 1000)]
+    num_beams: Annotated[int, Range(1, 32)]
+
+
+@dataclass(frozen=True)
 class BaseModel(Model):
     """Or one file with a checkpoint of Stable Diffusion 1.x. `vae` takes its VAE's place: a folder, file or hub id."""
 
@@ -218,7 +229,14 @@ class Params:
     train: TrainParams
     evaluate: EvaluateParams
     report: ReportParams
+    captioners: dict[str, CaptionerParams]
     variants: dict[str, VariantParams]
+
+    def own_captioner(self, name: str) -> CaptionerParams:
+        """The captioner of the variant of that name; UserError if it has none of its own."""
+        if name not in self.captioners:
+            raise UserError(f"params.yaml: captioners: there is no {name}; there are {', '.join(self.captioners)}")
+        return self.captioners[name]
 
     def variant(self, name: str) -> VariantParams:
         """The knobs of one variant; UserError if there is none of that name."""
@@ -231,6 +249,12 @@ def load_params(root: Path = Path()) -> Params:
     """The values of params.yaml under `root`; UserError with file, key, found and allowed for anything amiss."""
     path = root / "params.yaml"
     params = _read(path, Params)
+    for name in params.captioners:
+        if name in CAPTIONED or name not in params.variants:
+            raise UserError(
+                f"{path}: captioners: found {name!r}, allowed: the name of one of the variants, but not of "
+                f"{', '.join(CAPTIONED)}, which have their captions from stages of their own"
+            )
     for name in params.variants:
         if not re.fullmatch(r"[^\W_][\w-]*", name) or name.lower() in TAKEN or RESERVED.fullmatch(name):
             raise UserError(
@@ -296,7 +320,7 @@ def _value(path: Path, key: str, raw: Any, hint: Any, also: str = "") -> Any:
     if is_dataclass(hint):
         return _section(path, key + ".", raw, hint)
     if get_origin(hint) is dict:
-        if not isinstance(raw, dict) or not raw:
+        if not isinstance(raw, dict) or not raw and key not in MAY_BE_EMPTY:
             raise UserError(f"{path}: {key}: found {_show(raw)}, allowed is a section of keys")
         return {str(name): _value(path, f"{key}.{name}", value, get_args(hint)[1]) for name, value in raw.items()}
     if isinstance(hint, UnionType) or NoneType in get_args(hint):

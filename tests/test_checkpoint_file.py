@@ -18,7 +18,8 @@ from app.release import how_to_use
 from bench import BASE
 from bench.full_size_models import write_base
 from tattoo_lora.diffusion import checkpoint_file
-from tattoo_lora.diffusion.models import load_captioner, load_noise_scheduler, load_text_encoder, load_unet, load_vae
+from tattoo_lora.diffusion.captioners import load_captioner
+from tattoo_lora.diffusion.models import load_noise_scheduler, load_text_encoder, load_unet, load_vae
 from tattoo_lora.diffusion.sampling import load_pipeline
 from tattoo_lora.diffusion.tokenizer import load_tokenizer
 from tattoo_lora.errors import UserError

@@ -111,10 +111,11 @@ def parameters(function):
 
 def dotted(node, parents):
     """The key that the attributes of the whole make: all_params.variant(name).trigger is variants.*.trigger."""
+    sections = {"variant": "variants", "own_captioner": "captioners"}
     keys = []
-    while isinstance(parents[node], ast.Attribute) or keys == ["variant"]:
+    while isinstance(parents[node], ast.Attribute) or keys and keys[-1] in sections:
         node = parents[node]
-        keys = ["variants", "*"] if isinstance(node, ast.Call) else [*keys, node.attr]
+        keys = [sections[keys[-1]], "*"] if isinstance(node, ast.Call) else [*keys, node.attr]
     return ".".join(keys)
 
 
@@ -131,7 +132,9 @@ def test_the_keys_that_a_stage_reads_are_declared_and_no_others(stage, kind):
     for params in definition(stage).get("params", []):
         in_profile = isinstance(params, dict)
         if in_profile == (kind == "Profile"):
-            declared |= set(*params.values()) if in_profile else {re.sub(r"^variants\.[^.]+", "variants.*", params)}
+            declared |= (
+                set(*params.values()) if in_profile else {re.sub(r"^(variants|captioners)\.[^.]+", r"\1.*", params)}
+            )
     assert [key for key in read if not any(lies_in(key, section) for section in declared)] == []
     assert [section for section in declared if not any(lies_in(key, section) for key in read)] == []
 

@@ -10,8 +10,8 @@ from conftest import ROOT, run
 from safetensors.torch import save
 from transformers import BlipImageProcessorPil, CLIPImageProcessorPil
 
+from tattoo_lora.diffusion.captioners import load_captioner
 from tattoo_lora.diffusion.models import (
-    load_captioner,
     load_clip,
     load_noise_scheduler,
     load_text_encoder,

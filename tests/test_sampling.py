@@ -11,13 +11,12 @@ from peft import LoraConfig
 from PIL import Image, ImageChops, ImageOps
 from torchmetrics.multimodal.clip_score import CLIPScore
 
-from stages.caption_blip import caption_images
 from stages.encode import encode_moments, to_pixel_values
 from tattoo_lora.data.split import file_sha256, is_held_out
+from tattoo_lora.diffusion.captioners import caption_images, load_captioner
 from tattoo_lora.diffusion.latents import read_moments, scaled_means, write_moments
 from tattoo_lora.diffusion.lora import add_lora, load_lora, save_lora
 from tattoo_lora.diffusion.models import (
-    load_captioner,
     load_clip,
     load_noise_scheduler,
     load_text_encoder,

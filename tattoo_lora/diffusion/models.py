@@ -15,16 +15,7 @@ from diffusers import (
 )
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
-from transformers import (
-    BlipForConditionalGeneration,
-    BlipImageProcessorPil,
-    BlipProcessor,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPProcessor,
-    CLIPTextModel,
-    PreTrainedModel,
-)
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextModel, PreTrainedModel
 from transformers.utils import logging
 
 from tattoo_lora.diffusion.checkpoint_file import config_folder, is_checkpoint, load_part, load_vae_file
@@ -204,17 +195,13 @@ def place(pipeline: StableDiffusionPipeline, device: torch.device, low_memory: b
         pipeline.to(device)
 
 
-def load_captioner(model: Model) -> tuple[BlipForConditionalGeneration, BlipProcessor]:
-    """BLIP and its processor, with the PIL image processor: captions must not depend on torchvision being there."""
-    return _load_with_processor(model, BlipForConditionalGeneration, BlipProcessor, BlipImageProcessorPil)
-
-
 def load_clip(model: Model) -> tuple[CLIPModel, CLIPProcessor]:
-    """CLIP and its processor, with the PIL image processor for the same reason."""
-    return _load_with_processor(model, CLIPModel, CLIPProcessor, CLIPImageProcessorPil)
+    """CLIP and its processor, with the PIL image processor: scores must not depend on torchvision being there."""
+    return load_with_processor(model, CLIPModel, CLIPProcessor, CLIPImageProcessorPil)
 
 
-def _load_with_processor(model: Model, cls: type, processor_cls: type, image_processor_cls: type) -> tuple:
+def load_with_processor(model: Model, cls: type, processor_cls: type, image_processor_cls: type) -> tuple:
+    """A model in float32 and its processor, with an image processor of the given class."""
     loaded = _load(cls, model, torch.float32)
     with finding(model):
         image_processor = image_processor_cls.from_pretrained(model.id, revision=model.revision)
