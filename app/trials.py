@@ -22,7 +22,8 @@ import yaml
 
 from app.checks import git
 from app.jobs import MARK, started_by
-from app.runs import Run, being_written, parse_log, read_executors
+from app.run_tables import parse_log
+from app.runs import Run, being_written, read_executors
 from tattoo_lora.errors import UserError
 
 POLL = 0.5  # seconds between looks at a log
