@@ -129,7 +129,6 @@ def main() -> None:
     from app import release
     from app.ahead import check_models, plan, results
     from app.own_folder import bring_in, is_set_name, named_drawings, read_setting, set_params
-    from stages.preprocess.files import NOT_DRAWINGS
     from tattoo_lora.errors import UserError, one_line_errors
     from tattoo_lora.params import CaptionBlipParams, load_params, load_profile
 
@@ -176,7 +175,7 @@ def main() -> None:
         set_params(ROOT, [("params.yaml", key, value) for key, value in chosen.items() if value] + settings)
         params = load_params(ROOT)
         profile = load_profile(params.profile, ROOT)
-        named, drawings = named_drawings(folder, NOT_DRAWINGS)
+        named, drawings = named_drawings(folder)
         if args.images and params.caption_blip.captions_from == "blip" and 2 * named > drawings:
             print(
                 f"{named} of {drawings} names say what is drawn. To caption by them: python main.py --captions-from "

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from stages.preprocess.files import NOT_DRAWINGS, find_files
 from tattoo_lora.data.file_names import RESERVED, split_words
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
@@ -111,10 +112,9 @@ def copy_new(images: Path, target: Path) -> tuple[int, int]:
     return new, already
 
 
-def named_drawings(folder: Path, endings_of_others: set[str]) -> tuple[int, int]:
-    """The number of drawings whose names say what is drawn, and the number of all drawings."""
-    paths = [path for path in files_below(folder) if path.suffix.lower() not in endings_of_others]
-    paths = [path for path in paths if not path.name.startswith(".")]
+def named_drawings(folder: Path) -> tuple[int, int]:
+    """The number of files that may be drawings whose names say what is drawn, and the number of all of them."""
+    paths = [path for path, why_not in find_files(folder) if not why_not and path.suffix.lower() not in NOT_DRAWINGS]
     return sum(bool(split_words(path.stem)) for path in paths), len(paths)
 
 

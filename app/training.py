@@ -10,7 +10,6 @@ from app.ahead import training_plan
 from app.jobs import Job
 from app.own_folder import as_yaml
 from app.uploads import SETS
-from stages.preprocess.files import NOT_DRAWINGS, find_files
 from tattoo_lora.errors import UserError
 from tattoo_lora.estimates import TrainingPlan, duration
 from tattoo_lora.files import replace_file
@@ -33,12 +32,6 @@ class Choice:
     rank: int
     learning_rate: float
     trigger: str = ""
-
-
-def count_drawings(root: Path, dataset: str) -> int:
-    """Files of the set that may be drawings."""
-    files = find_files(root / "data/raw" / dataset)
-    return sum(not why_not and path.suffix.lower() not in NOT_DRAWINGS for path, why_not in files)
 
 
 def arguments(choice: Choice, params: Params, profile: Profile) -> list[str]:

@@ -111,7 +111,9 @@ def test_what_is_no_folder_of_drawings_is_refused(root, tmp_path, path, message)
 def test_names_that_say_something_are_counted(tmp_path):
     mine = folder(tmp_path / "mine", owl=b"1", IMG_1=b"1", **{"心脏": b"1"})
     (mine / "notes.txt").write_text("x")
-    assert named_drawings(mine, {".txt"}) == (2, 3)
+    (mine / ".hidden.png").write_text("x")
+    (mine / "away.png").symlink_to(tmp_path / "elsewhere.png")
+    assert named_drawings(mine) == (2, 3)
 
 
 @pytest.mark.parametrize(

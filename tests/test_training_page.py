@@ -16,7 +16,6 @@ from app.training import (
     PRESETS,
     Choice,
     arguments,
-    count_drawings,
     last_error,
     plan_choice,
     read_trigger,
@@ -106,12 +105,6 @@ def test_the_plan_follows_from_the_drawings_and_the_choice(light):
         short, _ = plan_choice(CHOICE, params, profile, 25)
         long, _ = plan_choice(Choice("hand", "embedded", PRESETS["Normal"], 240, 8, 2.5e-3), params, profile, 25)
     assert short.steps < long.steps <= 240 and short.drawings == long.drawings == 22
-
-
-def test_drawings_are_counted_as_preprocess_takes_them(light):
-    (light / "data/raw/flash/sun.txt").write_text("a sun")
-    (light / "data/raw/flash/.hidden.png").write_bytes(b"x")
-    assert count_drawings(light, "flash") == 30
 
 
 def test_the_stages_are_those_of_each_variant():

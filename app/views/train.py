@@ -5,7 +5,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.training import PRESETS, Choice, arguments, count_drawings, plan_choice, read_trigger, said_plan
+from app.own_folder import named_drawings
+from app.training import PRESETS, Choice, arguments, plan_choice, read_trigger, said_plan
 from app.ui import as_markdown, current_params, show_error
 from app.views.bring import choose_set, show_bring
 from app.views.captions import show_captions
@@ -58,7 +59,7 @@ def show_train() -> None:
     try:
         profile = load_profile(name)
         choice = ask(params, name, profile, dataset)
-        drawings = count_drawings(Path(), dataset)
+        _, drawings = named_drawings(Path("data/raw", dataset))
         plan, seconds = plan_choice(choice, params, profile, drawings)
     except UserError as error:
         show_error("This cannot be trained.", error)
