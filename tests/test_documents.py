@@ -6,9 +6,11 @@ A block that needs a GPU, the hub or an account has `<!-- not run: why -->` befo
 import ast
 import os
 import re
+import runpy
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from conftest import ENVIRONMENT, ROOT, copy_project, run
 
@@ -54,6 +56,19 @@ def test_every_command_runs_in_a_small_finished_project(finished, tmp_path, docu
 def test_what_is_not_run_is_listed_and_at_least_parses(document, why, code):
     subprocess.run(["bash", "-n", "-c", code], check=True)
     pytest.skip(f"{document}: {why}")
+
+
+def test_the_readmes_strip_goes_from_drawings_to_stencils(finished):
+    program = runpy.run_path(str(ROOT / "docs/make_strip.py"))
+    columns = program["pictures"](finished)
+    assert [len(shown) for shown in columns.values()] == [4] * 4
+    drawings, base, adapter, stencils = (
+        np.array([np.asarray(program["cell"](picture), int) for picture in shown]) for shown in columns.values()
+    )
+    assert np.ptp(drawings, axis=3).max() == np.ptp(stencils, axis=3).max() == 0 < np.ptp(base, axis=3).max()
+    assert (stencils < 128).mean() == pytest.approx((adapter.mean(axis=3) < 128).mean(), abs=0.1)
+    block = 2 * program["SIDE"] + program["GAP"]
+    assert program["strip"](columns).size == (4 * block + 3 * program["BETWEEN"], program["TITLE"] + block)
 
 
 def anchors(document):
