@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.charts import color_scale, show_table
 from app.run_tables import read_table
-from app.runs import BASE, Run, read_metrics
+from app.runs import BASE, WORKSPACE, Run, read_metrics
 from app.ui import (
     all_runs,
     choose_run,
@@ -168,7 +168,20 @@ def show_experiments() -> None:
     table = runs_table(list(runs.values()))
     st.dataframe(table, hide_index=True, height="auto", key="runs")
     show_sweep(table)
+    show_searches()
     show_two(runs)
+
+
+def show_searches() -> None:
+    """The trials of each app.sweep here, also while it runs: what runs where, and its plot."""
+    here = Run(WORKSPACE)
+    for name in here.names("runs/sweeps"):
+        trials = read_table(here.read(f"runs/sweeps/{name}/sweep.csv"))
+        if len(trials):
+            st.subheader("Trials")
+            st.text(f"of the sweep {name}: scores on val, and on test for the best when all are done")
+            show_table(trials.loc[:, (trials != "").any()])
+            show_figure(here, f"runs/sweeps/{name}/sweep.png", f"trials of the sweep {name}")
 
 
 def show_two(runs: dict[str, Run]) -> None:

@@ -54,18 +54,28 @@ class Course:
     study: optuna.Study
     trial: optuna.Trial
     values: Values
-    place: str
+    label: str
+    place: str = ""
+    deaths: int = 0
     lowest: dict[int, float] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
 
-    def is_hopeless(self, row: Row) -> bool:
-        """Take in a row; whether the pruner would stop the trial after it."""
+    def begin(self, place: str) -> None:
+        """Note where it runs."""
+        self.place = place
+        self.trial.set_user_attr("place", place)
+
+    def take(self, row: Row) -> bool:
+        """Take in a row; whether the pruner ends the trial with it."""
         training, step, val_loss = row
         self.lowest[training] = min(val_loss, self.lowest.get(training, val_loss))
         self.steps[training] = step
         self.trial.report(self.score, TRAINING * training + step)
-        return self.trial.should_prune()
+        if self.trial.should_prune():
+            self.end(TrialState.PRUNED, f"stopped at step {step}")
+            return True
+        return False
 
     @property
     def score(self) -> float:
@@ -74,7 +84,7 @@ class Course:
     def end(self, state: TrialState, reason: str = "") -> None:
         """Tell the study, once all else is kept."""
         seconds = self.trial.user_attrs.get("seconds", 0) + time.monotonic() - self.since
-        others = {"seconds": seconds, "steps": sum(self.steps.values()), "place": self.place, "reason": reason}
+        others = {"seconds": seconds, "steps": sum(self.steps.values()), "reason": reason}
         for key, value in others.items():
             self.trial.set_user_attr(key, value)
         self.study.tell(self.trial, self.score if state == TrialState.COMPLETE else None, state)
@@ -107,25 +117,28 @@ def open_study(plan: Plan, pruning: bool) -> optuna.Study:
     return study
 
 
-def open_trials(study: optuna.Study, plan: Plan) -> Iterator[tuple[optuna.Trial, Values]]:
+def open_trials(study: optuna.Study, plan: Plan) -> Iterator[Course]:
     """The trials that are still to run, first those that were broken off."""
     begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for frozen in begun:
         trial = optuna.Trial(study, frozen._trial_id)
-        yield trial, {knob.name: knob.pick(trial) for knob in plan.knobs}
+        yield course_with(study, plan, trial)
     while (count := sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))) < plan.trials:
         # A seed for each trial, so that a sweep that goes on draws the same as one that was not broken off.
         study.sampler = optuna.samplers.TPESampler(seed=SEED + count)
-        trial = study.ask()
-        yield trial, {knob.name: knob.pick(trial) for knob in plan.knobs}
+        yield course_with(study, plan, study.ask())
+
+
+def course_with(study: optuna.Study, plan: Plan, trial: optuna.Trial) -> Course:
+    """The trial's course at its beginning; this is where the search picks the values."""
+    return Course(study, trial, {knob.name: knob.pick(trial) for knob in plan.knobs}, plan.label(trial.number))
 
 
 def follow(course: Course, rows: Iterator[Row]) -> None:
     """Take in the rows to their end, or to where the pruner stops the trial."""
     try:
         for row in rows:
-            if course.is_hopeless(row):
-                course.end(TrialState.PRUNED, f"stopped at step {row[1]}")
+            if course.take(row):
                 return
     except Diverged as error:
         course.end(TrialState.FAIL, str(error))

@@ -12,6 +12,7 @@ off goes on from its snapshot. Its state, table and plot lie in runs/sweeps/NAME
 
 import argparse
 import contextlib
+import importlib.util
 import re
 import signal
 import socket
@@ -24,10 +25,10 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from app.checks import check, check_repository, git
-from app.search import Course, Plan, best_trials, follow, open_study, open_trials, progress_line
-from app.sweep_results import knob_importance, table_text, trials_table, write_results
-from app.sweep_space import Values, grid, read_knobs
-from app.trials import evaluate, find_experiment, remove_experiment, run_trial
+from app.search import Plan, best_trials, follow, open_study, open_trials, progress_line
+from app.sweep_results import table_text, write_results
+from app.sweep_space import grid, read_knobs
+from app.trials import drop_experiments, evaluate, run_trial
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.params import Params, Range, load_params
 
@@ -59,21 +60,37 @@ def make_plan(args: argparse.Namespace, params: Params) -> Plan:
 
 def run_here(study: optuna.Study, plan: Plan) -> None:
     """One trial after another, on this machine."""
-    for trial, values in open_trials(study, plan):
-        course = Course(study, trial, values, socket.gethostname())
-        rows = run_trial(plan.trial(trial.number, values))
-        with contextlib.closing(rows):
+    for course in open_trials(study, plan):
+        course.begin(socket.gethostname())
+        write_results(study, plan)  # also for the dashboard, where it is seen as it grows
+        trial = plan.trial(course.trial.number, course.values)
+        with contextlib.closing(run_trial(trial)) as rows:
             follow(course, rows)
-        drop_if_pruned(study, plan, trial.number, values)
-        print(progress_line(study, plan, trial.number), flush=True)
+        if study.get_trials(deepcopy=False)[course.trial.number].state == TrialState.PRUNED:
+            drop_experiments(trial)
+        print(progress_line(study, plan, course.trial.number), flush=True)
 
 
-def drop_if_pruned(study: optuna.Study, plan: Plan, number: int, values: Values) -> None:
-    """A trial that was stopped leaves no experiment, however far the next seed had come; its snapshot stays."""
-    if study.get_trials(deepcopy=False)[number].state == TrialState.PRUNED:
-        for name in plan.trial(number, values).seeds:
-            if find_experiment(plan.commit, name):
-                remove_experiment(plan.commit, name)
+def plan_cluster(args: argparse.Namespace) -> tuple | None:
+    """What `Cluster` takes; None for one trial after another, as without Ray. UserError if only Ray could do it."""
+    if args.at_once is not None:
+        check("--at-once", args.at_once, Range(1))
+    if args.gpus_per_trial is not None:
+        check("--gpus-per-trial", args.gpus_per_trial, Range(0))
+        if args.gpus_per_trial > 1 and args.gpus_per_trial % 1:
+            raise UserError(f"--gpus-per-trial {args.gpus_per_trial:g}: allowed are parts of one GPU and whole ones")
+    if not importlib.util.find_spec("ray"):
+        for option in ("address", "gpus_per_trial", "at_once"):
+            if getattr(args, option) not in (None, 1):
+                name = option.replace("_", "-")
+                raise UserError(f"--{name}: Ray is not installed: `pip install -r requirements-ray.txt`")
+        return None
+    if args.at_once == 1 and args.address is None:
+        return None
+    from app.machines import find_places
+
+    places = find_places(args.address, args.snapshots)
+    return places, args.address, args.gpus_per_trial, args.at_once
 
 
 @contextlib.contextmanager
@@ -89,18 +106,21 @@ def alone(folder: Path) -> Iterator[None]:
 
 def run(args: argparse.Namespace) -> None:
     check_repository()
-    plan = make_plan(args, load_params())
+    plan, cluster = make_plan(args, load_params()), plan_cluster(args)
     with alone(plan.folder):
         study = open_study(plan, args.pruning)
-        run_here(study, plan)
+        if cluster is None:
+            run_here(study, plan)
+        else:
+            from app.machines import Cluster, run_on_cluster
+
+            run_on_cluster(study, plan, Cluster(*cluster))
         best = best_trials(study, args.best)
         tests = {}
         for trial in best:
             values = {knob.name: knob.pick(trial) for knob in plan.knobs}
             tests[trial.number] = evaluate(plan.trial(trial.number, values))
-        labels = [plan.label(number) for number in range(len(study.get_trials(deepcopy=False)))]
-        table = trials_table(study, plan.knobs, labels, tests)
-        write_results(table, knob_importance(study), plan.folder)
+        table = write_results(study, plan, tests)
         print(f"\n{table_text(table)}")
         if best:
             name = next(iter(plan.trial(best[0].number, {}).seeds))
@@ -125,6 +145,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant, train.seed and the next ones")
     parser.add_argument("--best", type=int, default=3, help="how many of the best to evaluate on test; default 3")
     parser.add_argument("--no-pruning", dest="pruning", action="store_false", help="run hopeless trials to their end")
+    machines = parser.add_argument_group("several at once, if Ray is installed (requirements-ray.txt)")
+    machines.add_argument("--at-once", type=int, help="most trials at once; default: as many as there is room for")
+    machines.add_argument(
+        "--gpus-per-trial", type=float, help="0.5 lets two share one; default: 1 where there are GPUs"
+    )
+    machines.add_argument("--address", help="of a running Ray cluster, or auto; trials then get all by Git and DVC")
+    machines.add_argument("--snapshots", type=Path, help="a folder that all machines share, where trials go on from")
     parser.add_argument("--name", help="of the sweep and its experiments; default: the keys")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "The reported value is ignored")  # of a trial that is taken up again

@@ -42,6 +42,7 @@ class Trial:
     settings: tuple[str, ...]
     variants: tuple[str, ...]
     logs: Path  # a folder for what DVC and the stages print
+    options: tuple[str, ...] = ()  # of `dvc exp run`
 
 
 class Diverged(Exception):
@@ -120,10 +121,17 @@ def remove_experiment(commit: str, name: str) -> None:
     git("update-ref", "-d", experiment_ref(commit, name))
 
 
+def drop_experiments(trial: Trial) -> None:
+    """A stopped trial leaves none, however far it came while somebody looked; its snapshot stays."""
+    for name in trial.seeds:
+        if find_experiment(trial.commit, name):
+            remove_experiment(trial.commit, name)
+
+
 def start(trial: Trial, name: str, seed: int, targets: list[str]) -> tuple[subprocess.Popen, Path]:
     """DVC's process, in a session of its own so that all of it can be stopped, and the file with what it prints."""
     settings = [option for setting in (*trial.settings, f"train.seed={seed}") for option in ("-S", setting)]
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n", name, *settings, *targets]
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "-n", name, *trial.options, *settings, *targets]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # the stages run `python`
     log = trial.logs / f"{name}.txt"
     with log.open("wb") as file:

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
 
 from app.experiments import coordinates, metrics_table, paired_between, runs_table
 from app.runs import Run
@@ -59,3 +61,19 @@ def test_a_difference_between_runs_is_paired_by_drawing_and_has_its_interval(tmp
     assert row["metric"] == "test_loss" and row["other - one"].startswith("-10.0% [-10.")
     assert paired_between(one, other, "blip", SCORES["clip_score"], "clip_score") is None
     assert paired_between(one, Run("away", folder=tmp_path), "blip", SCORES["test_loss"], "test_loss") is None
+
+
+def test_the_trials_of_a_sweep_are_shown_with_what_is_known_of_them(tmp_path, monkeypatch):
+    folder = tmp_path / "runs/sweeps/ranks"
+    folder.mkdir(parents=True)
+    (folder / "sweep.csv").write_text(
+        "trial,state,val_loss,reason,place\nranks-01,done,0.07,,one\nranks-00,running,,,two\n"
+    )
+    Image.new("RGB", (8, 8)).save(folder / "sweep.png")
+    monkeypatch.chdir(tmp_path)
+    app = AppTest.from_string("from app.experiments import show_searches; show_searches()", default_timeout=60).run()
+    assert not app.exception
+    table = app.dataframe[0].value
+    assert list(table.columns) == ["trial", "state", "val_loss", "place"]  # none is empty
+    assert list(table["place"]) == ["one", "two"] and any("sweep ranks" in text.value for text in app.text)
+    assert len(app.get("image")) == 1

@@ -13,9 +13,11 @@ from conftest import ROOT, call, commit, copy_project, made_once, run, set_value
 from filelock import FileLock
 
 from app import sweep
-from app.search import Course, Plan, follow, open_study, open_trials
+from app.search import Plan, follow, open_study, open_trials
 from app.sweep_space import grid, read_knobs
 from app.trials import find_experiment
+
+ALONE = ("--at-once", "1")  # as without Ray, if it is installed
 
 # val_loss falls towards a level that the rank and rate decide; it goes on from a snapshot, as the real one does.
 TRAIN = """
@@ -95,14 +97,14 @@ def small(shared):
     return made_once(shared / "small", make)
 
 
-def trained(project):
+def trained(project, snapshots=".scratch/train"):
     """How often each step of each training was computed: (variant, rank, learning rate, seed, step)."""
-    lines = (project / ".scratch/train/steps.txt").read_text().splitlines()
+    lines = (project / snapshots / "steps.txt").read_text().splitlines()
     return Counter(tuple(line.split()) for line in lines)
 
 
-def steps_with_rank(project, rank):
-    return {key[-1]: count for key, count in trained(project).items() if key[1] == str(rank)}
+def steps_with_rank(project, rank, snapshots=".scratch/train"):
+    return {key[-1]: count for key, count in trained(project, snapshots).items() if key[1] == str(rank)}
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +114,7 @@ def swept(small, shared):
     def make(target):
         copy_project(small, target)
         options = ["-S", "rank=4,12,99,8", "--variants", "blip", "--best", "1"]
-        (target / "printed.txt").write_text(call(sweep, target, *options), encoding="utf-8")
+        (target / "printed.txt").write_text(call(sweep, target, *ALONE, *options), encoding="utf-8")
 
     return made_once(shared / "swept", make)
 
@@ -154,11 +156,11 @@ def test_apply_brings_a_trial_back(swept, tmp_path):
 
 def test_a_finished_sweep_runs_nothing_again_and_another_of_that_name_is_refused(swept, tmp_path, capsys):
     project = copy_project(swept, tmp_path / "p")
-    call(sweep, project, "-S", "rank=4,12,99,8", "--variants", "blip", "--best", "1")
+    call(sweep, project, *ALONE, "-S", "rank=4,12,99,8", "--variants", "blip", "--best", "1")
     assert trained(project) == trained(swept)
     assert set(trained(project).values()) == {1}
     with pytest.raises(SystemExit):
-        call(sweep, project, "-S", "rank=4,12", "--variants", "blip")
+        call(sweep, project, *ALONE, "-S", "rank=4,12", "--variants", "blip")
     assert "error: runs/sweeps/rank: this sweep was begun with other knobs; give the" in capsys.readouterr().err
 
 
@@ -166,7 +168,7 @@ def test_a_hopeless_training_is_stopped_and_leaves_its_snapshot_and_no_experimen
     project = copy_project(swept, tmp_path / "p")
     (project / "pause.txt").write_text("3")
     commit(project)
-    call(sweep, project, "-S", "rank=4,8,12,60", "--variants", "blip", "--best", "0", "--name", "p")
+    call(sweep, project, *ALONE, "-S", "rank=4,8,12,60", "--variants", "blip", "--best", "0", "--name", "p")
     table = pd.read_csv(project / "runs/sweeps/p/sweep.csv").set_index("trial")
     assert dict(table["state"]) == {"p-00": "done", "p-01": "done", "p-02": "done", "p-03": "stopped"}
     assert table.loc["p-03", "reason"] == "stopped at step 1" and len(steps_with_rank(project, 60)) < 4
@@ -182,14 +184,14 @@ def test_a_sweep_that_is_killed_or_stopped_goes_on_and_trains_nothing_twice(smal
     (project / "pause.txt").write_text("0.7")
     commit(project)
     options = ["-S", "rank=4,12", "--variants", "blip", "--best", "0"]
-    begun = start("python", "-m", "app.sweep", *options, cwd=project)
+    begun = start("python", "-m", "app.sweep", *ALONE, *options, cwd=project)
     deadline = time.monotonic() + 120
     while steps_with_rank(project, 12).keys() != {"1", "2"}:
         assert begun.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     begun.send_signal(number)
     assert begun.wait(60) == {signal.SIGKILL: -9, signal.SIGINT: 130}[number]
-    printed = call(sweep, project, *options)
+    printed = call(sweep, project, *ALONE, *options)
     assert "rank-00" in printed.partition("|")[2] and not printed.startswith("1 of 2")
     assert printed.startswith("2 of 2: rank-01 rank=12: val_loss 0.1040")
     for rank in (4, 12):
@@ -201,7 +203,7 @@ def test_other_errors_stop_the_sweep_and_the_trial_goes_on_later(small, tmp_path
     project = copy_project(small, tmp_path / "p")
     for _ in range(2):
         with pytest.raises(SystemExit):
-            call(sweep, project, "-S", "rank=98", "--variants", "blip")
+            call(sweep, project, *ALONE, "-S", "rank=98", "--variants", "blip")
         assert "error: rank-00: the disk is full; the same command goes on here" in capsys.readouterr().err
     assert not find_experiment(run("git", "rev-parse", "HEAD", cwd=project).stdout.strip(), "rank-00")
 
@@ -222,10 +224,10 @@ def search(plan, breaks_off):
         if breaks_off:
             next(open_trials(study, plan))
             study = open_study(plan, pruning=True)
-        trial, values = next(open_trials(study, plan))
-        assert trial.number == number
-        rate = float(values["profiles/embedded.yaml:train.learning_rate"])
-        study.tell(trial, abs(rate - 1e-3))
+        course = next(open_trials(study, plan))
+        assert course.trial.number == number
+        rate = float(course.values["profiles/embedded.yaml:train.learning_rate"])
+        study.tell(course.trial, abs(rate - 1e-3))
         rates.append(rate)
     assert list(open_trials(study, plan)) == []
     return rates
@@ -250,8 +252,8 @@ def test_pruning_saves_a_third_of_the_steps_and_keeps_the_best(plan):
             computed[number] += 60
             yield 0, step, levels[number] + 0.5 ** (step / 60)
 
-    for trial, values in open_trials(study, plan):
-        follow(Course(study, trial, values, "here"), rows(trial.number))
+    for course in open_trials(study, plan):
+        follow(course, rows(course.trial.number))
     assert study.best_trial.number == levels.index(min(levels))
     assert sum(computed.values()) <= 0.7 * 240 * plan.trials
     assert study.best_trial.user_attrs["steps"] == 240 and study.trials[-1].user_attrs["reason"] == "stopped at step 60"
@@ -260,10 +262,7 @@ def test_pruning_saves_a_third_of_the_steps_and_keeps_the_best(plan):
 def test_a_score_is_the_mean_of_the_lowest_losses_of_all_trainings(plan):
     plan.folder.mkdir(parents=True)
     study = open_study(plan, pruning=False)
-    trial, values = next(open_trials(study, plan))
-    follow(
-        Course(study, trial, values, "here"), iter([(0, 1, 0.5), (0, 2, 0.3), (0, 3, 0.4), (1, 1, 0.2), (1, 2, 0.1)])
-    )
+    follow(next(open_trials(study, plan)), iter([(0, 1, 0.5), (0, 2, 0.3), (0, 3, 0.4), (1, 1, 0.2), (1, 2, 0.1)]))
     assert study.best_value == pytest.approx(0.2)
     assert study.best_trial.user_attrs["steps"] == 5
 
@@ -295,6 +294,9 @@ def test_a_score_is_the_mean_of_the_lowest_losses_of_all_trainings(plan):
         (["-S", "rank=4..8"], "--trials: missing; how many values to try of a range"),
         (["-S", "rank=4..8", "--trials", "0"], "--trials 0: allowed is at least 1"),
         (["-S", "rank=4", "--seeds", "0"], "--seeds 0: allowed is at least 1"),
+        (["-S", "rank=4", "--gpus-per-trial", "-1"], "--gpus-per-trial -1: allowed is at least 0"),
+        (["-S", "rank=4", "--gpus-per-trial", "1.5"], "--gpus-per-trial 1.5: allowed are parts of one GPU and whole"),
+        (["-S", "rank=4", "--at-once", "0"], "--at-once 0: allowed is at least 1"),
         (["-S", "rank=4", "--best", "-1"], "--best -1: allowed is at least 0"),
         (
             ["-S", "rank=4", "--variants", "red"],
@@ -305,7 +307,7 @@ def test_a_score_is_the_mean_of_the_lowest_losses_of_all_trainings(plan):
 )
 def test_what_cannot_be_swept_is_refused_before_any_work(small, capsys, options, message):
     with pytest.raises(SystemExit) as stopped:
-        call(sweep, small, *options)
+        call(sweep, small, *ALONE, *options)
     assert stopped.value.code == 1 and message in capsys.readouterr().err
     assert not (small / "runs/sweeps").exists()
 
@@ -314,7 +316,7 @@ def test_uncommitted_changes_are_refused(small, tmp_path, capsys):
     project = copy_project(small, tmp_path / "p")
     set_value(project / "params.yaml", "rank", 16)
     with pytest.raises(SystemExit):
-        call(sweep, project, "-S", "alpha=4,8")
+        call(sweep, project, *ALONE, "-S", "alpha=4,8")
     assert "error: params.yaml is not committed; commit first: all trials start from" in capsys.readouterr().err
 
 
@@ -322,5 +324,13 @@ def test_a_sweep_that_runs_is_not_started_twice(small, tmp_path, capsys):
     project = copy_project(small, tmp_path / "p")
     (project / "runs/sweeps/rank").mkdir(parents=True)
     with FileLock(project / "runs/sweeps/rank/lock"), pytest.raises(SystemExit):
-        call(sweep, project, "-S", "rank=4")
+        call(sweep, project, *ALONE, "-S", "rank=4")
     assert "error: runs/sweeps/rank: this sweep is running; wait for it, or give" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--address", "auto"), ("--gpus-per-trial", "0.5"), ("--at-once", "2")])
+def test_without_ray_what_needs_it_is_refused(small, capsys, monkeypatch, option):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # of ray alone is asked
+    with pytest.raises(SystemExit):
+        call(sweep, small, "-S", "rank=4", *option)
+    assert f"error: {option[0]}: Ray is not installed: `pip install -r requirements-ray.txt`" in capsys.readouterr().err
