@@ -22,7 +22,7 @@ from app.checks import git
 from app.clone import ORIGIN, dvc
 from app.search import Course, Plan, open_trials, progress_line
 from app.sweep_results import write_results
-from app.trials import PATIENCE, Trial
+from app.trials import PATIENCE, Trial, drop_experiments
 from tattoo_lora.errors import UserError
 
 DEATHS = 3  # of one trial, from which on it is not for the machines
@@ -60,8 +60,8 @@ def find_places(address: str | None, snapshots: Path | None) -> Places:
         raise UserError("--address: the last commit is not on a remote branch; `git push` it, other machines clone it")
     if not remotes:
         raise UserError("--address: other machines get data from DVC's remote, and there is none: docs/remotes.md")
-    where = None if snapshots is None else str(snapshots.resolve())
-    return Places(git("remote", "get-url", ORIGIN), prefix, None, folders, where)
+    url, where = git("remote", "get-url", ORIGIN), None if snapshots is None else str(snapshots.resolve())
+    return Places(str(Path(url).resolve()) if Path(url).exists() else url, prefix, None, folders, where)
 
 
 def rows_in_clone(job: dict) -> Iterator[dict | list]:
@@ -120,13 +120,12 @@ class Cluster:
         room = have.get("GPU", 0) / self.gpus if self.gpus else have.get("CPU", 0)
         return max(1, min(int(room), self.at_once or int(room)))
 
-    def stop(self, running: Iterable) -> None:
-        """End these trials as Ctrl-C does, and leave the cluster; one of other machines stays."""
+    def end(self, running: Iterable) -> None:
+        """Stop these trials, where they still run, as Ctrl-C does."""
         for rows in running:
             self.ray.cancel(rows)
         if ends := [rows.completed() for rows in running]:
             self.ray.wait(ends, num_returns=len(ends), timeout=PATIENCE)
-        self.ray.shutdown()
 
 
 def run_on_cluster(study: optuna.Study, plan: Plan, cluster: Cluster) -> None:
@@ -156,12 +155,15 @@ def run_on_cluster(study: optuna.Study, plan: Plan, cluster: Cluster) -> None:
                 begin(after_death(course, str(error)))
                 continue
             if is_over:
-                cluster.ray.cancel(rows)
                 del running[rows]
+                cluster.end([rows])
+                if study.get_trials(deepcopy=False)[course.trial.number].state == TrialState.PRUNED:
+                    drop_experiments(plan.trial(course.trial.number, course.values))
                 print(progress_line(study, plan, course.trial.number), flush=True)
                 write_results(study, plan)
     finally:
-        cluster.stop(running)
+        cluster.end(running)
+        cluster.ray.shutdown()
 
 
 def take_in(course: Course, item: dict | list) -> bool:

@@ -1,13 +1,20 @@
 """app.machines on real Ray clusters: this machine's two cores, and two raylets of which one is killed."""
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import call, commit, copy_project, run, start
-from test_sweep import ALONE, small, steps_with_rank, trained  # noqa: F401 (small is a fixture)
+from test_sweep import ALONE, plan, small, trained  # noqa: F401 (two fixtures)
 
 from app import sweep
+from app.clone import dvc
+from app.machines import after_death, find_places, rows_in_clone, take_in
+from app.search import open_study, open_trials
+from app.trials import Trial, find_experiment
+from tattoo_lora.errors import UserError
 
 
 def logs(project):
@@ -15,6 +22,73 @@ def logs(project):
     listed = run("git", "for-each-ref", "refs/exps", "--format=%(refname)", cwd=project).stdout.split()
     locks = {ref.rpartition("/")[2]: run("git", "show", f"{ref}:dvc.lock", cwd=project).stdout for ref in listed}
     return {name: lock.partition("runs/logs/blip.csv")[2].split()[3] for name, lock in locks.items() if "-" in name}
+
+
+def test_a_clone_gets_what_a_trial_needs_from_the_remotes_and_hands_its_experiment_back(small, tmp_path, monkeypatch):  # noqa: F811
+    project = with_remotes(copy_project(small, tmp_path / "p"), tmp_path)
+    monkeypatch.chdir(project)
+    places = find_places("auto", tmp_path / "snapshots")
+    head = run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
+    trial = Trial(head, {"r-00": 42}, ("train.rank=6",), ("blip",), Path("runs/sweeps/r/logs"))
+    place, *rows = rows_in_clone(places.job(trial))
+    assert set(place) == {"place", "gpu"} and [row[1] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1] == pytest.approx([0, 4, 0.084])
+    assert list(rows_in_clone(places.job(trial)))[1:] == rows  # handed back before: nothing runs again
+    assert sum(trained(tmp_path, "snapshots").values()) == 4
+    run("dvc", "exp", "pull", "origin", "r-00", cwd=project)
+    assert find_experiment(head, "r-00")
+    gone = places.job(replace(trial, commit="0" * 40))
+    assert "git checkout: " in list(rows_in_clone(gone))[-1]["failed"]
+
+
+def test_what_other_machines_could_not_reach_is_said_before(small, tmp_path, monkeypatch):  # noqa: F811
+    project = copy_project(small, tmp_path / "p")
+    monkeypatch.chdir(project)
+    with pytest.raises(UserError, match="clone the project from Git's remote origin, and there is none"):
+        find_places("auto", None)
+    run("git", "init", "-q", "--bare", str(tmp_path / "origin.git"), cwd=tmp_path)
+    run("git", "remote", "add", "origin", "../origin.git", cwd=project)
+    with pytest.raises(UserError, match="the last commit is not on a remote branch; `git push` it"):
+        find_places("auto", None)
+    run("git", "push", "-q", "origin", "HEAD", cwd=project)
+    with pytest.raises(
+        UserError, match="other machines get data from DVC's remote, and there is none: docs/remotes.md"
+    ):
+        find_places("auto", None)
+    run("dvc", "remote", "add", "-d", "store", "../store", cwd=project)
+    places = find_places("auto", None)
+    assert places.url == str(tmp_path / "origin.git") and places.remotes == {"store": str(tmp_path / "store")}
+    with pytest.raises(UserError, match="`dvc remote modify` failed: ERROR"):
+        dvc("remote", "modify", "other", "url", "x")
+
+
+def test_a_trial_that_dies_wherever_it_runs_is_no_news_for_a_third_machine(plan, capsys):  # noqa: F811
+    plan.folder.mkdir(parents=True)
+    course = next(open_trials(open_study(plan, pruning=False), plan))
+    assert not take_in(course, {"place": "here", "gpu": "1"})
+    assert after_death(after_death(course, "x"), "x") is course
+    assert capsys.readouterr().out.count("lr-00: its process on here, GPU 1 is gone; it starts again") == 2
+    with pytest.raises(UserError, match="lr-00: its process or machine died 3 times; the last time: killed by the sys"):
+        after_death(course, "Task failed.\nkilled by the system")
+    with pytest.raises(UserError, match="^the disk is full$"):
+        take_in(course, {"failed": "the disk is full"})
+    assert take_in(course, {"diverged": "train_loss is nan"})
+    assert course.study.trials[0].state.name == "FAIL"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gpus-per-trial", "9"], "error: --gpus-per-trial 9: there are 0 GPUs, so no trial would ever begin"),
+        (["--address", "127.0.0.1:1"], "error: --address 127.0.0.1:1: no Ray cluster answers there ("),
+    ],
+)
+def test_a_cluster_that_cannot_do_it_is_said(small, tmp_path, options, message):  # noqa: F811
+    pytest.importorskip("ray")
+    project = with_remotes(copy_project(small, tmp_path / "p"), tmp_path)
+    failed = run("python", "-m", "app.sweep", "-S", "rank=4", *options, cwd=project, check=False)
+    assert failed.returncode == 1 and message in failed.stderr
 
 
 @pytest.mark.slow
@@ -49,7 +123,7 @@ def with_remotes(project, folder):
     """The project with a remote of Git's and one of DVC's, which have all that is committed."""
     run("git", "init", "-q", "--bare", str(folder / "origin.git"), cwd=folder)
     run("git", "remote", "add", "origin", str(folder / "origin.git"), cwd=project)
-    run("dvc", "remote", "add", "-d", "store", "../../store", cwd=project)
+    run("dvc", "remote", "add", "-d", "store", "../store", cwd=project)
     commit(project)
     run("git", "push", "-q", "origin", "HEAD", cwd=project)
     run("dvc", "push", "-q", cwd=project)
