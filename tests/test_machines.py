@@ -1,10 +1,12 @@
 """app.machines on real Ray clusters: this machine's two cores, and two raylets of which one is killed."""
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from conftest import call, commit, copy_project, run, start
 from test_sweep import ALONE, plan, small, trained  # noqa: F401 (two fixtures)
@@ -145,7 +147,12 @@ def test_a_trial_whose_machine_dies_goes_on_on_another_and_all_are_handed_back(s
     while not (steps := tmp_path / "snapshots/steps.txt").exists() or steps.read_text().split()[4::5].count("2") < 2:
         assert begun.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
+    raylet = second.all_processes["raylet"][0].process.pid
+    on_it = psutil.Process(raylet).children(recursive=True)  # a machine that dies takes the trainings with it
     machines.remove_node(second, allow_graceful=False)
+    for process in on_it:
+        with suppress(psutil.Error):
+            process.kill()
     assert begun.wait(900) == 0
     text = (tmp_path / "printed.txt").read_text()
     assert "is gone; it starts again" in text and text.count(": val_loss ") == len(ranks)
