@@ -1,16 +1,30 @@
-"""What goes wrong on a GPU alone, seen on a CPU: broken graphs, waits in each step, gradients clipped too early."""
+"""What goes wrong on a GPU alone, seen on a CPU: broken graphs, waits in each step, gradients clipped too early, and
+tensors left on the CPU, which fake ones on a device that this machine lacks do not allow."""
 
 import dataclasses
 from collections import Counter
+from contextlib import contextmanager, nullcontext
+from unittest import mock
 
 import pytest
 import torch
-from test_train import EMBEDS, PARAMS, PROFILE, data, draw, fit, make_unet  # noqa: F401 (a fixture)
+from conftest import ROOT
+from diffusers import DDPMScheduler
+from PIL import Image
+from test_train import EMBEDS, PARAMS, PROFILE, data, draw, fit, make_text_encoder, make_unet  # noqa: F401 (a fixture)
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stages.encode import encode_moments
 from stages.train.denoiser import Denoiser, add_adapters
-from tattoo_lora.diffusion.models import measuring, measuring_dtype
+from stages.train.loop import batch_loss
+from tattoo_lora.diffusion.models import load_clip, load_text_encoder, load_vae, measuring, measuring_dtype
+from tattoo_lora.diffusion.prompts import encode_prompts
+from tattoo_lora.diffusion.sampling import embed_images, embed_texts
+from tattoo_lora.diffusion.tokenizer import load_tokenizer
+from tattoo_lora.diffusion.validation import validation_losses
+from tattoo_lora.params import Model
 
 
 class Calls(TorchDispatchMode):
@@ -114,3 +128,69 @@ def test_after_measuring_a_unet_has_its_own_bytes_back_where_they_lay(monkeypatc
             assert [p.data_ptr() for p in unet.parameters()] == [place for place, _ in before]
     assert [p.data_ptr() for p in unet.parameters()] == [place for place, _ in before]
     assert all(torch.equal(p, old) for p, (_, old) in zip(unet.parameters(), before, strict=True))
+
+
+# Fake tensors have shapes, dtypes and devices, and no numbers. For this device torch need not be built, as for CUDA.
+ELSEWHERE = torch.device("lazy")
+
+
+@contextmanager
+def elsewhere(*models):
+    """Fake tensors meanwhile, those of the models on another device; an operation on two devices raises."""
+    overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        # torch has no autocast for this device; in float32 it does nothing.
+        with FakeTensorMode(allow_non_fake_inputs=True), mock.patch("torch.autocast", lambda *_, **__: nullcontext()):
+            for model in models:
+                model.to(ELSEWHERE)
+            yield
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
+
+
+def noise_schedule(prediction_type="epsilon"):
+    return DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction_type)  # it keeps what it moved
+
+
+@pytest.mark.parametrize(
+    "prediction_type, knobs", [("epsilon", {"use_dora": True}), ("v_prediction", {"text_encoder_lr": 1e-4})]
+)
+def test_a_step_is_computed_where_its_model_is(data, prediction_type, knobs):  # noqa: F811
+    unet, texts = make_unet(), torch.randint(2, 20, (6, 7))
+    learns_texts = "text_encoder_lr" in knobs
+    denoiser = Denoiser(unet, None, make_text_encoder(), texts) if learns_texts else Denoiser(unet, EMBEDS)
+    add_adapters(denoiser, dataclasses.replace(PARAMS, **knobs), PROFILE)
+    batch = draw(data, 0, 2)
+    with elsewhere(denoiser):
+        loss = batch_loss(denoiser, batch.to(ELSEWHERE), noise_schedule(prediction_type), min_snr_gamma=5.0)
+        loss.backward()
+        gradients = [parameter.grad for parameter in denoiser.parameters() if parameter.requires_grad]
+    assert loss.device.type == ELSEWHERE.type and loss.dtype == torch.float32
+    assert {(gradient.device.type, gradient.dtype) for gradient in gradients} == {(ELSEWHERE.type, torch.float32)}
+
+
+def test_a_tensor_that_was_left_on_the_cpu_is_found(data):  # noqa: F811
+    denoiser = adapted(torch.float32)
+    batch = draw(data, 0, 2)
+    with elsewhere(denoiser), pytest.raises(RuntimeError, match="same device"):
+        batch_loss(denoiser, dataclasses.replace(batch.to(ELSEWHERE), noise=batch.noise), noise_schedule(), None)
+
+
+def test_what_is_measured_and_encoded_goes_to_the_device_and_comes_back():
+    base, scorer = (Model(str(ROOT / "models/embedded" / name), None) for name in ("base", "clip"))
+    unet, vae, text_encoder, tokenizer = make_unet(), load_vae(base), load_text_encoder(base), load_tokenizer(base)
+    clip, processor = load_clip(scorer)
+    latents = list(torch.randn(3, 4, 8, 8))
+    with elsewhere(unet, vae, text_encoder, clip):
+        results = [
+            validation_losses(unet, noise_schedule(), latents, EMBEDS[:3], [10, 500], 2),
+            encode_moments(vae, torch.randn(2, 3, 64, 64)),
+            encode_prompts(tokenizer, text_encoder, ["an owl", "a key"]),
+            embed_texts(clip, processor, ["an owl"]),
+            embed_images(clip, processor, [Image.new("RGB", (64, 64))]),
+        ]
+    assert {result.device.type for result in results} == {"cpu"}
+    assert {parameter.device.type for model in (unet, vae, text_encoder, clip) for parameter in model.parameters()} == {
+        ELSEWHERE.type
+    }
