@@ -81,7 +81,7 @@ def encode(profile: Profile, params: Params, count: int) -> dict[str, Case]:
 def caption(profile: Profile, params: Params, count: int) -> dict[str, Case]:
     """Captions of pictures."""
     model, processor = load_captioner(profile.captioner)
-    model.to(pick_device(), pick_dtype(profile.inference.dtype))
+    model.to(pick_device(), pick_dtype(profile.inference.dtype, profile.captioner))
     return batched_and_single(
         profile, count, lambda images: caption_images(model, processor, images, params.caption_blip)
     )

@@ -48,7 +48,7 @@ class Models:
 
 def load(base: Model, dtype: str) -> Models:
     """The parts of a base model: the UNet on this machine's device, the others on the CPU until they are needed."""
-    device, weight_dtype = pick_device(), pick_dtype(dtype)
+    device, weight_dtype = pick_device(), pick_dtype(dtype, base)
     return Models(
         load_unet(base, weight_dtype).to(device),
         load_vae(base),

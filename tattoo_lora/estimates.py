@@ -1,7 +1,8 @@
 """How long a training takes and how much memory it needs, said before it starts: by the last one here, or by counting.
 
-The counted figures are those of Stable Diffusion 1.x; tests/test_estimates.py counts them again. Times hold to a factor
-of two at best, because nobody knows which share of a card's peak a training reaches before it has run there.
+The counted figures are those of Stable Diffusion 1.x with adapters on attention; tests/test_estimates.py counts them
+again. Times hold to a factor of two at best, because nobody knows which share of a card's peak a training reaches
+before it has run there.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tattoo_lora.diffusion.hub import is_full_size
 from tattoo_lora.files import replace_file
 from tattoo_lora.keys import content_key
 from tattoo_lora.params import BaseModel
@@ -17,25 +19,44 @@ FOLDER = Path(os.environ.get("DVC_ROOT", "."), ".scratch/speed")
 FEWEST_STEPS = 20  # of a training whose speed is worth keeping
 
 TFLOP = 1.72  # of a picture of 512 px, forward and backward with frozen weights
-WEIGHTS, ACTIVATIONS = 1.72, 0.89  # GB in half precision: the UNet; what one picture of 512 px keeps for backward
-CHECKPOINTED = 0.5  # GB: the same with gradient checkpointing, the block that is computed again included
+WEIGHTS = 1.72  # GB in half precision: the UNet
+SAVED = 0.80  # GB that one picture of 512 px keeps for backward, in half precision
+# GB of tensors in a training step at its peak, in half precision: fixed, and for each picture of 512 px at once.
+STEP, CHECKPOINTED_STEP = (1.73, 0.83), (1.73, 0.23)
+VAE, DECODING = 0.33, 0.81  # GB: the VAE in float32, and what it takes to decode one picture of 512 px
+TRAFFIC = (2.89, 9.13)  # GB that a step reads and writes: fixed, and for each picture of 512 px
+CHECKPOINTING = 4 / 3  # times the arithmetic and the traffic: the forward pass once more
 OVERHEAD = 0.8  # GB: CUDA itself, libraries' workspaces, the adapter and its optimizer
-REACHED = 0.2  # share of a card's peak that a training is taken to reach
-CPU_CORE = 0.11  # TFLOP/s that a training reached on each of two cores, in float32
+REACHED, STREAMED = 0.2, 0.5  # shares of a card's peak and of its bandwidth that a training is taken to reach
+CPU_CORE = {"CPU": 0.11, "CPU with bfloat16": 0.24}  # TFLOP/s that a training reached on each of two cores
 
-CARDS = {  # by what the driver's name holds: memory in GB, peak TFLOP/s in half precision by the vendor
-    "RTX 2060": (6, 26),
-    "RTX 3060": (12, 25),
-    "RTX 3070": (8, 41),
-    "RTX 3090": (24, 71),
-    "RTX 4060": (8, 30),
-    "RTX 4070": (12, 58),
-    "RTX 4090": (24, 165),
-    "T4": (16, 65),
-    "L4": (24, 121),
-    "A100": (40, 312),
-    "H100": (80, 989),
-    "RX 7900 XTX": (24, 123),
+
+@dataclass(frozen=True)
+class Card:
+    """Memory in GB, peak TFLOP/s in half precision, GB/s to and from its memory, all by the vendor."""
+
+    memory_gb: float
+    tflops: float
+    bandwidth: float
+
+
+CARDS = {  # by what the driver's name holds; of two cards with one name the smaller
+    "GTX 1060": Card(6, 4.4, 192),  # half precision is computed in float32
+    "GTX 1080 Ti": Card(11, 11.3, 484),
+    "RTX 2060": Card(6, 26, 336),
+    "RTX 3060": Card(12, 25, 360),
+    "RTX 3070": Card(8, 41, 448),
+    "RTX 3090": Card(24, 71, 936),
+    "RTX 4060": Card(8, 30, 272),
+    "RTX 4070": Card(12, 58, 504),
+    "RTX 4090": Card(24, 165, 1008),
+    "RTX 5090": Card(32, 210, 1792),
+    "T4": Card(16, 65, 320),
+    "L4": Card(24, 121, 300),
+    "A100": Card(40, 312, 1555),
+    "H100": Card(80, 989, 3350),
+    "H200": Card(141, 989, 4800),
+    "RX 7900 XTX": Card(24, 123, 960),
 }
 
 
@@ -49,9 +70,8 @@ class Setting:
 
     @property
     def is_full_size(self) -> bool:
-        """Whether the base is a Stable Diffusion and no miniature, by the size of its UNet where that is a file."""
-        unet = Path(self.base.id, "unet/diffusion_pytorch_model.safetensors")
-        return not unet.is_file() or unet.stat().st_size > 1e9
+        """Whether the base is a Stable Diffusion and no miniature."""
+        return is_full_size(self.base)
 
     @property
     def path(self) -> Path:
@@ -90,8 +110,9 @@ def plan_training(setting: Setting, drawings: int, steps: int, batch: int, is_ch
     is_measured = speed is not None
     if setting.is_full_size:  # of a miniature nothing is counted
         device = device_name()
-        speed = speed or counted_speed(setting.resolution, device)
-        memory = counted_memory(setting, is_checkpointed, device)
+        speed = speed or counted_speed(setting.resolution, device, is_checkpointed=is_checkpointed)
+        in_float32 = is_float32(setting.dtype, device)
+        memory = counted_memory(1, is_checkpointed, setting.resolution, in_float32, device in CPU_CORE)
     return TrainingPlan(drawings, steps, batch, speed and steps * batch / speed, is_measured, memory)
 
 
@@ -103,32 +124,54 @@ def duration(seconds: float) -> str:
 
 
 def device_name() -> str:
-    """What this machine trains on: a card by its driver's name, Apple's GPU or CPU."""
+    """What this machine trains on: a card by its driver's name, Apple's GPU, or a CPU and whether it has bfloat16."""
     import torch  # takes a second
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return "Apple's GPU" if torch.backends.mps.is_available() else "CPU"
+    if torch.backends.mps.is_available():
+        return "Apple's GPU"
+    return "CPU with bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "CPU"
 
 
-def peak(device: str) -> float | None:
-    """The card's TFLOP/s by the vendor; None for one that the table lacks."""
+def find_card(device: str) -> Card | None:
+    """The card of the table; None for one that it lacks."""
     words = f" {device.replace('-', ' ')} "
-    return next((tflops for name, (_, tflops) in CARDS.items() if f" {name} " in words), None)
+    return next((card for name, card in CARDS.items() if f" {name} " in words), None)
 
 
-def counted_speed(resolution: int, device: str) -> float | None:
-    """Pictures a second of a training at full size, computed; None for a card that is not in the table."""
-    on_card = peak(device)
-    reached = CPU_CORE * (os.cpu_count() or 1) if device == "CPU" else on_card and REACHED * on_card
-    return reached and reached / (TFLOP * (resolution / 512) ** 2)
+def counted_speed(resolution: int, device: str, samples: int = 1, is_checkpointed: bool = False) -> float | None:
+    """Pictures a second of a training at full size, with so many at once; None for a card that the table lacks.
+
+    By a roofline: what takes longer, the arithmetic or the traffic to and from the card's memory. Launches are left
+    out: recorded graphs have few.
+    """
+    scale, again = (resolution / 512) ** 2, CHECKPOINTING if is_checkpointed else 1
+    if device in CPU_CORE:
+        return CPU_CORE[device] * (os.cpu_count() or 1) / (TFLOP * scale * again)
+    card = find_card(device)
+    if card is None:
+        return None
+    fixed, each = TRAFFIC
+    arithmetic = samples * TFLOP * scale / (REACHED * card.tflops)
+    traffic = (fixed + samples * each * scale) / (STREAMED * card.bandwidth)
+    return samples / (again * max(arithmetic, traffic))
 
 
-def counted_memory(setting: Setting, is_checkpointed: bool, device: str) -> float:
-    """GB that a training at full size takes with one sample at once; float32, as on a CPU, takes twice as much."""
-    kept = CHECKPOINTED if is_checkpointed else ACTIVATIONS
-    in_float32 = setting.dtype == "float32" or device == "CPU"
-    return OVERHEAD + (WEIGHTS + kept * (setting.resolution / 512) ** 2) * (2 if in_float32 else 1)
+def is_float32(dtype: str, device: str) -> bool:
+    """Whether a training at full size computes in float32 with the profile's dtype."""
+    return dtype == "float32" or dtype == "auto" and device in ("CPU", "Apple's GPU")
+
+
+def counted_memory(
+    samples: int, is_checkpointed: bool, resolution: int = 512, in_float32: bool = False, on_cpu: bool = False
+) -> float:
+    """GB at least of a training at full size with so many pictures at once and of its evaluations, margin included."""
+    fixed, each = CHECKPOINTED_STEP if is_checkpointed else STEP
+    scale = (resolution / 512) ** 2
+    step = (fixed + samples * each * scale) * (2 if in_float32 else 1)
+    evaluation = WEIGHTS * (2 if in_float32 or on_cpu else 1) + VAE + DECODING * scale
+    return OVERHEAD + max(step, evaluation)
 
 
 def record_speed(setting: Setting, steps: int, batch: int, seconds: float) -> None:

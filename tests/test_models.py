@@ -109,8 +109,10 @@ def test_the_embedded_models_are_safetensors_of_at_most_48_mb_and_name_no_other_
 @pytest.mark.parametrize(
     ("device", "bfloat16", "name", "expected"),
     [
-        ("cpu", True, "auto", torch.float32),
-        ("cpu", True, "bfloat16", torch.bfloat16),
+        ("cpu", True, "auto", torch.bfloat16),
+        ("cpu", False, "auto", torch.float32),
+        ("cpu", True, "float32", torch.float32),
+        ("cpu", False, "bfloat16", torch.bfloat16),
         ("cpu", False, "float16", torch.float16),
         ("cuda", True, "auto", torch.bfloat16),
         ("cuda", False, "auto", torch.float16),
@@ -123,7 +125,21 @@ def test_the_embedded_models_are_safetensors_of_at_most_48_mb_and_name_no_other_
 def test_the_dtype_fits_the_device_unless_it_is_named(monkeypatch, device, bfloat16, name, expected):
     monkeypatch.setattr("tattoo_lora.diffusion.models.pick_device", lambda: torch.device(device))
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bfloat16)
-    assert pick_dtype(name) == expected
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": bfloat16})
+    assert pick_dtype(name, Model("someone/stable-diffusion", "a" * 40)) == expected
+
+
+def test_a_miniature_computes_in_float32_on_any_cpu_and_half_a_gigabyte_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr("tattoo_lora.diffusion.models.pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    weights = tmp_path / "unet/model.safetensors"
+    weights.parent.mkdir()
+    for size, expected in ((4e8, torch.float32), (6e8, torch.bfloat16)):
+        with weights.open("wb") as file:
+            file.truncate(int(size))  # takes no room on the disk
+        for model in (tmp_path, weights):
+            assert pick_dtype("auto", Model(str(model), None)) == expected
+    assert {pick_dtype("auto", Model(str(path), None)) for path in EMBEDDED.iterdir()} == {torch.float32}
 
 
 def test_models_are_on_the_device_only_while_they_are_used():

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     inference, sampling = profile.inference, profile.sampling
     use_threads(inference.threads)
     device = pick_device()
-    dtype = str(measuring_dtype(pick_dtype(inference.dtype), device)).removeprefix("torch.")
+    dtype = str(measuring_dtype(pick_dtype(inference.dtype, profile.base), device)).removeprefix("torch.")
     pipeline = load_pipeline(profile.base, dtype)
     tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder.to(device)
     noise_scheduler = load_noise_scheduler(profile.base)

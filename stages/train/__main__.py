@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
 
     base = profile.base
     tokenizer, text_encoder = load_tokenizer(base), load_text_encoder(base).to(accelerator.device)
-    unet, vae = load_unet(base, pick_dtype(inference.dtype)), load_vae(base)
+    unet, vae = load_unet(base, pick_dtype(inference.dtype, base)), load_vae(base)
     noise_scheduler = load_noise_scheduler(base)
     clip, processor = load_clip(profile.clip)
     start = None if init_from is None else read_start(init_from, unet, text_encoder)

@@ -122,7 +122,7 @@ def caption_new(
     `source` is the stage's Python file, `section` that of params.yaml. UserError for an empty caption.
     """
     use_threads(inference.threads)
-    batch_size, device, dtype = inference.batch_size, pick_device(), pick_dtype(inference.dtype)
+    batch_size, device, dtype = inference.batch_size, pick_device(), pick_dtype(inference.dtype, captioner)
     asked = (captioner.prompt, captioner.max_new_tokens, captioner.num_beams)
     depends_on = (model_key(captioner), asked, batch_size, device.type, dtype)
 

@@ -16,6 +16,15 @@ def is_local(model_id: str) -> bool:
     return Path(model_id).exists() or is_checkpoint(model_id) or model_id.count("/") != 1 or model_id[0] in "./~"
 
 
+def is_full_size(model: Model) -> bool:
+    """Whether the model is one of the hub, or local with as many weights: more than half a gigabyte, no miniature."""
+    path = Path(model.id)
+    if not path.exists():
+        return True
+    files = path.rglob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files) > 5e8
+
+
 def id_at_revision(model: Model) -> str:
     """The model in one word: owner/name@commit, or a path."""
     return f"{model.id}@{model.revision}" if model.revision else model.id

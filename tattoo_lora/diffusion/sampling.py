@@ -40,7 +40,7 @@ def load_pipeline(base: Model, dtype: str) -> StableDiffusionPipeline:
         load_vae(base),
         load_text_encoder(base),
         load_tokenizer(base),
-        load_unet(base, pick_dtype(dtype)),
+        load_unet(base, pick_dtype(dtype, base)),
         load_noise_scheduler(base),
     )
 
