@@ -60,6 +60,8 @@ def find_places(address: str | None, snapshots: Path | None) -> Places:
         raise UserError("--address: the last commit is not on a remote branch; `git push` it, other machines clone it")
     if not remotes:
         raise UserError("--address: other machines get data from DVC's remote, and there is none: docs/remotes.md")
+    for name, path in folders.items():  # the same place; of a commit, DVC takes a relative path as one from the root
+        dvc("remote", "modify", "--local", name, "url", path)
     url, where = git("remote", "get-url", ORIGIN), None if snapshots is None else str(snapshots.resolve())
     return Places(str(Path(url).resolve()) if Path(url).exists() else url, prefix, None, folders, where)
 
