@@ -16,6 +16,8 @@ from test_lora import BASE, FACTORS, MINIATURE, find_module, kohya_file, locon_o
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from app import adapter
+from app.compare import find_adapters
+from app.generate import Settings, set_strengths, with_strength
 from tattoo_lora.diffusion.adapter_files import read_adapter
 from tattoo_lora.diffusion.lora import kohya_path, load_lora
 
@@ -91,6 +93,21 @@ def test_merged_files_do_what_they_do_one_upon_the_other(tmp_path):
     for name, change in one.items():
         expected = 0.7 * change + 0.4 * other.get(name, torch.zeros(1))
         assert (made[name] - expected).abs().max() < 1e-6 * max(1, expected.abs().max())
+
+
+def test_several_files_with_strengths_draw_as_the_merged_file_does(tmp_path):
+    files = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    make_file(files[0])
+    make_file(files[1], [TO_Q, CONV], sign=-1)
+    edit(tmp_path, "merge", "a.safetensors:0.7", "b.safetensors:0.4")
+    ours, merged = make_pipeline(), make_pipeline()
+    load_lora(merged, tmp_path / "out.safetensors")
+    adapters = find_adapters(f"{files[0]}:1.4+{files[1]}:0.8", [], tmp_path)
+    settings = Settings("an owl", "", 7, 2, 4.0, 64, 64, BASE.id, None, "float32", tuple(adapters))
+    load_lora(ours, *files)
+    set_strengths(ours, with_strength(settings, 0.5))
+    assert (said(merged) - said(MINIATURE())).abs().max() > 0.1
+    assert torch.allclose(said(ours), said(merged), atol=1e-4)
 
 
 def test_the_difference_of_two_models_is_found_again_as_a_lora(tmp_path):

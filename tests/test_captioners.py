@@ -13,13 +13,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import BartConfig, Florence2Config, Florence2Processor, Florence2VisionConfig, PreTrainedTokenizerFast
 
+from app.ahead import check_models
 from stages import caption
 from tattoo_lora.data.captions import write_user_captions
 from tattoo_lora.data.drawings import Drawing, write_drawings
 from tattoo_lora.diffusion.captioners import caption_images, load_captioner
 from tattoo_lora.diffusion.images import squared
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import CaptionerParams, Model, load_params
+from tattoo_lora.params import CaptionerParams, Model, load_params, load_profile
 
 SIDE = 32
 QWEN = {
@@ -199,6 +200,11 @@ def test_a_variant_without_one_is_named(project, capsys):
     with pytest.raises(SystemExit):
         call(caption, project, "blip", "p", "--out", "out")
     assert "error: params.yaml: captioners: there is no blip; there are other" in capsys.readouterr().err
+
+
+def test_before_anything_runs_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="none: no such model folder"):
+        check_models(load_profile("embedded", ROOT), [Model(str(tmp_path / "none"), None)], ROOT)
 
 
 @pytest.mark.parametrize("name", ["vanilla", "nobody"])

@@ -591,23 +591,25 @@ def test_the_header_says_what_the_adapter_learned_from_and_how():
     profile = dataclasses.replace(whole, train=train, base=Model(whole.base.id, "abc"))
     drawings = [Drawing("a.png", "a" * 64, "train"), Drawing("b.png", "b" * 64, "val")]
     header = lora_header(
-        "mine", "inked", [["inked, an owl"], ["a key"]], drawings, params, profile, BaseKind("v_prediction", 768)
+        "mine",
+        "inked",
+        [["inked, an owl", "inked, an old owl"], ["a key"]],
+        drawings,
+        params,
+        profile,
+        BaseKind("v_prediction", 768),
     )
     assert (header["ss_network_dim"], header["ss_network_alpha"], header["ss_seed"]) == ("4", "2.0", "9")
-    assert json.loads(header["ss_tag_frequency"]) == {"mine": {"an": 1, "inked": 1, "owl": 1}}
+    assert json.loads(header["ss_tag_frequency"]) == {"mine": {"an": 2, "inked": 2, "owl": 2, "old": 1}}
     assert (header["ss_num_train_images"], header["ss_dataset_hash"]) == ("1", dataset_hash(drawings))
     assert (header["modelspec.trigger_phrase"], header["modelspec.prediction_type"]) == ("inked", "v")
     assert header["ss_sd_model_name"] == "models/embedded/base@abc" and header["ss_network_args"] == "{}"
     train = dataclasses.replace(train, target_modules=["to_q", "conv1"])
     convolutions = dataclasses.replace(profile, train=train)
-    header = lora_header(
-        "mine", "", [["an owl", "an inked owl"], ["a key"]], drawings, params, convolutions, BaseKind("epsilon", 768)
-    )
+    header = lora_header("mine", "", [["an owl"], ["a key"]], drawings, params, convolutions, BaseKind("epsilon", 768))
     assert json.loads(header["ss_network_args"]) == {"conv_dim": "4"}
     params = dataclasses.replace(params, use_rslora=True, ranks={"conv1": 2})
-    header = lora_header(
-        "mine", "", [["an owl", "an inked owl"], ["a key"]], drawings, params, convolutions, BaseKind("epsilon", 768)
-    )
+    header = lora_header("mine", "", [["an owl"], ["a key"]], drawings, params, convolutions, BaseKind("epsilon", 768))
     assert (header["ss_network_dim"], header["ss_network_alpha"]) == ("4", "4.0")  # 2 x √4
     assert json.loads(header["ss_network_args"]) == {"conv_dim": "2"}
 
