@@ -162,7 +162,7 @@ def project(tmp_path):
 
 def set_captioner(project, folder, name="other", prompt="null"):
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    keys = f"{{id: {folder}, revision: null, prompt: {prompt}, max_new_tokens: 6, num_beams: 1}}"
+    keys = f"{{id: '{folder}', revision: null, prompt: {prompt}, max_new_tokens: 6, num_beams: 1}}"
     text = text.replace("captioners: {}", f"captioners: {{{name}: {keys}}}")
     text += '  other:\n    trigger: ""\n    caption_dropout: 0.1\n'
     (project / "params.yaml").write_text(text, encoding="utf-8")
