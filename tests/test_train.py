@@ -25,7 +25,7 @@ import stages.train.__main__
 from stages.train.__main__ import be_deterministic
 from stages.train.batches import Batches, TrainingSet, seeded_dropout, shuffled
 from stages.train.checkpoint import Checkpoints
-from stages.train.denoiser import OPTIMIZERS, SCHEDULES, Denoiser, make_optimizer
+from stages.train.denoiser import OPTIMIZERS, SCHEDULES, Denoiser, add_adapters, make_optimizer
 from stages.train.loop import train
 from stages.train.memory import COMPILE_MODES, MicroBatches, largest_fitting, pick_compile
 from stages.train.run import Log, Outputs
@@ -638,8 +638,13 @@ def alphas(folder):
 @pytest.mark.parametrize(("use_rslora", "scale"), [(False, 2 / 4), (True, 2 / 4**0.5)])
 def test_layers_have_ranks_of_their_own_and_all_the_same_scale(data, tmp_path, use_rslora, scale):
     profile = dataclasses.replace(PROFILE, target_modules=["all"], steps=1)
-    fit_with(tmp_path, data, profile, rank=4, ranks={"ff": 2, "to_q": 1}, alpha=2.0, use_rslora=use_rslora)
-    by_layer = alphas(tmp_path)
+    knobs = {"rank": 4, "ranks": {"ff": 2, "to_q": 1}, "alpha": 2.0, "use_rslora": use_rslora}
+    unet = make_unet()
+    add_adapters(Denoiser(unet, EMBEDS), dataclasses.replace(PARAMS, **knobs), profile)
+    scales = [layer.scaling["default"] for layer in unet.modules() if hasattr(layer, "scaling")]
+    assert len(scales) == 4 * 12 and scales == pytest.approx([scale] * len(scales))  # in training
+    fit_with(tmp_path, data, profile, **knobs)
+    by_layer = alphas(tmp_path)  # and in the file
     ranks = {"ff_net_0_proj": 2, "ff_net_2": 2, "to_q": 1, "to_v": 4, "proj_in": 4}
     for suffix, rank in ranks.items():
         assert {value for name, value in by_layer.items() if name.endswith(suffix)} == {(rank, scale * rank)}
