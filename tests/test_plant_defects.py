@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from conftest import ROOT
-from plant_defects import Defect, read_table
+from plant_defects import TABLE, Defect, read_table
 
 
 def test_each_defect_stands_for_a_text_that_is_there_once_and_still_is_python():
@@ -14,6 +14,12 @@ def test_each_defect_stands_for_a_text_that_is_there_once_and_still_is_python():
     assert len(defects) >= 74 and max(Counter(defect.id for defect in defects).values()) == 1
     for defect in defects:
         ast.parse(defect.planted(ROOT))
+
+
+def test_each_file_stands_in_the_table_once():
+    """Of two keys of one name YAML keeps the last alone: the defects of the first would never be planted."""
+    files = re.findall(r"(?m)^(\S+):$", TABLE.read_text(encoding="utf-8"))
+    assert max(Counter(files).values()) == 1
 
 
 def test_the_tests_that_should_fail_are_there():
