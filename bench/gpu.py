@@ -21,6 +21,9 @@ from tattoo_lora.errors import one_line_errors
 
 ROOT = Path(__file__).parents[1]
 CALL = 530  # seconds of a whole call
+LEAST = 10  # seconds that a part must have
+DTYPES = ("bfloat16", "float16")
+NO_TIME = "skipped: no time left"
 MATMUL = """
 import time, torch
 cuda = torch.cuda.is_available()
@@ -39,28 +42,64 @@ print(f"{name}, torch {torch.__version__}, {rate:.1f} TFLOP/s in bfloat16")
 """
 
 
+KINDS = {  # of trainings whose losses are held against those without compiling: params of train
+    "checkpointing": ["gradient_checkpointing=true"],
+    "DoRA": ["use_dora=true"],
+    "text encoder": ["text_encoder_lr=1.0e-4"],
+    "dropout": ["lora_dropout=0.1"],
+}
+
+
 def parts(call: int, out: Path, quick: bool, peer: Path | None) -> dict[str, tuple[int, list[str]]]:
     """Limit in seconds and command of each part of a call, in the order of what matters most."""
-    bench = ["-m", "bench"]
-    few = ["--steps", "2", "--repeats", "1"] if quick else ["--steps", "10", "--repeats", "3"]
     base = [] if quick else ["--profile", "sd15", "--base", str(out / BASE), "--resolution", "512"]
-    if call == 1:
-        chain = ["-m", "bench.full_size_run", str(out), "--resolution", "512", "--steps", "20", "--drawings", "24"]
-        rows = {"environment": (60, ["-c", MATMUL])}
-        if not quick:
-            rows |= {"models": (150, ["-m", "bench.full_size_models", str(out)]), "chain": (300, [*chain, "--json"])}
-        for compiled, micro, dtype in product(("off", "default", "graphs"), (8, 4, 1), ("bfloat16", "float16")):
-            options = ["--compile", compiled, "--micro", str(micro), "--dtype", dtype, "--batch", "8"]
-            rows[f"miniature, {compiled}, {micro} at once, {dtype}"] = (90, [*bench, "train", *few, *options])
-        return rows
+    return first_call(out, quick) if call == 1 else second_call(base, quick, peer)
+
+
+def first_call(out: Path, quick: bool) -> dict[str, tuple[int, list[str]]]:
+    """The card, the chain at full size and on smaller cards, the miniature in all ways to train."""
+    rows = {"environment": (60, ["-c", MATMUL]), "missing wheels": (30, ["-m", "bench.gpu_parts", "wheels"])}
+    if not quick:
+        chain = ["-m", "bench.full_size_run", str(out), "--resolution", "512", "--steps", "12", "--drawings", "24"]
+        rows["models"] = (150, ["-m", "bench.full_size_models", str(out)])
+        rows["chain"] = (300, [*chain, "--eval-every", "6", "--cards", "4", "6", "8", "12", "16", "--json"])
+    steps = ["--steps", "2" if quick else "10"]
+    for kind, knobs in KINDS.items():
+        rows[f"losses, {kind}"] = (60, ["-m", "bench.gpu_parts", "losses", *steps, "--knobs", *knobs])
+    rows["resume"] = (60, ["-m", "bench.gpu_parts", "resume", "--steps", "4" if quick else "10"])
+    ways = product(("off",) if quick else ("off", "default", "graphs"), (4,) if quick else (8, 4, 1), DTYPES)
+    for compiled, micro, dtype in ways:
+        options = ["--compile", compiled, "--micro", str(micro), "--dtype", dtype, "--batch", "8"]
+        rows[f"miniature, {compiled}, {micro} at once, {dtype}"] = (
+            90,
+            ["-m", "bench", "train", *counted(quick), *options],
+        )
+    return rows
+
+
+def second_call(base: list[str], quick: bool, peer: Path | None) -> dict[str, tuple[int, list[str]]]:
+    """The training bench at full size, a profile, what is the same twice and in other dtypes, pictures."""
     rows = {}
-    for compiled, (batch, accumulation) in product(("off", "default", "graphs"), ((1, 8), (8, 1), (1, 1))):
+    batches = ((2, 1),) if quick else ((1, 8), (8, 1), (1, 1))
+    for compiled, (batch, accumulation) in product(("off",) if quick else ("off", "default", "graphs"), batches):
         options = ["--compile", compiled, "--batch", str(batch), "--accumulation", str(accumulation), "--checkpointing"]
         options += ["--peer", str(peer)] if peer and compiled == "off" else []
-        rows[f"train, {batch} x {accumulation}, {compiled}"] = (120, [*bench, "train", *base, *few, *options])
-    for part in ("sample", "encode", "caption"):
-        rows[part] = (90, [*bench, part, "--count", "2" if quick else "16", "--repeats", few[-1]])
+        rows[f"train, {batch} x {accumulation}, {compiled}"] = (
+            120,
+            ["-m", "bench", "train", *base, *counted(quick), *options],
+        )
+    steps = ["--steps", "2" if quick else "8"]
+    for part in ("profile", "deterministic", "val_loss"):
+        rows[part] = (90, ["-m", "bench.gpu_parts", part, *base, *steps])
+    for part in ("sample",) if quick else ("sample", "encode", "caption"):
+        options = ["--count", "2" if quick else "16", "--repeats", counted(quick)[-1]]
+        rows[part] = (90, ["-m", "bench", part, *options])
     return rows
+
+
+def counted(quick: bool) -> list[str]:
+    """How long a bench of trainings takes."""
+    return ["--steps", "1", "--repeats", "1"] if quick else ["--steps", "10", "--repeats", "3"]
 
 
 def run_part(name: str, limit: float, command: list[str], out: Path) -> dict:
@@ -73,10 +112,25 @@ def run_part(name: str, limit: float, command: list[str], out: Path) -> dict:
             said = done.stderr[-2000:]
     except subprocess.TimeoutExpired:
         status, said = "out of time", ""
-    result = {"part": name, "status": status, "seconds": round(time.monotonic() - started, 1), "said": said}
+    return keep(out, name, status, time.monotonic() - started, said)
+
+
+def keep(out: Path, name: str, status: str, seconds: float, said: str = "") -> dict:
+    """Append what came of a part to results.jsonl."""
+    result = {"part": name, "status": status, "seconds": round(seconds, 1), "said": said}
     with (out / "results.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(result) + "\n")
     return result
+
+
+def run_call(chosen: dict[str, tuple[int, list[str]]], out: Path, limit: float) -> None:
+    """Run the parts one after the other; those that the limit in seconds leaves no time for are named too."""
+    ends = time.monotonic() + limit
+    for name, (part_limit, command) in chosen.items():
+        left = ends - time.monotonic()
+        result = keep(out, name, NO_TIME, 0) if left < LEAST else run_part(name, min(part_limit, left), command, out)
+        print(f"{name}: {result['status']} after {result['seconds']} s", flush=True)
+    (out / "results.md").write_text(table(out), encoding="utf-8")
 
 
 def table(out: Path) -> str:
@@ -101,13 +155,8 @@ def main() -> None:
     with one_line_errors():
         out = args.out.resolve()
         out.mkdir(parents=True, exist_ok=True)
-        ends = time.monotonic() + CALL
-        for name, (limit, command) in parts(args.call, out, args.quick, args.peer).items():
-            left = ends - time.monotonic()
-            if name.startswith(args.only) and left > 10:
-                result = run_part(name, min(limit, left), command, out)
-                print(f"{name}: {result['status']} after {result['seconds']} s", flush=True)
-        (out / "results.md").write_text(table(out), encoding="utf-8")
+        chosen = parts(args.call, out, args.quick, args.peer)
+        run_call({name: part for name, part in chosen.items() if name.startswith(args.only)}, out, CALL)
 
 
 if __name__ == "__main__":

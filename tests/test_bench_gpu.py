@@ -5,7 +5,11 @@ import json
 import pytest
 from conftest import ROOT, run
 
-from bench.gpu import parts, run_part, table
+from bench import full_size_run, gpu
+from bench.gpu import parts, run_call, run_part, table
+from bench.gpu_parts import largest_difference, wheels, with_knobs
+from tattoo_lora.errors import UserError
+from tattoo_lora.params import load_params
 
 
 def test_a_part_is_kept_at_once_whatever_became_of_it(tmp_path):
@@ -18,9 +22,56 @@ def test_a_part_is_kept_at_once_whatever_became_of_it(tmp_path):
     assert "| b | failed |" in shown and "### a\n\n1" in shown and "### b" not in shown
 
 
-def test_both_calls_have_parts_for_all_ways_to_compile(tmp_path):
-    assert sum("graphs" in name for name in parts(1, tmp_path, False, None)) == 6
-    assert any("--peer" in command for _, command in parts(2, tmp_path, False, tmp_path / "peer.py").values())
+def test_both_calls_have_parts_for_all_ways_to_compile_and_to_train(tmp_path):
+    first, second = parts(1, tmp_path, False, None), parts(2, tmp_path, False, tmp_path / "peer.py")
+    assert sum("graphs" in name for name in first) == 6
+    assert {f"losses, {kind}" for kind in ("checkpointing", "DoRA", "text encoder", "dropout")} <= set(first)
+    assert first["chain"][1][-7:] == ["--cards", "4", "6", "8", "12", "16", "--json"]
+    assert {"profile", "deterministic", "val_loss", "sample", "encode", "caption"} <= set(second)
+    assert any("--peer" in command for _, command in second.values())
+    assert all("sd15" in second[name][1] for name in ("profile", "deterministic", "val_loss"))
+
+
+def test_a_part_that_no_time_is_left_for_is_named(tmp_path, capsys):
+    run_call({"a": (60, ["-c", "print(1)"]), "b": (60, ["-c", "1"])}, tmp_path, limit=gpu.LEAST - 1)
+    assert capsys.readouterr().out.splitlines() == [f"{name}: skipped: no time left after 0 s" for name in "ab"]
+    shown = (tmp_path / "results.md").read_text()
+    assert "| a | skipped: no time left | 0 s |" in shown and "| b | skipped: no time left | 0 s |" in shown
+    run_call({"c": (60, ["-c", "print(3)"])}, tmp_path, limit=600)
+    assert (
+        "| a | skipped" in (tmp_path / "results.md").read_text()
+        and "### c\n\n3" in (tmp_path / "results.md").read_text()
+    )
+
+
+def test_the_losses_of_two_trainings_and_params_by_name_are_compared():
+    assert largest_difference([1.0, 2.2], [1.0, 2.0]) == "1.0e-01"
+    params = with_knobs(load_params(ROOT).train, ["use_dora=true", "lora_dropout=0.1"])
+    assert params.use_dora is True and params.lora_dropout == 0.1
+    with pytest.raises(UserError, match="--knobs: train has no param dora"):
+        with_knobs(params, ["dora=true"])
+
+
+def test_packages_that_are_missing_are_listed(monkeypatch):
+    monkeypatch.setattr("bench.gpu_parts.OPTIONAL", ("torch", "no-such-package"))
+    assert wheels()[0].endswith("no-such-package")
+
+
+def test_a_training_that_does_not_fit_a_card_says_why_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    def fits_eight(name, arguments, folder, card_gb=0):
+        if card_gb == 4:
+            raise SystemExit("train: some lines\nerror: out of memory")
+        return {"stage": name, "seconds": 1.0, "peak_gb": 2.0, "allocated_gb": 3.0, "reserved_gb": 3.5}
+
+    monkeypatch.setattr(full_size_run, "run_stage", fits_eight)
+    rows = full_size_run.run_all(tmp_path, [4, 8])
+    assert rows[-2] == {"stage": "train", "card_gb": 4, "failed": "error: out of memory"} and rows[-1]["card_gb"] == 8
+    assert "train, 4 GB    failed: error: out of memory\n" in capsys.readouterr().out
+
+
+def test_a_stage_runs_as_on_a_card(tmp_path):
+    with pytest.raises(SystemExit, match="params.yaml: not found"):
+        full_size_run.run_stage("train", [], tmp_path, 4)
 
 
 def test_the_environment_is_measured(tmp_path):
@@ -33,4 +84,9 @@ def test_the_environment_is_measured(tmp_path):
 def test_both_calls_run_with_the_miniature(tmp_path, number):
     run("python", "-m", "bench.gpu", number, "--quick", "--out", str(tmp_path), cwd=ROOT)
     results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert {result["status"] for result in results} <= {"done", "out of time"}
+    assert {result["status"] for result in results} == {"done"}, results
+    said = {result["part"]: result["said"] for result in results}
+    if number == "1":
+        assert "the same bytes" in said["resume"] and "| off |" in said["losses, DoRA"]
+    else:
+        assert "deterministic: True: the same bytes" in said["deterministic"] and "| bfloat16 |" in said["val_loss"]
