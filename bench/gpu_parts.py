@@ -5,6 +5,7 @@ python -m bench.gpu_parts resume|deterministic|val_loss|profile|wheels [--base S
 """
 
 import argparse
+import copy
 import csv
 import dataclasses
 import hashlib
@@ -39,15 +40,13 @@ class Trained:
 
 
 @contextmanager
-def adapted_once(unet, text_encoder) -> Iterator[None]:
-    """Take the adapters off again, so that one load of the models does for several trainings."""
+def adapted_once(unet) -> Iterator[None]:
+    """Take the adapter off again, so that one load of the models does for several trainings."""
     try:
         yield
     finally:
         unet.unload_lora()
         unet.disable_gradient_checkpointing()
-        if text_encoder is not None:
-            text_encoder.delete_adapter("default")
 
 
 def trained(
@@ -72,7 +71,7 @@ def trained(
     moments = list(torch.randn(texts, 2, 2 * channels, *side, generator=generator))
     embeds = torch.randn(texts, length, config.hidden_size, generator=generator)
     input_ids = torch.randint(config.vocab_size, (texts, length), generator=generator)
-    text_encoder = None if params.text_encoder_lr is None else models.text_encoder
+    text_encoder = None if params.text_encoder_lr is None else copy.deepcopy(models.text_encoder)
     denoiser = Denoiser(models.unet, embeds if text_encoder is None else None, text_encoder, input_ids)
     denoiser.to(models.unet.device)
     train_profile = dataclasses.replace(profile.train, steps=steps, eval_every=1, warmup_steps=0)  # a row a step
@@ -95,7 +94,7 @@ def trained(
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    with adapted_once(models.unet, text_encoder):
+    with adapted_once(models.unet):
         try:
             accelerator = Accelerator(cpu=not cuda, mixed_precision="no")
             train(denoiser, models.noise_scheduler, batches, params, train_profile, accelerator, outputs)
@@ -192,7 +191,7 @@ def profile_steps(models, params: TrainParams, profile: Profile, folder: Path) -
 def wheels() -> list[str]:
     """The packages of requirements*.txt and the optional ones that this machine lacks."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("requirements*.txt")))
-    names = [*re.findall(r"(?m)^([A-Za-z0-9_.-]+)", text), *OPTIONAL]
+    names = [*re.findall(r"(?m)^([A-Za-z0-9][A-Za-z0-9_.-]*)", text), *OPTIONAL]
     missing = []
     for name in dict.fromkeys(names):
         try:
