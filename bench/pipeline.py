@@ -123,7 +123,7 @@ def repro_cases(project: Path) -> dict[str, Case]:
     def write_commands() -> None:
         forget_results()
         stages = yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-        order = ["preprocess", "caption_blip", "enrich", "encode", "train", "evaluate", "report"]
+        order = ["preprocess", "caption_blip", "caption", "enrich", "encode", "train", "evaluate", "report"]
         in_order = sorted(stages, key=lambda name: order.index(name.split("@")[0]))
         commands = "\n".join(stages[name]["cmd"] for name in in_order)
         (project / "without_dvc.sh").write_text(commands, encoding="utf-8")

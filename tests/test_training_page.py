@@ -146,20 +146,21 @@ def test_a_trigger_word_is_kept_for_its_set(tmp_path):
 
 def test_a_caption_is_edited_in_place_and_words_are_replaced_in_all(light):
     raw = light / "data/raw/flash"
-    (raw / "moon.txt").write_text("a moon\n")
+    (raw / "moon.txt").write_text("a moon\nthe moon, old\n")
     with opened(light, "Captions") as app:
         assert "30 drawings, 1 with your own caption" in texts(app) and len(app.text_area) == 24
         app.number_input[0].set_value(2).run()
         assert len(app.text_area) == 6
         field = app.text_area[0]
-        field.set_value("a **drawing** <b>").run()
+        field.set_value("a **drawing** <b>\n\n a  star ").run()
         assert not app.exception
         name = field.label.strip("` ")
-        assert (raw / name).with_suffix(".txt").read_text() == "a **drawing** <b>\n"
+        assert (raw / name).with_suffix(".txt").read_text() == "a **drawing** <b>\na star\n"
+        assert app.text_area[0].value == "a **drawing** <b>\na star"
         next(one for one in app.text_input if one.label == "Find").set_value("moon")
         next(one for one in app.text_input if one.label == "Replace with").set_value("crescent")
         pressed(app, "Replace in all drawings of the set")
-        assert (raw / "moon.txt").read_text() == "a crescent\n"
+        assert (raw / "moon.txt").read_text() == "a crescent\nthe crescent, old\n"
         app.text_area[0].set_value("").run()
         assert not (raw / name).with_suffix(".txt").exists()
     assert {path.name: path.read_bytes() for path in raw.glob("*.png")} == drawings(30)
