@@ -79,9 +79,8 @@ def run_trial(trial: Trial) -> Iterator[Row]:
 def run_experiment(trial: Trial, name: str, seed: int, targets: list[str]) -> Iterator[Row]:
     """The rows of one experiment, which runs `targets`; those of an experiment that is there already come at once."""
     given = dict.fromkeys(trial.variants, 0)  # rows of each log
-    rev = find_experiment(trial.commit, name)
-    if rev is None:
-        end_remains(trial.commit, name)
+    end_remains(trial.commit, name)
+    if find_experiment(trial.commit, name) is None:
         before = {variant: Run("", trial.commit).read(log_path(variant)) for variant in trial.variants}
         process, log = start(trial, name, seed, targets)
         try:
@@ -93,9 +92,8 @@ def run_experiment(trial: Trial, name: str, seed: int, targets: list[str]) -> It
             stop(process)
         if process.returncode != 0:
             raise failure(name, log.read_text(encoding="utf-8", errors="replace"))
-        rev = find_experiment(trial.commit, name)
-        assert rev, f"{name}: DVC ended well and left no experiment"
-        rev = drop_other_metrics(trial.commit, name, targets)
+        assert find_experiment(trial.commit, name), f"{name}: DVC ended well and left no experiment"
+    rev = drop_other_metrics(trial.commit, name, targets)  # also of one that a killed sweep left whole
     for number, variant in enumerate(trial.variants):
         yield from new_rows(number, Run(name, rev).read(log_path(variant)) or b"", given, variant)
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 from app import sweep
 from app.search import Plan, follow, open_study, open_trials
 from app.sweep_space import grid, read_knobs
-from app.trials import find_experiment
+from app.trials import experiment_ref, find_experiment
 
 ALONE = ("--at-once", "1")  # as without Ray, if it is installed
 
@@ -145,6 +145,15 @@ def test_the_best_trials_come_first_and_alone_have_test_scores(swept):
     printed = (swept / "printed.txt").read_text(encoding="utf-8")
     assert re.search(r"(?m)^4 of 4: rank-03 rank=8: val_loss 0\.0640 \(best so far\), \d+ s on ", printed)
     assert "| rank-03 | done | 8 | 0.0640 | 4 |" in printed and "dvc exp apply rank-03" in printed
+
+
+def test_an_experiment_that_outlived_its_killed_sweep_keeps_no_metrics_of_another_either(swept, tmp_path):
+    project = copy_project(swept, tmp_path / "p")
+    run("dvc", "exp", "run", "--temp", "-n", "left-00", "-S", "train.rank=12", "train@blip", cwd=project)
+    call(sweep, project, *ALONE, "-S", "rank=12", "--variants", "blip", "--best", "0", "--name", "left")
+    head = run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
+    listed = run("git", "ls-tree", "-r", "--name-only", experiment_ref(head, "left-00"), cwd=project).stdout
+    assert "dvc.lock" in listed.split() and "metrics/" not in listed
 
 
 def test_apply_brings_a_trial_back(swept, tmp_path):
