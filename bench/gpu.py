@@ -156,6 +156,8 @@ def main() -> None:
         out = args.out.resolve()
         out.mkdir(parents=True, exist_ok=True)
         chosen = parts(args.call, out, args.quick, args.peer)
+        if args.quick:  # on a busy CPU a part may take long
+            chosen = {name: (CALL, command) for name, (_, command) in chosen.items()}
         run_call({name: part for name, part in chosen.items() if name.startswith(args.only)}, out, CALL)
 
 
