@@ -97,6 +97,16 @@ def rows_in_clone(job: dict) -> Iterator[dict | list]:
             yield {"failed": f"app.clone ended with {process.returncode}"}
 
 
+def check_address(address: str) -> None:
+    """UserError if nothing answers at host:port, for which Ray itself would wait minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from None
+
+
 class Cluster:
     """Ray's machines: this one alone, or those of the cluster at the address."""
 
@@ -104,10 +114,9 @@ class Cluster:
         import ray
 
         self.ray, self.places, self.at_once = ray, places, at_once
-        try:
-            ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, logging_level="error")
-        except ConnectionError as error:
-            raise UserError(f"--address {address}: no Ray cluster answers there ({error})") from None
+        if address is not None:
+            check_address(address)
+        ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, logging_level="error")
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # other machines have no app.machines
         there = ray.cluster_resources().get("GPU", 0)
         self.gpus = min(1, there) if gpus is None else gpus
