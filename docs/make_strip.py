@@ -25,7 +25,7 @@ SIDE, GAP, BETWEEN, TITLE = 220, 8, 44, 52  # px
 ARROW, TEXT = "#b3b3b3", "#333333"
 
 
-def pictures(root: Path) -> dict[str, list[Image.Image]]:
+def pictures(root: Path, drawings: tuple[str, ...] = DRAWINGS) -> dict[str, list[Image.Image]]:
     """What stands under each title."""
     table = read_pictures(workspace(root))
     table = table[table["seed"] == table["seed"].iloc[0]]
@@ -33,7 +33,7 @@ def pictures(root: Path) -> dict[str, list[Image.Image]]:
         [root / path for path in table[table["name"] == name]["path"][:SHOWN]] for name in ("base", "blip")
     )
     return {
-        "your drawings": [Image.open(root / f"data/raw/flash/{name}.png") for name in DRAWINGS],
+        "your drawings": [Image.open(root / f"data/raw/flash/{name}.png") for name in drawings],
         "the base model": [Image.open(path) for path in base],
         "with your adapter": [Image.open(path) for path in adapter],
         "as stencils": [to_image(trace(path, Options(width_mm=SIDE / 300 * 25.4 * 2)).ink) for path in adapter],

@@ -12,7 +12,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT, copy_project, run
+from conftest import DRAWINGS, ENVIRONMENT, ROOT, copy_project, run
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted(
@@ -60,7 +60,7 @@ def test_what_is_not_run_is_listed_and_at_least_parses(document, why, code):
 
 def test_the_readmes_strip_goes_from_drawings_to_stencils(finished):
     program = runpy.run_path(str(ROOT / "docs/make_strip.py"))
-    columns = program["pictures"](finished)
+    columns = program["pictures"](finished, DRAWINGS[:4])
     assert [len(shown) for shown in columns.values()] == [4] * 4
     drawings, base, adapter, stencils = (
         np.array([np.asarray(program["cell"](picture), int) for picture in shown]) for shown in columns.values()

@@ -149,6 +149,7 @@ def test_training_evaluation_and_drawing_cut_their_texts_by_the_one_function():
     assert {path for path, lines in calls.items() if lines} == {
         "tattoo_lora/diffusion/prompts.py",
         "tattoo_lora/diffusion/sampling.py",  # the scorer's texts
+        "tattoo_lora/diffusion/captioners.py",  # a captioner's question
         "stages/enrich.py",  # counts only
     }
     for path in ("stages/train/__main__.py", "stages/evaluate/__main__.py", "app/generate.py"):

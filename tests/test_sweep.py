@@ -44,7 +44,8 @@ with snapshot.with_name("steps.txt").open("a") as counted:
         snapshot.write_text(log.read_text())
         counted.write(f"{variant} {params.rank} {profile.learning_rate} {params.seed} {step}\\n")
         counted.flush()
-        time.sleep(float(Path("pause.txt").read_text()))
+        seconds, *ranks = Path("pause.txt").read_text().split()  # of every rank, or of those that follow
+        time.sleep(float(seconds) if not ranks or str(params.rank) in ranks else 0)
 snapshot.unlink()
 """
 EVALUATE = """
@@ -175,7 +176,7 @@ def test_a_finished_sweep_runs_nothing_again_and_another_of_that_name_is_refused
 
 def test_a_hopeless_training_is_stopped_and_leaves_its_snapshot_and_no_experiment(swept, tmp_path):
     project = copy_project(swept, tmp_path / "p")
-    (project / "pause.txt").write_text("3")
+    (project / "pause.txt").write_text("60 60")
     commit(project)
     call(sweep, project, *ALONE, "-S", "rank=4,8,12,60", "--variants", "blip", "--best", "0", "--name", "p")
     table = pd.read_csv(project / "runs/sweeps/p/sweep.csv").set_index("trial")
