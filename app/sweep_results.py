@@ -93,7 +93,9 @@ def write_results(study: optuna.Study, plan: Plan, tests: Tests | None = None) -
 def table_text(table: pd.DataFrame) -> str:
     """The table as Markdown, without columns that are empty."""
     shown = table.dropna(axis="columns", how="all").drop(columns="reason", errors="ignore")
-    shown = shown.rename(columns={name: name.rpartition(".")[2] for name in shown})
+    short = {name: name.rpartition(".")[2] for name in shown}
+    taken = [*shown, *short.values()]
+    shown = shown.rename(columns={name: last for name, last in short.items() if taken.count(last) == 1})
     digits = {"val_loss": 4, "seconds": 0} | {score: SCORES[score].digits for score in REPORTED}
     lines = [f"| {' | '.join(shown)} |", "|---" * len(shown.columns) + "|"]
     for row in shown.to_dict("records"):

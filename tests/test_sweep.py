@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from app import sweep
 from app.search import Plan, follow, open_study, open_trials
+from app.sweep_results import table_text
 from app.sweep_space import grid, read_knobs
 from app.trials import experiment_ref, find_experiment
 
@@ -344,3 +345,16 @@ def test_without_ray_what_needs_it_is_refused(small, capsys, monkeypatch, option
     with pytest.raises(SystemExit):
         call(sweep, small, "-S", "rank=4", *option)
     assert f"error: {option[0]}: Ray is not installed: `pip install -r requirements-ray.txt`" in capsys.readouterr().err
+
+
+def test_a_knob_that_is_called_as_a_column_keeps_its_whole_name_in_the_table():
+    row = {
+        "trial": "a-00",
+        "train.rank": "8",
+        "profiles/embedded.yaml:train.steps": "60",
+        "val_loss": 0.07,
+        "steps": 40,
+    }
+    heading, _, cells = table_text(pd.DataFrame([row])).splitlines()
+    assert heading == "| trial | rank | profiles/embedded.yaml:train.steps | val_loss | steps |"
+    assert cells == "| a-00 | 8 | 60 | 0.0700 | 40 |"
