@@ -11,27 +11,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 from app.checks import git
-from app.trials import POLL, Diverged, Trial, experiment_ref, run_trial
+from app.jobs import when_parent_ends
+from app.trials import Diverged, Trial, experiment_ref, run_trial
 from tattoo_lora.errors import UserError
 
 ORIGIN = "origin"  # Git's own name for where a clone came from
-
-
-def stop_with_parent() -> None:
-    """Stop as after Ctrl-C once the process that started this one is gone: a killed one cannot say so."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def connect(job: dict) -> None:
@@ -67,7 +54,7 @@ def dvc(*arguments: str) -> None:
 
 def main() -> None:
     job = json.load(sys.stdin)
-    stop_with_parent()
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGINT))  # as after Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
     trial = Trial(**job["trial"] | {"logs": Path(job["trial"]["logs"])})
     try:

@@ -15,7 +15,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +98,18 @@ def started_by(job: str) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
     return processes
+
+
+def when_parent_ends(do: Callable[[], object]) -> None:
+    """Have `do` called once the process that started this one is gone: a killed one cannot say so."""
+    parent = psutil.Process().parent()
+
+    def watch() -> None:
+        while parent is not None and parent.is_running() and os.getppid() == parent.pid:
+            time.sleep(POLL)
+        do()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def read_job(folder: Path) -> Job:

@@ -20,9 +20,9 @@ from optuna.trial import TrialState
 
 from app.checks import git
 from app.clone import ORIGIN, dvc
-from app.search import Course, Plan, open_trials, progress_line
+from app.search import Course, Plan, conclude, open_trials
 from app.sweep_results import write_results
-from app.trials import PATIENCE, Trial, drop_experiments
+from app.trials import PATIENCE, Trial
 from tattoo_lora.errors import UserError
 
 DEATHS = 3  # of one trial, from which on it is not for the machines
@@ -168,9 +168,7 @@ def run_on_cluster(study: optuna.Study, plan: Plan, cluster: Cluster) -> None:
             if is_over:
                 del running[rows]
                 cluster.end([rows])
-                if study.get_trials(deepcopy=False)[course.trial.number].state == TrialState.PRUNED:
-                    drop_experiments(plan.trial(course.trial.number, course.values))
-                print(progress_line(study, plan, course.trial.number), flush=True)
+                conclude(course, plan)
                 write_results(study, plan)
     finally:
         cluster.end(running)

@@ -151,18 +151,26 @@ def show_experiments() -> list[Run]:
         return []
 
 
-def read_executors(root: Path = Path()) -> dict[str, dict]:
-    """What DVC notes of the experiments that run outside of the workspace, by name: baseline_rev, root_dir."""
-    executors = {}
+def executor_files(root: Path = Path()) -> Iterator[tuple[Path, dict]]:
+    """Each file in which DVC notes an experiment that runs or ran, and name, baseline_rev, location, root_dir in it."""
     for path in (root / ".dvc/tmp/exps/run").glob("*/*.run"):
         try:
             executor = json.loads(path.read_text(encoding="utf-8"))
-            alive = executor["status"] < 3 and executor["location"] != "workspace"  # 3 and above: over
-            if alive and re.fullmatch(r"[0-9a-f]{40}", executor["baseline_rev"]):
-                executors[executor["name"]] = executor
-        except (OSError, ValueError, TypeError, KeyError):  # just being written, or just deleted
+            if {"name", "baseline_rev", "location", "root_dir", "status"} <= executor.keys():
+                yield path, executor
+        except (OSError, ValueError, AttributeError):  # just being written, or just deleted
             continue
-    return executors
+
+
+def read_executors(root: Path = Path()) -> dict[str, dict]:
+    """What DVC notes of the experiments that run outside of the workspace, by name."""
+    return {
+        executor["name"]: executor
+        for _, executor in executor_files(root)
+        if executor["status"] < 3  # 3 and above: over
+        and executor["location"] != "workspace"
+        and re.fullmatch(r"[0-9a-f]{40}", executor["baseline_rev"])
+    }
 
 
 def parse_runs(shown: list[dict], folders: dict[str, Path]) -> list[Run]:

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from app.sweep_space import Knob, Values
-from app.trials import Diverged, Row, Trial
+from app.trials import Diverged, Row, Trial, drop_experiments
 from tattoo_lora.errors import UserError
 
 FOLDER = Path("runs/sweeps")
@@ -40,6 +40,10 @@ class Plan:
 
     def label(self, number: int) -> str:
         return f"{self.name}-{number:02d}"
+
+    def values(self, trial: optuna.trial.BaseTrial) -> Values:
+        """The trial's value of each knob."""
+        return {knob.name: knob.pick(trial) for knob in self.knobs}
 
     def trial(self, number: int, values: Values) -> Trial:
         label, settings = self.label(number), tuple(f"{name}={value}" for name, value in values.items())
@@ -131,7 +135,14 @@ def open_trials(study: optuna.Study, plan: Plan) -> Iterator[Course]:
 
 def course_with(study: optuna.Study, plan: Plan, trial: optuna.Trial) -> Course:
     """The trial's course at its beginning; this is where the search picks the values."""
-    return Course(study, trial, {knob.name: knob.pick(trial) for knob in plan.knobs}, plan.label(trial.number))
+    return Course(study, trial, plan.values(trial), plan.label(trial.number))
+
+
+def conclude(course: Course, plan: Plan) -> None:
+    """Print what a trial that is over came to; one that was stopped leaves no experiments."""
+    if course.study.get_trials(deepcopy=False)[course.trial.number].state == TrialState.PRUNED:
+        drop_experiments(plan.trial(course.trial.number, course.values))
+    print(progress_line(course.study, plan, course.trial.number), flush=True)
 
 
 def follow(course: Course, rows: Iterator[Row]) -> None:

@@ -10,15 +10,13 @@ import argparse
 import json
 import os
 import sys
-import threading
-import time
 from pathlib import Path
 
-import psutil
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from app.checks import writable
+from app.jobs import when_parent_ends
 from tattoo_lora.errors import UserError, one_line_errors
 
 
@@ -42,23 +40,11 @@ def changed_stages() -> list[dict]:
         return stages
 
 
-def end_with_parent() -> None:
-    """End this process when its parent is gone, even if the parent was killed and could not report it."""
-    parent = psutil.Process().parent()
-
-    def watch() -> None:
-        while parent is not None and parent.is_running() and os.getppid() == parent.pid:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
     argparse.ArgumentParser(
         prog="python -m app.stage_states", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    end_with_parent()
+    when_parent_ends(lambda: os._exit(1))
     with one_line_errors():
         writable(Path(".dvc/tmp"), "DVC's folder")
         try:

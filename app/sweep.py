@@ -22,13 +22,12 @@ from pathlib import Path
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.trial import TrialState
 
 from app.checks import check, check_repository, git
-from app.search import Plan, best_trials, follow, open_study, open_trials, progress_line
+from app.search import Plan, best_trials, conclude, follow, open_study, open_trials
 from app.sweep_results import table_text, write_results
 from app.sweep_space import grid, read_knobs
-from app.trials import drop_experiments, evaluate, run_trial
+from app.trials import evaluate, run_trial
 from tattoo_lora.errors import UserError, one_line_errors
 from tattoo_lora.params import Params, Range, load_params
 
@@ -63,12 +62,9 @@ def run_here(study: optuna.Study, plan: Plan) -> None:
     for course in open_trials(study, plan):
         course.begin(socket.gethostname())
         write_results(study, plan)  # also for the dashboard, where it is seen as it grows
-        trial = plan.trial(course.trial.number, course.values)
-        with contextlib.closing(run_trial(trial)) as rows:
+        with contextlib.closing(run_trial(plan.trial(course.trial.number, course.values))) as rows:
             follow(course, rows)
-        if study.get_trials(deepcopy=False)[course.trial.number].state == TrialState.PRUNED:
-            drop_experiments(trial)
-        print(progress_line(study, plan, course.trial.number), flush=True)
+        conclude(course, plan)
 
 
 def plan_cluster(args: argparse.Namespace) -> tuple | None:
@@ -116,10 +112,7 @@ def run(args: argparse.Namespace) -> None:
 
             run_on_cluster(study, plan, Cluster(*cluster))
         best = best_trials(study, args.best)
-        tests = {}
-        for trial in best:
-            values = {knob.name: knob.pick(trial) for knob in plan.knobs}
-            tests[trial.number] = evaluate(plan.trial(trial.number, values))
+        tests = {trial.number: evaluate(plan.trial(trial.number, plan.values(trial))) for trial in best}
         table = write_results(study, plan, tests)
         print(f"\n{table_text(table)}")
         if best:

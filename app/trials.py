@@ -23,12 +23,11 @@ import yaml
 from app.checks import git
 from app.jobs import MARK, started_by
 from app.run_tables import parse_log
-from app.runs import Run, being_written, read_executors
+from app.runs import Run, being_written, executor_files, read_executors
 from tattoo_lora.errors import UserError
 
 POLL = 0.5  # seconds between looks at a log
 PATIENCE = 30  # seconds that DVC and a stage have to end by themselves
-RUNS = Path(".dvc/tmp/exps/run")
 DIVERGED = "; lower learning_rate"  # in the error of a training that failed by its params
 Row = tuple[int, int, float]  # which training of the trial, step, val_loss
 
@@ -171,13 +170,11 @@ def end_remains(commit: str, name: str) -> None:
     for process in psutil.wait_procs(processes, PATIENCE)[1]:
         with suppress(psutil.Error):
             process.kill()
-    for path in RUNS.glob("*/*.run"):
-        with suppress(OSError, ValueError, KeyError):
-            executor = json.loads(path.read_text(encoding="utf-8"))
-            if executor["name"] == name and executor["baseline_rev"] == commit:
-                if executor["location"] != "workspace":
-                    shutil.rmtree(executor["root_dir"], ignore_errors=True)
-                shutil.rmtree(path.parent)
+    for path, executor in executor_files():
+        if executor["name"] == name and executor["baseline_rev"] == commit:
+            if executor["location"] != "workspace":
+                shutil.rmtree(executor["root_dir"], ignore_errors=True)
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def live_rows(

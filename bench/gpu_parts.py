@@ -14,8 +14,6 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -39,16 +37,6 @@ class Trained:
     peak_gb: float | None
 
 
-@contextmanager
-def adapted_once(unet) -> Iterator[None]:
-    """Take the adapter off again, so that one load of the models does for several trainings."""
-    try:
-        yield
-    finally:
-        unet.unload_lora()
-        unet.disable_gradient_checkpointing()
-
-
 def trained(
     models, params: TrainParams, profile: Profile, steps: int, folder: Path, stop: int | None = None
 ) -> Trained:
@@ -56,7 +44,7 @@ def trained(
     import torch
     from accelerate import Accelerator
 
-    from bench.train import latent_shape
+    from bench.train import adapted_once, latent_shape
     from stages.train.batches import Batches, TrainingSet
     from stages.train.checkpoint import Checkpoints
     from stages.train.denoiser import Denoiser

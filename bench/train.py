@@ -8,6 +8,8 @@ random numbers: they cost what real ones do.
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +59,16 @@ def load(base: Model, dtype: str) -> Models:
     )
 
 
+@contextmanager
+def adapted_once(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Take the adapter off again, so that one load of the models does for several trainings."""
+    try:
+        yield
+    finally:
+        unet.unload_lora()
+        unet.disable_gradient_checkpointing()
+
+
 def latent_shape(models: Models, resolution: int) -> tuple[int, int, int]:
     """(C, h, w) of the latents at that resolution."""
     side = resolution // 2 ** (len(models.vae.config.block_out_channels) - 1)
@@ -88,9 +100,8 @@ def ours(models: Models, params: TrainParams, profile: Profile, steps: int, draw
     effective = train_profile.batch_size * train_profile.gradient_accumulation_steps
     batches = Batches(data, params, 0.1, effective, models.noise_scheduler.config.num_train_timesteps)
     outputs = Outputs(stamp, lambda *_: None, None, Checkpoints("bench", []))
-    train(denoiser, models.noise_scheduler, batches, params, train_profile, accelerator, outputs)
-    models.unet.unload_lora()
-    models.unet.disable_gradient_checkpointing()
+    with adapted_once(models.unet):
+        train(denoiser, models.noise_scheduler, batches, params, train_profile, accelerator, outputs)
     return steps * effective, stamps[warm_up + steps] - stamps[warm_up]
 
 

@@ -395,7 +395,8 @@ def test_started_in_any_folder_it_answers_on_this_machine_alone_and_sends_nothin
 
 
 def test_the_look_at_the_stages_ends_with_who_asked_for_it():
-    look = "from app.stage_states import end_with_parent; import time; end_with_parent(); time.sleep(60)"
+    look = "import os, time; from app.jobs import when_parent_ends; "
+    look += "when_parent_ends(lambda: os._exit(1)); time.sleep(60)"
     ask = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {look!r}]).pid, flush=True); input()"
     asking = subprocess.Popen(
         [sys.executable, "-c", ask], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
