@@ -92,9 +92,9 @@ def scores_table(evaluations: dict[str, Evaluation]) -> str:
 
 def measured_in(evaluations: dict[str, Evaluation]) -> str:
     """A sentence: in which dtype the evaluations were measured."""
-    names = {evaluation.metrics["dtype"]: [] for evaluation in evaluations.values()}
+    names: dict[str, list[str]] = {}
     for name, evaluation in evaluations.items():
-        names[evaluation.metrics["dtype"]].append(name)
+        names.setdefault(evaluation.metrics["dtype"], []).append(name)
     if len(names) == 1:
         return f"All were measured in {next(iter(names))}."
     parts = "; ".join(f"{', '.join(several)} in {dtype}" for dtype, several in names.items())
