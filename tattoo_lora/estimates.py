@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tattoo_lora.diffusion.hub import is_full_size
+from tattoo_lora.diffusion.hub import cpu_has_bfloat16, is_full_size
 from tattoo_lora.files import replace_file
 from tattoo_lora.keys import content_key
 from tattoo_lora.params import BaseModel
@@ -131,7 +131,7 @@ def device_name() -> str:
         return torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
         return "Apple's GPU"
-    return "CPU with bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "CPU"
+    return "CPU with bfloat16" if cpu_has_bfloat16() else "CPU"
 
 
 def find_card(device: str) -> Card | None:

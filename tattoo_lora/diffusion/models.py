@@ -19,7 +19,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTe
 from transformers.utils import logging
 
 from tattoo_lora.diffusion.checkpoint_file import config_folder, is_checkpoint, load_part, load_vae_file
-from tattoo_lora.diffusion.hub import finding, is_full_size, other_vae
+from tattoo_lora.diffusion.hub import cpu_has_bfloat16, finding, is_full_size, other_vae
 from tattoo_lora.params import Model
 
 torch.backends.cuda.matmul.allow_tf32 = True  # for what is float32 on a card that has it; convolutions do it anyway
@@ -64,11 +64,6 @@ def pick_dtype(name: str, model: Model) -> torch.dtype:
     if device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if device == "cpu" and cpu_has_bfloat16() and is_full_size(model) else torch.float32
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself; emulated, a training step took 33 s instead of 0.6."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))  # those with AMX have it too
 
 
 def measuring_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
