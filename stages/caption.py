@@ -9,7 +9,7 @@ drawings that are new since the last run are captioned; under `accelerate launch
 import argparse
 from pathlib import Path
 
-from tattoo_lora.data.captions import read_user_captions, write_caption
+from tattoo_lora.data.captions import read_user_captions, write_captions
 from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.errors import one_line_errors
 from tattoo_lora.params import load_params, load_profile
@@ -39,10 +39,8 @@ def main() -> None:
         section, images = f"captioners.{args.variant}", args.processed / "images"
         written, new = caption_new(__file__, section, captioner, profile.inference, images, to_caption)
         if process_state().is_main_process:
-            args.out.mkdir(parents=True, exist_ok=True)
-            for drawing in drawings:
-                lines = captions.get(drawing.file) or [written[drawing.file]]
-                write_caption(args.out, drawing.stem, *lines)
+            by_stem = {drawing.stem: captions.get(drawing.file) or [written[drawing.file]] for drawing in drawings}
+            write_captions(args.out, by_stem)
             print(
                 f"{len(drawings)} captions: {len(captions)} the user's own, {new} by {captioner.id}, "
                 f"{len(to_caption) - new} known from before"

@@ -9,7 +9,7 @@ drawings that are new since the last run are captioned; under `accelerate launch
 import argparse
 from pathlib import Path
 
-from tattoo_lora.data.captions import read_user_captions, write_caption
+from tattoo_lora.data.captions import read_user_captions, write_captions
 from tattoo_lora.data.drawings import read_drawings
 from tattoo_lora.data.file_names import caption_from_name
 from tattoo_lora.errors import UserError, one_line_errors
@@ -52,10 +52,8 @@ def main() -> None:
             __file__, "caption_blip", captioner, profile.inference, args.processed / "images", to_caption
         )
         if process_state().is_main_process:
-            args.out.mkdir(parents=True, exist_ok=True)
-            for drawing in drawings:
-                lines = captions.get(drawing.file) or [written[drawing.file]]
-                write_caption(args.out, drawing.stem, *lines)
+            by_stem = {drawing.stem: captions.get(drawing.file) or [written[drawing.file]] for drawing in drawings}
+            write_captions(args.out, by_stem)
             print(
                 f"{len(drawings)} captions: {users} the user's own, {len(captions) - users} from names, "
                 f"{new} by BLIP, {len(to_caption) - new} known from before"

@@ -31,6 +31,13 @@ def write_caption(folder: Path, stem: str, *captions: str) -> None:
         partial.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
+def write_captions(folder: Path, captions: dict[str, list[str]]) -> None:
+    """Write the captions of each stem into the folder, which is made where it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, lines in captions.items():
+        write_caption(folder, stem, *lines)
+
+
 def read_captions(folder: Path, stems: list[str]) -> dict[str, list[str]]:
     """The captions of each stem, one at least; UserError names those that have none."""
     missing = sorted(stem for stem in stems if not (folder / f"{stem}.txt").is_file())
