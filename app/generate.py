@@ -112,11 +112,16 @@ def checked(settings: Settings) -> Settings:
         check(f"{adapter.path}: strength", adapter.strength, STRENGTH)
     for name, (option, allowed) in LIMITS.items():
         check(option, getattr(settings, name), allowed)
-    if settings.width % 8 or settings.height % 8:
-        raise UserError(f"--size {settings.width}x{settings.height}: both must be multiples of 8")
+    check_size(settings, 8)
     if settings.sketch and int(settings.steps * settings.change) < 1:
         raise UserError(f"--change {settings.change:g}: of {settings.steps} steps not one is left; give more of either")
     return settings
+
+
+def check_size(settings: Settings, factor: int) -> None:
+    """UserError if a side is not whole latents, which are `factor` px wide: 8 in Stable Diffusion, 16 in the miniature."""
+    if settings.width % factor or settings.height % factor:
+        raise UserError(f"--size {settings.width}x{settings.height}: both must be multiples of {factor}")
 
 
 def check_unchanged(settings: Settings, picture: Path) -> None:
@@ -197,6 +202,7 @@ class Studio:
             self.pipeline = load_base(settings)
             place(self.pipeline, pick_device(), profile.sampling.low_memory)
             self.base = base
+        check_size(settings, self.pipeline.vae_scale_factor)
         files = [(adapter.path, adapter.sha256) for adapter in settings.adapters]
         if files != self.files:
             self.files = self.adapters = None  # if loading fails, nothing half-loaded is used

@@ -76,7 +76,7 @@ def to_pixel_values(images: list[Image.Image]) -> Tensor:
 
 @torch.inference_mode()
 def encode_moments(vae: AutoencoderKL, pixel_values: Tensor) -> Tensor:
-    """(B, 2C, H/8, W/8): the posterior's mean and log-variance, unscaled, for pixel_values (B, 3, H, W) in [-1, 1]."""
+    """(B, 2C, h, w): the posterior's mean and log-variance, unscaled, for pixel_values (B, 3, H, W) in [-1, 1]."""
     return vae.encode(pixel_values.to(vae.device)).latent_dist.parameters.float().cpu()
 
 
@@ -99,6 +99,7 @@ def main() -> None:
             # float32 whatever the profile says: SD 1.5's VAE overflows in float16, and TF32 has 10 bits of precision.
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
             vae = load_vae(profile.base).to(device)
+            factor = 2 ** (len(vae.config.block_out_channels) - 1)  # px of a latent
 
             def encode(images: list[Image.Image]) -> Tensor:
                 """(B, views, 2C, h, w) of B images of one size."""
@@ -112,6 +113,11 @@ def main() -> None:
                 sizes = [image.size for image in images]
                 moments = {}
                 for size in dict.fromkeys(sizes):
+                    if any(side % factor for side in size):
+                        raise UserError(
+                            f"{images_folder / batch[sizes.index(size)].file}: {size[0]} x {size[1]} px; for this VAE "
+                            f"both must be multiples of {factor}, so set the profile's resolution to one"
+                        )
                     alike = [image for image in images if image.size == size]
                     moments[size] = iter(encode(in_full_batches(alike, batch_size)))
                 for drawing, size in zip(batch, sizes, strict=False):

@@ -260,14 +260,14 @@ def ink_box(image: Image.Image, paper: Color, contrast: int = INK_CONTRAST) -> B
 def page_size(width: float, height: float, resolution: int, fit: str) -> tuple[int, int]:
     """Width and height of the page for a box of that size: a square, or with `bucket` no more than its area.
 
-    Of the buckets, whose sides are multiples of 8 px or of a sixteenth of the resolution, it is the one that shows the
-    box largest, and of those the smallest.
+    Of the buckets, whose sides are multiples of 16 px (a VAE may make one latent of 16) or of a sixteenth of the
+    resolution, it is the one that shows the box largest, and of those the smallest.
     """
     if fit != "bucket":
         return resolution, resolution
     if width < height:
         return page_size(height, width, resolution, fit)[::-1]
-    step = max(resolution // 128 * 8, 8)
+    step = max(resolution // 256 * 16, 16)
     longer = range(resolution // step * step + step, MOST_OBLONG * resolution + 1, step)
     sizes = [(resolution, resolution), *((side, resolution**2 // side // step * step) for side in longer)]
     return max(sizes, key=lambda size: (min(size[0] / width, size[1] / height), -size[0] * size[1]))

@@ -166,10 +166,9 @@ class MicroBatches:
             tqdm.write(f"out of memory at step {step}: going on with gradient checkpointing, about a third slower")
             unet.enable_gradient_checkpointing()
         else:
-            resolution = 8 * self.batches.data.moments[0].shape[-1]  # a latent is 8 px wide
             raise UserError(
                 f"out of memory at step {step} with one sample at once and gradient checkpointing; lower the "
-                f"profile's resolution ({resolution}) or train.rank ({self.params.rank})"
+                f"profile's resolution or train.rank ({self.params.rank})"
             ) from error
 
 
