@@ -263,6 +263,13 @@ def test_a_picture_of_one_colour_is_an_error(part):
         studio.draw(settings, profile)
 
 
+def test_a_size_that_is_not_whole_latents_is_an_error():
+    profile = load_profile("embedded", ROOT)
+    settings = Settings("an owl", "", 7, 1, 4.0, 128, 72, str(ROOT / profile.base.id), None, "float32")
+    with pytest.raises(UserError, match="--size 128x72: both must be multiples of 16"):
+        Studio().draw(settings, profile)
+
+
 def test_a_blank_picture_is_an_error():
     profile, studio = load_profile("embedded", ROOT), Studio()
     base = str(ROOT / profile.base.id)

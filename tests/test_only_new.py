@@ -147,6 +147,13 @@ def test_latents_that_are_not_finite_name_their_drawing(copy, capsys):
     assert "images/anchor.png: the VAE gave no finite latents" in capsys.readouterr().err
 
 
+def test_a_picture_that_is_not_whole_latents_is_refused(copy, capsys):
+    Image.new("RGB", (128, 72), "white").save(copy / PROCESSED / "images/owl.png")
+    with pytest.raises(SystemExit):
+        encoded(copy)
+    assert "images/owl.png: 128 x 72 px; for this VAE both must be multiples of 16" in capsys.readouterr().err
+
+
 def test_an_empty_caption_names_its_drawing_and_what_to_change(copy, capsys):
     path = copy / "models/embedded/blip/model.safetensors"
     end = json.loads((path.parent / "config.json").read_text())["text_config"]["sep_token_id"]

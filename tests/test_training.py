@@ -242,7 +242,7 @@ def test_the_base_trains_on_the_corpus_and_draws(tmp_path, small_corpus):
     pipeline = train_base.train_base(small_corpus, vae, tokenizer, text_encoder, params, tmp_path / "base")
     assert not torch.equal(text_encoder.state_dict()["final_layer_norm.weight"], before)
     pictures = train_base.sample(pipeline, SUBJECTS, seed=0, guidance_scale=4.0)
-    assert [picture.size for picture in pictures] == [(64, 64)] * 2
+    assert [picture.size for picture in pictures] == [(128, 128)] * 2
 
 
 def test_what_is_shipped_is_what_was_trained_in_float16(tmp_path, monkeypatch):
