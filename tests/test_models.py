@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, run
-from safetensors.torch import save
+from safetensors.torch import load_file, save, save_file
 from transformers import BlipImageProcessorPil, CLIPImageProcessorPil
 
 from tattoo_lora.diffusion.captioners import load_captioner
@@ -160,6 +160,23 @@ def test_a_hub_model_that_is_not_cached_says_where_it_was_looked_for(tmp_path):
     [error] = result.stderr.strip().splitlines()  # no package says a word of its own
     assert error.startswith("error: openai/clip-vit-base-patch32: neither on the hub nor in its cache")
     assert "`hf download openai/clip-vit-base-patch32 --revision c237dc4`" in error
+
+
+def test_a_hub_model_whose_copy_is_not_whole_says_to_fetch_it_again(tmp_path, monkeypatch):
+    """The cache as the hub's client lays it out, with the miniature's CLIP less one of its weights."""
+    monkeypatch.chdir(tmp_path)
+    repository = tmp_path / "hub/models--someone--clip"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("a" * 40)
+    snapshot = repository / "snapshots" / ("a" * 40)
+    shutil.copytree(EMBEDDED / "clip", snapshot)
+    tensors = load_file(snapshot / "model.safetensors")
+    del tensors["visual_projection.weight"]
+    save_file(tensors, snapshot / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    again = "`hf download someone/clip --force-download`"
+    with pytest.raises(UserError, match=rf"in the hub's cache \(1 weights are missing.*\); fetch it again with {again}"):
+        load_clip(Model("someone/clip", None))
 
 
 def test_what_only_one_optimizer_needs_is_not_imported_by_all_stages():

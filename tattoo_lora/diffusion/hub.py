@@ -75,8 +75,11 @@ def finding(model: Model) -> Iterator[None]:
             raise UserError(f"{model.id}: not a whole model folder ({first})") from error
         if is_checkpoint(model.id):
             raise UserError(f"{model.id}: not a whole checkpoint of Stable Diffusion 1.x ({first})") from error
-        at = f" --revision {model.revision}" if model.revision else ""
+        fetch = f"hf download {model.id}" + (f" --revision {model.revision}" if model.revision else "")
+        if not isinstance(error, OSError):  # those say that there is no file
+            again = f"fetch it again with `{fetch} --force-download`"
+            raise UserError(f"{model.id}: not a whole model in the hub's cache ({first}); {again}") from error
         raise UserError(
-            f"{model.id}: neither on the hub nor in its cache ({first}); fetch it ahead with "
-            f"`hf download {model.id}{at}`, or set `profile: embedded`, which needs no network"
+            f"{model.id}: neither on the hub nor in its cache ({first}); fetch it ahead with `{fetch}`, or set "
+            "`profile: embedded`, which needs no network"
         ) from error

@@ -127,10 +127,10 @@ def _load(cls: type, model: Model, dtype: torch.dtype, subfolder: str = ""):
 
 
 def _frozen(model: nn.Module, missing: Sequence[str] = ()) -> nn.Module:
-    """The model, frozen; OSError if weights are `missing`: both libraries would go on with random ones."""
+    """The model, frozen; ValueError if weights are `missing`: both libraries would go on with random ones."""
     missing = [*missing, *(name for name, parameter in model.named_parameters() if parameter.is_meta)]
     if missing:
-        raise OSError(f"{len(missing)} weights are missing or of another shape, such as {min(missing)}")
+        raise ValueError(f"{len(missing)} weights are missing or of another shape, such as {min(missing)}")
     for tensor in (*model.parameters(), *model.buffers()):
         # Mapped from the file a tensor lies anywhere; products' last bits depend on how it is aligned in memory.
         tensor.data = tensor.data.clone()
