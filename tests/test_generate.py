@@ -265,8 +265,8 @@ def test_a_picture_of_one_colour_is_an_error(part):
 
 def test_a_size_that_is_not_whole_latents_is_an_error():
     profile = load_profile("embedded", ROOT)
-    settings = Settings("an owl", "", 7, 1, 4.0, 128, 72, str(ROOT / profile.base.id), None, "float32")
-    with pytest.raises(UserError, match="--size 128x72: both must be multiples of 16"):
+    settings = Settings("an owl", "", 7, 1, 4.0, 64, 36, str(ROOT / profile.base.id), None, "float32")
+    with pytest.raises(UserError, match="--size 64x36: both must be multiples of"):
         Studio().draw(settings, profile)
 
 

@@ -219,10 +219,11 @@ def test_choices_spread_evenly():
     assert choices.spread_out([1, 2], 4) == [1, 2]
 
 
-def test_the_base_trains_on_the_corpus_and_draws(tmp_path, small_corpus):
+def test_the_base_trains_on_the_corpus_and_draws(tmp_path, monkeypatch, small_corpus):
     base = ROOT / "models/embedded/base"
     params = {
         "channels": [8, 16, 16],
+        "hands": ["b"],
         "views": 2,
         "moved_share": 0.5,
         "mirrored_share": 0.5,
@@ -231,7 +232,6 @@ def test_the_base_trains_on_the_corpus_and_draws(tmp_path, small_corpus):
         "batch_size": 2,
         "lr": 1e-3,
         "text_encoder_lr": 0.3,
-        "min_snr_gamma": 5.0,
         "bfloat16": False,
         "seed": 0,
     }
@@ -239,10 +239,14 @@ def test_the_base_trains_on_the_corpus_and_draws(tmp_path, small_corpus):
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32)
     before = text_encoder.state_dict()["final_layer_norm.weight"].clone()
+    encoded, encode_views = [], train_base.encode_views
+    monkeypatch.setattr(train_base, "encode_views", lambda *args: encoded.append(args[1]) or encode_views(*args))
     pipeline = train_base.train_base(small_corpus, vae, tokenizer, text_encoder, params, tmp_path / "base")
+    assert torch.equal(encoded[0], small_corpus.painted[2:])  # no hand but "b"
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
     assert not torch.equal(text_encoder.state_dict()["final_layer_norm.weight"], before)
     pictures = train_base.sample(pipeline, SUBJECTS, seed=0, guidance_scale=4.0)
-    assert [picture.size for picture in pictures] == [(128, 128)] * 2
+    assert [picture.size for picture in pictures] == [(vae.config.sample_size,) * 2] * 2
 
 
 def test_what_is_shipped_is_what_was_trained_in_float16(tmp_path, monkeypatch):
