@@ -119,7 +119,7 @@ def checked(settings: Settings) -> Settings:
 
 
 def check_size(settings: Settings, factor: int) -> None:
-    """UserError if a side is not whole latents, which are `factor` px wide: 8 in Stable Diffusion, 16 in the miniature."""
+    """UserError if a side is not whole latents, which are `factor` px wide: 8 in Stable Diffusion."""
     if settings.width % factor or settings.height % factor:
         raise UserError(f"--size {settings.width}x{settings.height}: both must be multiples of {factor}")
 
