@@ -1,5 +1,6 @@
 """app.machines on real Ray clusters: this machine's two cores, and two raylets of which one is killed."""
 
+import signal
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -8,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from conftest import call, commit, copy_project, run, start
-from test_sweep import ALONE, plan, small, trained  # noqa: F401 (two fixtures)
+import yaml
+from conftest import ENVIRONMENT, call, commit, copy_project, run, set_value, start
+from test_sweep import ALONE, plan, small, steps_with_rank, trained  # noqa: F401 (two fixtures)
 
 from app import sweep
 from app.clone import dvc
@@ -19,11 +21,15 @@ from app.trials import Trial
 from tattoo_lora.errors import UserError
 
 
-def logs(project):
-    """DVC's hash of each experiment's logs, by name."""
+def made(project, path="runs/logs/blip.csv"):
+    """DVC's hash of that output in each of the sweep's experiments, by name."""
     listed = run("git", "for-each-ref", "refs/exps", "--format=%(refname)", cwd=project).stdout.split()
-    locks = {ref.rpartition("/")[2]: run("git", "show", f"{ref}:dvc.lock", cwd=project).stdout for ref in listed}
-    return {name: lock.partition("runs/logs/blip.csv")[2].split()[3] for name, lock in locks.items() if "-" in name}
+    hashes = {}
+    for ref in (ref for ref in listed if "-" in ref):
+        stages = yaml.safe_load(run("git", "show", f"{ref}:dvc.lock", cwd=project).stdout)["stages"]
+        outs = [out for stage in stages.values() for out in stage["outs"]]
+        [hashes[ref.rpartition("/")[2]]] = [out["md5"] for out in outs if out["path"] == path]
+    return hashes
 
 
 def test_a_clone_gets_what_a_trial_needs_from_the_remotes_and_hands_its_experiment_back(small, tmp_path, monkeypatch):  # noqa: F811
@@ -100,12 +106,60 @@ def test_trials_at_once_give_what_they_give_one_after_another(small, tmp_path): 
     alone, together = (copy_project(small, tmp_path / name) for name in ("alone", "together"))
     call(sweep, alone, *ALONE, *options)
     printed = run("python", "-m", "app.sweep", "--at-once", "2", *options, cwd=together).stdout
-    assert len(logs(alone)) == 4 and logs(together) == logs(alone)
+    assert len(made(alone)) == 4 and made(together) == made(alone)
     columns = ["trial", "state", "profiles/embedded.yaml:train.rank", "val_loss", "test_loss"]
     columns[2] = "train.rank"
     tables = [pd.read_csv(project / "runs/sweeps/rank/sweep.csv")[columns] for project in (alone, together)]
     pd.testing.assert_frame_equal(*tables)
     assert printed.count(" begins on ") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_trials_at_once_whose_sweep_is_killed_or_stopped_end_with_it_and_go_on_later(small, tmp_path, number, monkeypatch):  # noqa: F811
+    pytest.importorskip("ray")
+    monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(tmp_path))  # where clones are
+    monkeypatch.setitem(ENVIRONMENT, "RAY_TMPDIR", "/tmp")  # the names of sockets must be short
+    project = copy_project(small, tmp_path / "p")
+    (project / "pause.txt").write_text("2")
+    commit(project)
+    options = ["--at-once", "2", "-S", "rank=4,12", "--variants", "blip", "--best", "0", "--no-pruning"]
+    begun = start("python", "-m", "app.sweep", *options, cwd=project)
+    deadline = time.monotonic() + 240
+    while not all(steps_with_rank(project, rank) for rank in (4, 12)):
+        assert begun.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    begun.send_signal(number)
+    assert begun.wait(60) == {signal.SIGKILL: -9, signal.SIGINT: 130}[number]
+    while any("train.py" in command for command in commands_under(tmp_path)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(steps_with_rank(project, 12)) < 4
+    assert run("python", "-m", "app.sweep", *options, cwd=project).stdout.count(": val_loss ") == 2
+    for rank in (4, 12):
+        assert steps_with_rank(project, rank) == dict.fromkeys("1234", 1)
+
+
+def commands_under(folder):
+    """The command lines of all processes that run in projects under the folder."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("DVC_ROOT", "").startswith(str(folder)):
+                yield process.cmdline()
+
+
+@pytest.mark.slow
+def test_of_trials_at_once_too_a_hopeless_one_is_stopped(small, tmp_path):  # noqa: F811
+    pytest.importorskip("ray")
+    project = copy_project(small, tmp_path / "p")
+    (project / "pause.txt").write_text("60 60")
+    commit(project)
+    options = ["--at-once", "2", "-S", "rank=4,8,12,6,60", "--variants", "blip", "--best", "0"]
+    run("python", "-m", "app.sweep", *options, cwd=project)
+    table = pd.read_csv(project / "runs/sweeps/rank/sweep.csv").set_index("trial")
+    assert dict(table["state"]) == {f"rank-0{i}": "done" for i in range(4)} | {"rank-04": "stopped"}
+    assert table.loc["rank-04", "reason"] == "stopped at step 1" and len(steps_with_rank(project, 60)) < 4
+    assert sorted(made(project)) == [f"rank-0{i}" for i in range(4)]
 
 
 @pytest.fixture
@@ -121,6 +175,16 @@ def two_machines(tmp_path, monkeypatch):
     machines.shutdown()
 
 
+def kill(machines, second):
+    """Let the second machine die, and the trainings on it."""
+    raylet = second.all_processes["raylet"][0].process.pid
+    on_it = psutil.Process(raylet).children(recursive=True)
+    machines.remove_node(second, allow_graceful=False)
+    for process in on_it:
+        with suppress(psutil.Error):
+            process.kill()
+
+
 def with_remotes(project, folder):
     """The project with a remote of Git's and one of DVC's, which have all that is committed."""
     run("git", "init", "-q", "--bare", str(folder / "origin.git"), cwd=folder)
@@ -134,7 +198,7 @@ def with_remotes(project, folder):
 
 @pytest.mark.slow
 def test_a_trial_whose_machine_dies_goes_on_on_another_and_all_are_handed_back(small, tmp_path, two_machines):  # noqa: F811
-    machines, second = two_machines
+    machines, _ = two_machines
     project = copy_project(small, tmp_path / "p")
     (project / "pause.txt").write_text("4")
     with_remotes(project, tmp_path)
@@ -147,12 +211,7 @@ def test_a_trial_whose_machine_dies_goes_on_on_another_and_all_are_handed_back(s
     while not (steps := tmp_path / "snapshots/steps.txt").exists() or steps.read_text().split()[4::5].count("2") < 2:
         assert begun.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
-    raylet = second.all_processes["raylet"][0].process.pid
-    on_it = psutil.Process(raylet).children(recursive=True)  # a machine that dies takes the trainings with it
-    machines.remove_node(second, allow_graceful=False)
-    for process in on_it:
-        with suppress(psutil.Error):
-            process.kill()
+    kill(*two_machines)
     assert begun.wait(900) == 0
     text = (tmp_path / "printed.txt").read_text()
     assert "is gone; it starts again" in text and text.count(": val_loss ") == len(ranks)
@@ -160,6 +219,45 @@ def test_a_trial_whose_machine_dies_goes_on_on_another_and_all_are_handed_back(s
     assert len(counts) == 4 * len(ranks) and sum(counts.values()) <= 4 * len(ranks) + 1  # the step that was cut
     alone = copy_project(small, tmp_path / "alone")
     call(sweep, alone, *ALONE, *options)
-    assert len(logs(alone)) == len(ranks) and logs(project) == logs(alone)
+    assert len(made(alone)) == len(ranks) and made(project) == made(alone)
     run("dvc", "exp", "apply", "rank-02", cwd=project)
     assert "rank: 10 " in (project / "params.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_eight_real_trainings_on_two_machines_of_which_one_dies_make_the_adapters_of_one_machine(
+    finished, tmp_path, two_machines
+):
+    project = copy_project(finished, tmp_path / "p")
+    set_value(project / "profiles/embedded.yaml", "train.steps", 16)
+    set_value(project / "profiles/embedded.yaml", "warmup_steps", 2)
+    set_value(project / "params.yaml", "checkpoint_every", 2)
+    with_remotes(project, tmp_path)
+    alone = copy_project(project, tmp_path / "alone")
+    ranks = [1, 2, 3, 4, 5, 6, 7, 8]
+    options = ["-S", f"rank={','.join(map(str, ranks))}", "--variants", "blip", "--best", "0", "--no-pruning"]
+    snapshots = tmp_path / "snapshots"
+    cluster = ["--address", two_machines[0].address, "--snapshots", str(snapshots)]
+
+    def reached():
+        """The step of each training's snapshot."""
+        return {step.parent.name: int(step.name.removeprefix("step")) for step in sorted(snapshots.glob("*/step*"))}
+
+    with (tmp_path / "printed.txt").open("w") as printed:
+        begun = start("python", "-m", "app.sweep", *options, *cluster, cwd=project, stdout=printed)
+    deadline = time.monotonic() + 900
+    while len([step for step in reached().values() if step >= 4]) < 2:
+        assert begun.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    kill(*two_machines)
+    before = reached()
+    while begun.poll() is None:
+        now = reached()
+        assert all(now.get(key, step) >= step for key, step in before.items())  # none begins anew
+        time.sleep(0.2)
+    assert begun.returncode == 0
+    text = (tmp_path / "printed.txt").read_text()
+    assert "is gone; it starts again" in text and text.count(": val_loss ") == len(ranks)
+    call(sweep, alone, *ALONE, *options)
+    for path in ("runs/lora/blip", "runs/logs/blip.csv"):
+        assert len(made(alone, path)) == len(ranks) and made(project, path) == made(alone, path)
