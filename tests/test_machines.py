@@ -116,7 +116,7 @@ def test_trials_at_once_give_what_they_give_one_after_another(small, tmp_path): 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_trials_at_once_whose_sweep_is_killed_or_stopped_end_with_it_and_go_on_later(small, tmp_path, number, monkeypatch):  # noqa: F811
+def test_trials_at_once_end_with_their_sweep_and_go_on_later(small, tmp_path, number, monkeypatch):  # noqa: F811
     pytest.importorskip("ray")
     monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(tmp_path))  # where clones are
     monkeypatch.setitem(ENVIRONMENT, "RAY_TMPDIR", "/tmp")  # the names of sockets must be short

@@ -175,7 +175,8 @@ def test_a_hub_model_whose_copy_is_not_whole_says_to_fetch_it_again(tmp_path, mo
     save_file(tensors, snapshot / "model.safetensors", metadata={"format": "pt"})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     again = "`hf download someone/clip --force-download`"
-    with pytest.raises(UserError, match=rf"in the hub's cache \(1 weights are missing.*\); fetch it again with {again}"):
+    message = rf"in the hub's cache \(1 weights are missing.*\); fetch it again with {again}"
+    with pytest.raises(UserError, match=message):
         load_clip(Model("someone/clip", None))
 
 

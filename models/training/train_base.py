@@ -34,8 +34,8 @@ from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer
 
 TEMPLATES = PLAIN_TEMPLATES + COLOR_TEMPLATES + tuple(f"{form}, {style}" for form in ("{n}", "{a}") for style in STYLES)
 NO_SUBJECT = ("", "") + STYLES
-# Stable Diffusion 1.5's noise schedule, predicting v as Stable Diffusion 2 does: so small a UNet copies noise with an error
-# of 2%, and where nearly all is noise, the picture that is left is then worse than none.
+# Stable Diffusion 1.5's noise schedule, predicting v as Stable Diffusion 2 does: so small a UNet copies noise with an
+# error of 2%, and where nearly all is noise, the picture that is left is then worse than none.
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 NOISE |= {"prediction_type": "v_prediction"}
 
