@@ -54,6 +54,8 @@ def dvc(*arguments: str) -> None:
 
 def main() -> None:
     job = json.load(sys.stdin)
+    if os.name == "posix":  # Ray blocks it in its processes, and what they start inherits that
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGINT))  # as after Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
     trial = Trial(**job["trial"] | {"logs": Path(job["trial"]["logs"])})
