@@ -1,21 +1,24 @@
 """Draw docs/forty_prompts.png from the run in this folder: forty names by the base and, below, by the adapter `blip`.
 
+    pip install -r requirements-dev.txt
     python docs/make_forty_prompts.py
 
 The names are spread evenly over models/training/subjects.txt; the i-th is drawn from the noise of SEED + i, once.
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "models/training")]
 
+from captions import with_article  # noqa: E402
+from choices import spread_out  # noqa: E402
+from openmoji import flash_subjects  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from app.generate import Settings, Studio, adapter_path, chosen_adapter  # noqa: E402
+from app.generate import Settings, adapter_path, chosen_adapter, draw  # noqa: E402
 from tattoo_lora.params import load_params, load_profile  # noqa: E402
 
 COUNT, COLUMNS, SEED = 40, 10, 7
@@ -23,36 +26,39 @@ SIDE, GAP, NAME = 128, 8, 26  # px
 TEXT = "#555555"
 
 
-def names() -> list[str]:
-    """COUNT of the miniature's subjects."""
-    lines = (ROOT / "models/training/subjects.txt").read_text(encoding="utf-8").splitlines()
-    subjects = [line for line in lines if line and not line.startswith("#")]
-    return [subjects[i * len(subjects) // COUNT] for i in range(COUNT)]
-
-
-def main() -> None:
-    params, profile = load_params(ROOT), load_profile("embedded", ROOT)
-    style, sampling = params.preprocess.vanilla_caption, profile.sampling
-    adapter = chosen_adapter(ROOT / adapter_path("blip"))
+def sheet(root: Path, names: list[str]) -> Image.Image:
+    """Each name in its column, by the base and below it by the adapter, COLUMNS in a row."""
+    params, profile = load_params(root), load_profile("embedded", root)
+    sampling, side = profile.sampling, profile.resolution
     row = 2 * SIDE + NAME + GAP
-    image = Image.new("RGB", (COLUMNS * (SIDE + GAP) - GAP, COUNT // COLUMNS * row - GAP), "white")
+    image = Image.new("RGB", (COLUMNS * (SIDE + GAP) - GAP, -(-len(names) // COLUMNS) * row - GAP), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)
-    drawn = []
-    for i, name in enumerate(names()):
-        a_name = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-        base = Settings(
-            f"{a_name}, {style}", "", SEED + i, sampling.sampler_steps, sampling.guidance_scale, SIDE, SIDE,
-            str(ROOT / profile.base.id), None, "float32",
-        )  # fmt: skip
-        drawn += [(i, 0, name, base), (i, 1, name, replace(base, adapters=(adapter,)))]
-    studio = Studio()
-    for i, below, name, settings in tqdm(sorted(drawn, key=lambda one: one[1]), desc="forty prompts"):
-        left, top = i % COLUMNS * (SIDE + GAP), i // COLUMNS * row
-        image.paste(studio.draw(settings, profile), (left, top + below * SIDE))
-        short = name if font.getlength(name) <= SIDE else name.split()[0] + " …"
-        pen.text((left + SIDE / 2, top + 2 * SIDE + NAME / 2), short, TEXT, font, "mm")
-    image.quantize(256).save(ROOT / "docs/forty_prompts.png", optimize=True)
+    for below, adapters in enumerate([(), (chosen_adapter(root / adapter_path("blip")),)]):
+        settings = [
+            Settings(
+                prompt=f"{with_article(name)}, {params.preprocess.vanilla_caption}",
+                negative_prompt="",
+                seed=SEED + i,
+                steps=sampling.sampler_steps,
+                guidance_scale=sampling.guidance_scale,
+                width=side,
+                height=side,
+                base_model=str(root / profile.base.id),
+                base_revision=None,
+                dtype="float32",
+                adapters=adapters,
+            )
+            for i, name in enumerate(names)
+        ]
+        for i, picture in enumerate(tqdm(draw(settings, profile), total=len(names))):
+            left, top = i % COLUMNS * (SIDE + GAP), i // COLUMNS * row
+            image.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, top + below * SIDE))
+    for i, name in enumerate(names):
+        middle = i % COLUMNS * (SIDE + GAP) + SIDE / 2, i // COLUMNS * row + 2 * SIDE + NAME / 2
+        pen.text(middle, name if font.getlength(name) <= SIDE else name.split()[0] + " …", TEXT, font, "mm")
+    return image
 
 
 if __name__ == "__main__":
-    main()
+    names = spread_out(flash_subjects(), COUNT)
+    sheet(ROOT, names).quantize(256).save(ROOT / "docs/forty_prompts.png", optimize=True)

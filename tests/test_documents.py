@@ -71,6 +71,18 @@ def test_the_readmes_strip_goes_from_drawings_to_stencils(finished):
     assert program["strip"](columns).size == (4 * block + 3 * program["BETWEEN"], program["TITLE"] + block)
 
 
+def test_the_forty_prompts_stand_as_the_base_and_the_adapter_draw_them(finished):
+    program = runpy.run_path(str(ROOT / "docs/make_forty_prompts.py"))
+    image = np.asarray(program["sheet"](finished, ["owl", "anchor", "smiling face with horns"]), int)
+    side, gap = program["SIDE"], program["GAP"]
+    assert image.shape == (2 * side + program["NAME"], program["COLUMNS"] * (side + gap) - gap, 3)
+    columns = [slice(i * (side + gap), i * (side + gap) + side) for i in range(4)]
+    saturation = [[np.ptp(image[top : top + side, column], axis=2).mean() for column in columns] for top in (0, side)]
+    assert all(below < above for above, below in zip(*saturation, strict=True) if above)  # less colour
+    assert [above > 0 for above in saturation[0]] == [True, True, True, False]  # three names leave the rest empty
+    assert all((image[2 * side :, column] < 200).any() for column in columns[:3])  # what they show
+
+
 def anchors(document):
     """The headings as links name them on a Git host."""
     headings = re.findall(r"^#+ (.+)$", read_text(document), re.MULTILINE)

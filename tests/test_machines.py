@@ -15,9 +15,10 @@ from test_sweep import ALONE, plan, small, steps_with_rank, trained  # noqa: F40
 
 from app import sweep
 from app.clone import dvc
+from app.jobs import started_by
 from app.machines import after_death, check_address, find_places, rows_in_clone, take_in
 from app.search import open_study, open_trials
-from app.trials import Trial
+from app.trials import Trial, mark
 from tattoo_lora.errors import UserError
 
 
@@ -107,8 +108,7 @@ def test_trials_at_once_give_what_they_give_one_after_another(small, tmp_path): 
     call(sweep, alone, *ALONE, *options)
     printed = run("python", "-m", "app.sweep", "--at-once", "2", *options, cwd=together).stdout
     assert len(made(alone)) == 4 and made(together) == made(alone)
-    columns = ["trial", "state", "profiles/embedded.yaml:train.rank", "val_loss", "test_loss"]
-    columns[2] = "train.rank"
+    columns = ["trial", "state", "train.rank", "val_loss", "test_loss"]
     tables = [pd.read_csv(project / "runs/sweeps/rank/sweep.csv")[columns] for project in (alone, together)]
     pd.testing.assert_frame_equal(*tables)
     assert printed.count(" begins on ") == 4
@@ -132,19 +132,12 @@ def test_trials_at_once_whose_sweep_ends_go_on_later(small, tmp_path, number, mo
     begun.send_signal(number)
     assert begun.wait(60) == {signal.SIGKILL: -9, signal.SIGINT: 130}[number]
     # As of a sweep of one at a time: one that is stopped ends all, what a killed one leaves is ended by the next.
-    assert (number == signal.SIGKILL) == any("train.py" in command for command in commands_under(tmp_path))
+    left = started_by(mark(run("git", "rev-parse", "HEAD", cwd=project).stdout.strip(), "rank-01"))
+    assert (number == signal.SIGKILL) == any("train.py" in process.cmdline() for process in left)
     assert len(steps_with_rank(project, 12)) < 4
     assert run("python", "-m", "app.sweep", *options, cwd=project).stdout.count(": val_loss ") == 2
     for rank in (4, 12):
         assert steps_with_rank(project, rank) == dict.fromkeys("1234", 1)
-
-
-def commands_under(folder):
-    """The command lines of all processes that run in projects under the folder."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("DVC_ROOT", "").startswith(str(folder)):
-                yield process.cmdline()
 
 
 @pytest.mark.slow
