@@ -240,7 +240,7 @@ A LoRA adapter of rank {params.train.rank} that draws tattoo line art with `{bas
 ## Figures
 
 `{variant}` against the base model and the other adapters of the same run, which differ in their captions only.
-`test_loss` is the error in predicting the noise added to drawings that no training read; `clip_score` says how well
+`test_loss` is the error in denoising drawings that no training read; `clip_score` says how well
 pictures fit their prompts.
 
 {tables}

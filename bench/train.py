@@ -25,6 +25,7 @@ from stages.train.checkpoint import Checkpoints
 from stages.train.denoiser import Denoiser
 from stages.train.loop import train
 from stages.train.run import Outputs
+from tattoo_lora.diffusion.latents import latent_factor
 from tattoo_lora.diffusion.lora import add_lora, layer_ranks
 from tattoo_lora.diffusion.models import (
     load_noise_scheduler,
@@ -71,7 +72,7 @@ def adapted_once(unet: UNet2DConditionModel) -> Iterator[None]:
 
 def latent_shape(models: Models, resolution: int) -> tuple[int, int, int]:
     """(C, h, w) of the latents at that resolution."""
-    side = resolution // 2 ** (len(models.vae.config.block_out_channels) - 1)
+    side = resolution // latent_factor(models.vae)
     return models.vae.config.latent_channels, side, side
 
 

@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 from tattoo_lora.diffusion.images import in_full_batches
-from tattoo_lora.diffusion.latents import write_moments
+from tattoo_lora.diffusion.latents import latent_factor, write_moments
 from tattoo_lora.diffusion.models import load_vae, pick_device, process_state, use_threads
 from tattoo_lora.diffusion.only_new import Compute, compute_new
 
@@ -99,7 +99,7 @@ def main() -> None:
             # float32 whatever the profile says: SD 1.5's VAE overflows in float16, and TF32 has 10 bits of precision.
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
             vae = load_vae(profile.base).to(device)
-            factor = 2 ** (len(vae.config.block_out_channels) - 1)  # px of a latent
+            factor = latent_factor(vae)
 
             def encode(images: list[Image.Image]) -> Tensor:
                 """(B, views, 2C, h, w) of B images of one size."""

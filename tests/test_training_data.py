@@ -60,6 +60,13 @@ def test_every_hand_stands_in_the_readme_with_its_licence():
         assert (hand.package.removeprefix("@iconify-json/"), hand.version, hand.by, hand.license) in rows, hand.name
 
 
+def test_the_card_credits_every_hand_that_was_learned():
+    card = " ".join((ROOT / "models/embedded/README.md").read_text(encoding="utf-8").split())
+    for hand in hands.read_hands():
+        credited = f"{hand.package.removeprefix('@iconify-json/')} {hand.version} ({hand.by}, {hand.license})" in card
+        assert credited == (hand.group != "unseen"), hand.name
+
+
 def test_a_licence_that_shares_too_little_is_refused(tmp_path, monkeypatch):
     table = yaml.safe_load((TRAINING / "hands.yaml").read_text(encoding="utf-8"))
     table["line"]["ph"]["license"] = "CC-BY-NC-4.0"

@@ -1,13 +1,19 @@
-"""The file of VAE moments: one safetensors, one key a drawing."""
+"""The VAE's latents: how large they are, and the file of moments, one safetensors with one key a drawing."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tattoo_lora.errors import UserError
 from tattoo_lora.files import replace_file
+
+
+def latent_factor(vae: AutoencoderKL) -> int:
+    """How many px a latent is wide and high: 8 in Stable Diffusion."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def write_moments(path: Path, moments: dict[str, Tensor]) -> None:
