@@ -13,7 +13,11 @@ from tattoo_lora.params import load_params
 
 
 def test_a_part_is_kept_at_once_whatever_became_of_it(tmp_path):
-    for name, limit, code in (("a", 60, "print(1)"), ("b", 60, "raise SystemExit('no card')"), ("c", 0.01, "1")):
+    for name, limit, code in (
+        ("a", 60, "print(1)"),
+        ("b", 60, "raise SystemExit('no card')"),
+        ("c", 0.01, "import time; time.sleep(60)"),
+    ):
         run_part(name, limit, ["-c", code], tmp_path)
     results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [result["status"] for result in results] == ["done", "failed", "out of time"]
