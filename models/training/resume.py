@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from muon import Muon
 from recipe import WORK, stage_key
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,10 +23,7 @@ REPORT_EVERY = 500  # steps
 
 @dataclass(frozen=True)
 class FitParams:
-    """One schedule: a linear warm-up to `lr`, then a cosine to 1% of it at `steps`.
-
-    `text_lr`: the share of the rate at which a text encoder learns.
-    """
+    """One schedule: a linear warm-up to `lr`, then a cosine to 1% of it at `steps`."""
 
     steps: int
     batch_size: int
@@ -35,7 +33,6 @@ class FitParams:
     weight_decay: float = 0.01
     beta2: float = 0.99
     ema_decay: float = 0.999
-    text_lr: float = 1.0
 
 
 def checkpoint_path(stage: str, name: str) -> Path:
@@ -77,15 +74,16 @@ class Ema:
 
 
 def save_checkpoint(
-    path: Path, step: int, parameters: list[nn.Parameter], optimizer: torch.optim.AdamW, ema: Ema
+    path: Path, step: int, parameters: list[nn.Parameter], optimizers: list[torch.optim.Optimizer], ema: Ema
 ) -> None:
     """Write all that the next step needs, atomically: a killed run keeps its last whole checkpoint."""
     tensors: dict[str, Tensor] = {"step": torch.tensor(step)}
     for i, parameter in enumerate(parameters):
         tensors[f"parameter.{i}"] = parameter.detach().contiguous()
         tensors[f"ema.{i}"] = ema.shadow[i].contiguous()
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{i}.{key}"] = value.contiguous()
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{i}.{key}"] = value.contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
@@ -93,68 +91,80 @@ def save_checkpoint(
 
 
 @torch.no_grad()
-def load_checkpoint(path: Path, parameters: list[nn.Parameter], optimizer: torch.optim.AdamW, ema: Ema) -> int:
+def load_checkpoint(
+    path: Path, parameters: list[nn.Parameter], optimizers: list[torch.optim.Optimizer], ema: Ema
+) -> int:
     """Restore what `save_checkpoint` wrote; the step to go on with, 0 where there is no checkpoint."""
     if not path.exists():
         return 0
     tensors = load_file(path)
+    states = {parameter: optimizer.state for optimizer in optimizers for parameter in members(optimizer)}
     for i, parameter in enumerate(parameters):
         parameter.copy_(tensors[f"parameter.{i}"])
         ema.shadow[i].copy_(tensors[f"ema.{i}"])
+        prefix = f"optimizer.{i}."
         # In the parameter's own layout: the fused optimizer goes through both as they lie in memory.
-        optimizer.state[parameter] = {
-            "step": tensors[f"optimizer.{i}.step"],
-            **{
-                key: torch.empty_like(parameter).copy_(tensors[f"optimizer.{i}.{key}"])
-                for key in ("exp_avg", "exp_avg_sq")
-            },
+        states[parameter][parameter] = {
+            key.removeprefix(prefix): torch.empty_like(parameter).copy_(value) if value.ndim else value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
         }
     return int(tensors["step"])
 
 
+def members(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters that the optimizer changes."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def fit(
     name: str,
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | list[dict],
     compute_loss: Callable[[torch.Generator], Tensor],
     params: FitParams,
     checkpoint: Path,
     report: Callable[[], str] = lambda: "",
-    text_parameters: Iterable[nn.Parameter] = (),
     minutes: float = 3.0,
 ) -> None:
     """Lower `compute_loss` over the parameters, from `checkpoint` on where it exists; leaves their moving average.
 
-    `compute_loss` gets the step's generator and takes all its draws from it. `report` measures the moving average,
-    every REPORT_EVERY steps. `text_parameters` learn at params.text_lr of the rate.
+    `parameters` may be groups, as an optimizer takes them: "share" is the share of params.lr at which a group learns,
+    "muon" whether by Muon instead of AdamW. `compute_loss` gets the step's generator and takes all its draws from it.
+    `report` measures the moving average, every REPORT_EVERY steps.
     """
-    groups = [
-        {"params": list(parameters), "share": 1.0},
-        {"params": list(text_parameters), "share": params.text_lr},
+    given = list(parameters)
+    groups = given if isinstance(given[0], dict) else [{"params": given}]
+    groups = [{"share": 1.0, "muon": False} | group | {"params": list(group["params"])} for group in groups]
+    by_adamw, by_muon = ([group for group in groups if group["muon"] == muon] for muon in (False, True))
+    optimizers = [
+        torch.optim.AdamW(
+            by_adamw, lr=params.lr, betas=(0.9, params.beta2), weight_decay=params.weight_decay, fused=True
+        )
     ]
-    learned = [parameter for group in groups for parameter in group["params"]]
-    groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(
-        groups, lr=params.lr, betas=(0.9, params.beta2), weight_decay=params.weight_decay, fused=True
-    )
+    if by_muon:
+        optimizers.append(Muon(by_muon, lr=params.lr, weight_decay=params.weight_decay))
+    learned = [parameter for optimizer in optimizers for parameter in members(optimizer)]
     ema = Ema(learned, params.ema_decay)
-    start = load_checkpoint(checkpoint, learned, optimizer, ema)
+    start = load_checkpoint(checkpoint, learned, optimizers, ema)
     saved = time.monotonic()
     running = None
     progress = tqdm(range(start, params.steps), initial=start, total=params.steps, desc=name, mininterval=10)
     for step in progress:
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["share"] * learning_rate(step, params)
         loss = compute_loss(step_generator(params.seed, step))
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         ema.update(step)
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         progress.set_postfix(loss=f"{running:.4f}", refresh=False)
         last = step + 1 == params.steps
         if last or time.monotonic() - saved > 60 * minutes:
-            save_checkpoint(checkpoint, step + 1, learned, optimizer, ema)
+            save_checkpoint(checkpoint, step + 1, learned, optimizers, ema)
             saved = time.monotonic()
         if (step + 1) % REPORT_EVERY == 0 and not last:
             ema.swap()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from captions import COLOR_TEMPLATES, PLAIN_TEMPLATES, STYLES, draw_caption
 from choices import by_hand, choose
-from corpus import Corpus, load_corpus, views
+from corpus import Corpus, Row, load_corpus, views
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
@@ -73,6 +73,18 @@ def encode_views(vae: AutoencoderKL, masters: Tensor, params: dict) -> Tensor:
         x = torch.cat([views(master[None], None, vae.config.sample_size), moved])
         encoded.append(vae.encode(x).latent_dist.mean)
     return torch.stack(encoded) * vae.config.scaling_factor
+
+
+def draw_base_caption(row: Row, params: dict, generator: torch.Generator) -> str:
+    """A caption of a drawing, often with its hand's name, as SD 1.5's captions name artists.
+
+    The main hand's name is never said: it is how a subject looks if a caption says nothing of a hand.
+    """
+    if torch.rand((), generator=generator) < params["no_subject_share"]:
+        return draw_caption(NO_SUBJECT, row.name, generator)
+    caption = draw_caption(TEMPLATES, row.name, generator)
+    said = torch.rand((), generator=generator) < params["hand_share"] and row.hand != params["main_hand"]
+    return f"{caption}, {row.hand.split('-')[0]}" if said else caption
 
 
 def denoising_loss(
@@ -141,32 +153,36 @@ def train_base(
     unet = build_unet(vae.config.latent_channels, latents.shape[-1], params["channels"])
     unet = unet.to(memory_format=torch.channels_last)  # a step takes a fifth less, in bfloat16 a third
     noise_scheduler = DDPMScheduler(**NOISE)
-    # Each subject is as likely, then each hand that has it, then each of its paints.
+    # Each subject is as likely, then a hand that has it by its weight, then each of its paints.
     drawings: dict[str, list[list[int]]] = {}
     for name in corpus.subjects:
-        rows = [i for i in learned if corpus.rows["painted"][i].name == name]
-        drawings[name] = list(by_hand(corpus, "painted", rows).values())
+        hands = by_hand(corpus, "painted", [i for i in learned if corpus.rows["painted"][i].name == name])
+        drawings[name] = [rows for hand, rows in hands.items() for _ in range(params["hands"][hand])]
 
     def compute_loss(generator: torch.Generator) -> Tensor:
-        names = [choose(corpus.subjects, generator) for _ in range(params["batch_size"])]
-        rows = torch.tensor([place[choose(choose(drawings[name], generator), generator)] for name in names])
-        moved = torch.rand(len(names), generator=generator) < params["moved_share"]
-        view = torch.randint(1, latents.shape[1], (len(names),), generator=generator) * moved
-        nameless = (torch.rand(len(names), generator=generator) < params["no_subject_share"]).tolist()
-        captions = [
-            draw_caption(NO_SUBJECT if without else TEMPLATES, name, generator)
-            for name, without in zip(names, nameless, strict=True)
-        ]
+        subjects = [choose(corpus.subjects, generator) for _ in range(params["batch_size"])]
+        chosen = [choose(choose(drawings[name], generator), generator) for name in subjects]
+        rows = torch.tensor([place[i] for i in chosen])
+        moved = torch.rand(len(rows), generator=generator) < params["moved_share"]
+        view = torch.randint(1, latents.shape[1], (len(rows),), generator=generator) * moved
+        captions = [draw_base_caption(corpus.rows["painted"][i], params, generator) for i in chosen]
         tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
         with autocast(params["bfloat16"]):
             encoder_hidden_states = text_encoder(tokens.input_ids).last_hidden_state
             return denoising_loss(unet, noise_scheduler, latents[rows, view], encoder_hidden_states, generator)
 
-    schedule = FitParams(
-        params["steps"], params["batch_size"], params["lr"], params["seed"], text_lr=params["text_encoder_lr"]
-    )
-    text_parameters = text_encoder.parameters()
-    fit("base", unet.parameters(), compute_loss, schedule, checkpoint, text_parameters=text_parameters)
+    schedule = FitParams(params["steps"], params["batch_size"], params["lr"], params["seed"])
+    inner = {
+        name: weight
+        for name, weight in unet.named_parameters()
+        if weight.ndim > 1 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
+    }
+    groups = [
+        {"params": [weight for name, weight in unet.named_parameters() if name not in inner]},
+        {"params": text_encoder.parameters(), "share": params["text_encoder_lr"]},
+        {"params": inner.values(), "share": params["inner_lr"], "muon": True},
+    ]
+    fit("base", groups, compute_loss, schedule, checkpoint)
     return assemble(vae, text_encoder.eval(), tokenizer, unet.eval())
 
 
