@@ -144,7 +144,7 @@ def test_a_visitor_uses_every_page(copy, chromium, tmp_path):
         raw = visitor.download("PNG")
         (tmp_path / "owl.png").write_bytes(raw)
         assert read_settings(tmp_path / "owl.png").prompt == "an owl, <b>ink</b>"
-        assert Image.open(io.BytesIO(raw)).size == (64, 64)
+        assert Image.open(io.BytesIO(raw)).size == (128, 128)
         page.get_by_role("button", name="Draw it again to the byte").click()
         visitor.expect("The same bytes.")
         page.get_by_role("button", name="Strip of strengths").last.click()

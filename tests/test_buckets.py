@@ -16,7 +16,7 @@ from stages.train import __main__ as train
 from tattoo_lora.data.captions import write_caption
 from tattoo_lora.data.drawings import read_drawings
 
-PAGES = {"candle.png": (32, 112), "skateboard.png": (112, 32), "owl.png": (48, 80)}  # px, in the profile's 64 x 64
+PAGES = {"candle.png": (64, 208), "skateboard.png": (208, 64), "owl.png": (112, 144)}  # px, in the profile's 128 x 128
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_each_drawing_has_a_page_of_its_shape_and_latents_of_that_page(bucketed)
     moments = load_file(bucketed / PROCESSED / "latents.safetensors")
     for name, (width, height) in PAGES.items():
         assert Image.open(bucketed / PROCESSED / "images" / name).size == (width, height)
-        assert moments[name].shape[2:] == (height // 8, width // 8)
+        assert moments[name].shape[2:] == (height // 16, width // 16)
     assert len({tensor.shape for tensor in moments.values()}) > 2
 
 

@@ -572,7 +572,7 @@ def test_the_header_of_a_trained_file_is_filled_from_the_run(finished):
         assert header["ss_base_model_version"] == "sd_v1" and header["ss_sd_model_name"] == "models/embedded/base"
         assert header["modelspec.sai_model_spec"] == "1.0.1"
         assert header["modelspec.architecture"] == "stable-diffusion-v1/lora"
-        assert header["modelspec.resolution"] == "64x64" and header["modelspec.prediction_type"] == "epsilon"
+        assert header["modelspec.resolution"] == "128x128" and header["modelspec.prediction_type"] == "v"
         assert float(header["ss_val_loss"]) > 0
         assert sum(json.loads(header["ss_tag_frequency"])["blip"].values()) > 0
         assert len(header["ss_dataset_hash"]) == 64 and len(header["sshs_model_hash"]) == 64
