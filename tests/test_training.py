@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from dvc.repo import Repo
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel
@@ -26,6 +26,7 @@ import resume  # noqa: E402
 import ship  # noqa: E402
 import train_base  # noqa: E402
 import train_vae  # noqa: E402
+from muon import Muon, as_matrix  # noqa: E402
 
 STAGES = yaml.safe_load((TRAINING / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 SUBJECTS = ["owl", "skull"]
@@ -230,34 +231,102 @@ def test_choices_spread_evenly():
     assert choices.spread_out([1, 2], 4) == [1, 2]
 
 
-def test_the_base_trains_on_the_corpus_and_draws(tmp_path, monkeypatch, small_corpus):
+BASE_PARAMS = {
+    "channels": [8, 16, 16],
+    "hands": {"b": 1},
+    "main_hand": "a",
+    "hand_share": 0.5,
+    "views": 2,
+    "moved_share": 0.5,
+    "mirrored_share": 0.5,
+    "no_subject_share": 0.5,
+    "steps": 2,
+    "batch_size": 2,
+    "lr": 1e-3,
+    "text_encoder_lr": 0.3,
+    "inner_lr": 3.0,
+    "bfloat16": False,
+    "seed": 0,
+}
+
+
+def run_base(drawings: corpus.Corpus, checkpoint: Path, **changes) -> StableDiffusionPipeline:
     base = ROOT / "models/embedded/base"
-    params = {
-        "channels": [8, 16, 16],
-        "hands": ["b"],
-        "views": 2,
-        "moved_share": 0.5,
-        "mirrored_share": 0.5,
-        "no_subject_share": 0.5,
-        "steps": 2,
-        "batch_size": 2,
-        "lr": 1e-3,
-        "text_encoder_lr": 0.3,
-        "bfloat16": False,
-        "seed": 0,
-    }
     vae = AutoencoderKL.from_pretrained(base / "vae").eval()
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32)
-    before = text_encoder.state_dict()["final_layer_norm.weight"].clone()
+    return train_base.train_base(drawings, vae, tokenizer, text_encoder, BASE_PARAMS | changes, checkpoint)
+
+
+def test_the_base_trains_on_the_corpus_and_draws(tmp_path, monkeypatch, small_corpus):
+    start = CLIPTextModel.from_pretrained(ROOT / "models/embedded/base/text_encoder", dtype=torch.float32)
     encoded, encode_views = [], train_base.encode_views
     monkeypatch.setattr(train_base, "encode_views", lambda *args: encoded.append(args[1]) or encode_views(*args))
-    pipeline = train_base.train_base(small_corpus, vae, tokenizer, text_encoder, params, tmp_path / "base")
+    pipeline = run_base(small_corpus, tmp_path / "base")
     assert torch.equal(encoded[0], small_corpus.painted[2:])  # no hand but "b"
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
-    assert not torch.equal(text_encoder.state_dict()["final_layer_norm.weight"], before)
+    learned = [model.state_dict()["final_layer_norm.weight"] for model in (pipeline.text_encoder, start)]
+    assert not torch.equal(*learned)
     pictures = train_base.sample(pipeline, SUBJECTS, seed=0, guidance_scale=4.0)
-    assert [picture.size for picture in pictures] == [(vae.config.sample_size,) * 2] * 2
+    assert [picture.size for picture in pictures] == [(pipeline.vae.config.sample_size,) * 2] * 2
+
+
+def test_a_base_whose_training_was_stopped_is_the_same(tmp_path, monkeypatch, small_corpus):
+    real_fit = resume.fit
+    monkeypatch.setattr(train_base, "fit", lambda *args: real_fit(*args, minutes=0))
+    whole = run_base(small_corpus, tmp_path / "whole", steps=4)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            run_base(small_corpus, tmp_path / "stopped", steps=4)
+    again = run_base(small_corpus, tmp_path / "stopped", steps=4)
+    for part in ("unet", "text_encoder"):
+        states = (getattr(pipeline, part).state_dict() for pipeline in (whole, again))
+        for (name, one), other in zip(*[state.items() for state in states], strict=True):
+            assert torch.equal(one, other[1]), name
+
+
+def test_captions_name_the_hand_but_never_the_main_one():
+    params = BASE_PARAMS | {"no_subject_share": 0.0}
+
+    def endings(hand: str, share: float) -> list[str]:
+        row = corpus.Row(hand, "owl", subject=True, held_out=False)
+        generator = torch.Generator().manual_seed(0)
+        captions = [train_base.draw_base_caption(row, params | {"hand_share": share}, generator) for _ in range(50)]
+        return [caption.split(", ")[-1] for caption in captions]
+
+    assert set(endings("fluent-emoji-flat", 1.0)) == {"fluent"} and "fluent" not in endings("fluent-emoji-flat", 0.0)
+    assert "a" not in endings("a", 1.0)
+    nameless = train_base.draw_base_caption(
+        corpus.Row("b", "owl", subject=True, held_out=False), params | {"no_subject_share": 1.0}, torch.Generator()
+    )
+    assert nameless in train_base.NO_SUBJECT
+
+
+def test_hands_are_drawn_by_their_weight(tmp_path, monkeypatch, small_corpus):
+    drawn = []
+    monkeypatch.setattr(train_base, "draw_base_caption", lambda row, *_: drawn.append(row.hand) or "")
+    run_base(small_corpus, tmp_path / "base", hands={"a": 3, "b": 1}, steps=10, batch_size=16)
+    assert drawn.count("a") == pytest.approx(3 / 4 * len(drawn), abs=3 * (len(drawn) * 3 / 16) ** 0.5)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (24, 8, 3, 3)])
+def test_muon_is_torchs_own_also_for_a_convolution(shape):
+    torch.manual_seed(0)
+    ours = nn.Parameter(torch.randn(shape))
+    layout = torch.channels_last if ours.ndim == 4 else torch.contiguous_format
+    ours.data = ours.data.to(memory_format=layout)
+    flat = nn.Parameter(as_matrix(ours.data).clone())
+    optimizers = [
+        Muon([ours], lr=0.01, weight_decay=0.1),
+        torch.optim.Muon([flat], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(5):
+        ours.grad = torch.randn(shape).to(memory_format=layout)
+        flat.grad = as_matrix(ours.grad).clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(as_matrix(ours.data), flat.data, atol=2e-3, rtol=0)  # bfloat16 within a step
 
 
 def test_what_is_shipped_is_what_was_trained_in_float16(tmp_path, monkeypatch):
