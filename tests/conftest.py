@@ -83,8 +83,8 @@ def room_for(size: int) -> Iterator[None]:
 
 
 def preprocessed(path: Path) -> Image.Image:
-    """A raw drawing as the stages after preprocess see it, 64 px."""
-    return Image.open(io.BytesIO(prepare(path, load_params(ROOT).preprocess, 64).png))
+    """A raw drawing as the stages after preprocess see it, 128 px."""
+    return Image.open(io.BytesIO(prepare(path, load_params(ROOT).preprocess, 128).png))
 
 
 def sampler(profile: Profile, steps: int) -> Any:

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT, preprocessed
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from stages.evaluate.copies import nearest, pixel_embeds, with_mirrored
 from stages.evaluate.style import style_distances, vendi_score
+from tattoo_lora.data.split import file_sha256, split_contents
 from tattoo_lora.diffusion.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
 
 
@@ -262,3 +264,18 @@ def test_one_picture_for_all_seeds_has_a_vendi_score_of_1_and_pictures_without_l
     assert vendi_score(unit(1, 16, seed=0).expand(4, -1)) == pytest.approx(1)
     assert vendi_score(torch.eye(4, 16)) == pytest.approx(4)
     assert vendi_score(torch.eye(4, 16)[[0, 0, 1, 1]]) == pytest.approx(2)
+
+
+def test_the_prompts_name_drawings_that_are_reported_on_and_that_no_other_drawing_equals():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    shares = params["preprocess"]["val_share"], params["preprocess"]["test_share"]
+    files = {file_sha256(path): path for path in (ROOT / "data/raw/flash").glob("*.png")}
+    splits = {files[content]: split for content, split in split_contents(files, *shares).items()}
+    learned = [preprocessed(path) for path in splits if splits[path] == "train"]
+    drawings = torch.stack(pixel_embeds(with_mirrored(learned)).chunk(2), dim=1)
+    for prompt in params["evaluate"]["prompts"]:
+        name = prompt.split(",")[0].split(" ", 1)[1].replace(" ", "-")
+        [path] = [path for path in splits if path.stem == name]
+        assert splits[path] == "test", path
+        near = nearest(pixel_embeds([preprocessed(path)]), drawings).similarity.item()
+        assert near < params["evaluate"]["copy_correlation"], path
