@@ -111,7 +111,6 @@ class TrainParams:
     optimizer: Literal["adamw", "adamw_8bit", "prodigy"]
     schedule: Literal["cosine", "linear", "constant"]
     weight_decay: Share
-    min_snr_gamma: Annotated[float, Range(0.1, 100)] | None
     stratified_timesteps: bool
     noise_offset: Share
     ema_decay: Annotated[float, Range(0, 0.99999)] | None
@@ -192,6 +191,7 @@ class TrainProfile:
     gradient_accumulation_steps: Count
     learning_rate: Annotated[float, Range(1e-8, 1)]
     warmup_steps: Annotated[int, Range(0)]
+    min_snr_gamma: Annotated[float, Range(0.1, 100)] | None
     eval_every: Count
 
 

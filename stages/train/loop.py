@@ -59,7 +59,7 @@ def train(
     ema = None if params.ema_decay is None else EMAModel(lora_params, decay=params.ema_decay)
     state = TrainState(lora_params, optimizer, lr_scheduler, scaler, ema)
     run = Run(outputs, state, denoiser, params, accelerator)
-    compute_loss = partial(batch_loss, noise_scheduler=noise_scheduler, min_snr_gamma=params.min_snr_gamma)
+    compute_loss = partial(batch_loss, noise_scheduler=noise_scheduler, min_snr_gamma=profile.min_snr_gamma)
     micro_batches = MicroBatches(denoiser, batches, compute_loss, accelerator, scaler, profile)
     start(run, micro_batches, accelerator, denoiser.unet.dtype)
 
