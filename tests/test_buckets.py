@@ -16,7 +16,7 @@ from stages.train import __main__ as train
 from tattoo_lora.data.captions import write_caption
 from tattoo_lora.data.drawings import read_drawings
 
-PAGES = {"candle.png": (64, 208), "skateboard.png": (208, 64), "owl.png": (112, 144)}  # px, in the profile's 128 x 128
+PAGES = {"candle.png": (64, 208), "skateboard.png": (208, 64), "owl.png": (96, 160)}  # px, in the profile's 128 x 128
 
 
 @pytest.fixture(scope="module")

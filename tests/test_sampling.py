@@ -54,7 +54,7 @@ def test_the_same_seed_draws_the_same_picture_whatever_the_batch(embeds):
     whole = sample_images(pipeline, embeds[1:], embeds[:1], [3, 4, 5], SAMPLER)
     single = sample_images(pipeline, embeds[1:], embeds[:1], [3, 4, 5], dataclasses.replace(SAMPLER, batch_size=1))
     for one, other in zip(whole, single, strict=True):
-        assert one.size == (64, 64)
+        assert one.size == (128, 128)
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2  # a batch may round otherwise
 
 

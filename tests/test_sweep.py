@@ -88,6 +88,7 @@ def small(shared):
             (target / name).write_text(text.lstrip())
         set_value(target / "profiles/embedded.yaml", "warmup_steps", 0)
         set_value(target / "profiles/embedded.yaml", "train.steps", 4)
+        set_value(target / "profiles/embedded.yaml", "learning_rate", 2.5e-3)
         for name in ("app", "stages", "tattoo_lora"):
             (target / name).symlink_to(ROOT / name, target_is_directory=True)
         run("git", "init", "-q", cwd=target)
