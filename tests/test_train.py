@@ -747,7 +747,8 @@ def test_min_snr_caps_the_weight_of_clean_timesteps():
 
 def test_min_snr_lowers_the_training_loss(data, tmp_path):
     plain, weighted = (
-        fit_with(tmp_path / str(gamma), data, dataclasses.replace(PROFILE, min_snr_gamma=gamma)) for gamma in (None, 0.1)
+        fit_with(tmp_path / str(gamma), data, dataclasses.replace(PROFILE, min_snr_gamma=gamma))
+        for gamma in (None, 0.1)
     )
     assert float(weighted[1]["train_loss"]) < float(plain[1]["train_loss"])
 
