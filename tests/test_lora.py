@@ -472,7 +472,7 @@ REFUSED = {
         r"to_q: made for a layer of \d+ x 768, found one of \d+ x \d+; was it made for another model\?",
     ),
     "diverged": (
-        {f"{TO_Q}.lora_up.weight": torch.full((64, 4), torch.nan)},
+        {f"{TO_Q}.lora_up.weight": torch.full((128, 4), torch.nan)},
         "to_q.lora_B.weight holds numbers that are not finite; the training has diverged",
     ),
     "a DoRA of another width": (
@@ -569,7 +569,7 @@ def test_the_header_of_a_trained_file_is_filled_from_the_run(finished):
         assert "ss_git_commit" not in header  # the same run gives the same bytes at any commit
         assert header["ss_network_dim"] == "8" and header["ss_network_alpha"] == "8.0" and header["ss_seed"] == "42"
         assert header["ss_network_module"] == "networks.lora" and header["ss_v2"] == "False"
-        assert header["ss_base_model_version"] == "sd_v1" and header["ss_sd_model_name"] == "models/embedded/base"
+        assert header["ss_base_model_version"] == "sd_v1_v" and header["ss_sd_model_name"] == "models/embedded/base"
         assert header["modelspec.sai_model_spec"] == "1.0.1"
         assert header["modelspec.architecture"] == "stable-diffusion-v1/lora"
         assert header["modelspec.resolution"] == "128x128" and header["modelspec.prediction_type"] == "v"

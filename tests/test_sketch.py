@@ -31,7 +31,7 @@ def drawn(project, out, *options):
 def test_the_more_is_changed_the_less_of_the_sketch_is_left_and_each_seed_differs(project):
     little, *others = drawn(project, "little", "--change", "0.1", "--n", "2")
     [much] = drawn(project, "much", "--change", "1")
-    sketch = np.asarray(fitted(SKETCH, (64, 64)), float)
+    sketch = np.asarray(fitted(SKETCH, (128, 128)), float)
     away = [np.abs(np.asarray(Image.open(path).convert("RGB"), float) - sketch).mean() for path in (little, much)]
     assert away[0] < 0.7 * away[1]
     assert others[0].read_bytes() != little.read_bytes()
