@@ -19,7 +19,7 @@ from filelock import FileLock
 from PIL import Image
 
 from stages.preprocess.raw_images import prepare
-from tattoo_lora.params import Profile, load_params
+from tattoo_lora.params import Profile, load_params, load_profile
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
@@ -83,8 +83,9 @@ def room_for(size: int) -> Iterator[None]:
 
 
 def preprocessed(path: Path) -> Image.Image:
-    """A raw drawing as the stages after preprocess see it, 128 px."""
-    return Image.open(io.BytesIO(prepare(path, load_params(ROOT).preprocess, 128).png))
+    """A raw drawing as the stages after preprocess see it, at the miniature's resolution."""
+    resolution = load_profile("embedded", ROOT).resolution
+    return Image.open(io.BytesIO(prepare(path, load_params(ROOT).preprocess, resolution).png))
 
 
 def sampler(profile: Profile, steps: int) -> Any:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import yaml
 from conftest import ROOT, preprocessed
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
@@ -14,6 +13,7 @@ from stages.evaluate.copies import nearest, pixel_embeds, with_mirrored
 from stages.evaluate.style import style_distances, vendi_score
 from tattoo_lora.data.split import file_sha256, split_contents
 from tattoo_lora.diffusion.line_art import LineArt, are_line_art, count_line_art, mean_line_art, measure
+from tattoo_lora.params import load_params
 
 
 def paper(size=100):
@@ -267,15 +267,17 @@ def test_one_picture_for_all_seeds_has_a_vendi_score_of_1_and_pictures_without_l
 
 
 def test_the_prompts_name_drawings_that_are_reported_on_and_that_no_other_drawing_equals():
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    shares = params["preprocess"]["val_share"], params["preprocess"]["test_share"]
+    params = load_params(ROOT)
     files = {file_sha256(path): path for path in (ROOT / "data/raw/flash").glob("*.png")}
-    splits = {files[content]: split for content, split in split_contents(files, *shares).items()}
+    splits = {
+        files[content]: split
+        for content, split in split_contents(files, params.preprocess.val_share, params.preprocess.test_share).items()
+    }
     learned = [preprocessed(path) for path in splits if splits[path] == "train"]
     drawings = torch.stack(pixel_embeds(with_mirrored(learned)).chunk(2), dim=1)
-    for prompt in params["evaluate"]["prompts"]:
+    for prompt in params.evaluate.prompts:
         name = prompt.split(",")[0].split(" ", 1)[1].replace(" ", "-")
         [path] = [path for path in splits if path.stem == name]
         assert splits[path] == "test", path
         near = nearest(pixel_embeds([preprocessed(path)]), drawings).similarity.item()
-        assert near < params["evaluate"]["copy_correlation"], path
+        assert near < params.evaluate.copy_correlation, path

@@ -281,9 +281,8 @@ def test_a_base_whose_training_was_stopped_is_the_same(tmp_path, monkeypatch, sm
             run_base(small_corpus, tmp_path / "stopped", steps=4)
     again = run_base(small_corpus, tmp_path / "stopped", steps=4)
     for part in ("unet", "text_encoder"):
-        states = (getattr(pipeline, part).state_dict() for pipeline in (whole, again))
-        for (name, one), other in zip(*[state.items() for state in states], strict=True):
-            assert torch.equal(one, other[1]), name
+        one, other = (getattr(pipeline, part).state_dict() for pipeline in (whole, again))
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_captions_name_the_hand_but_never_the_main_one():
