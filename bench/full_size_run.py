@@ -26,23 +26,31 @@ from bench import BASE, BLIP, CLIP
 ROOT = Path(__file__).parents[1]
 
 
-# Runs a stage as if the card had so many GB, if there is a card; its peaks go to a file. Not all stages import torch.
+# Runs a stage as if the card had so many GB, if there is a card; its peaks go to a file.
 ON_A_CARD = """
-import atexit, json, runpy, sys
+import atexit, json, os, runpy, sys
 gb, peaks, module, *arguments = sys.argv[1:]
-if float(gb) > 0:
+
+def measure(torch):
+    most = {"allocated_gb": 0, "reserved_gb": 0}
+    def keep():
+        most["allocated_gb"] = max(most["allocated_gb"], torch.cuda.max_memory_allocated())
+        most["reserved_gb"] = max(most["reserved_gb"], torch.cuda.max_memory_reserved())
+    def write():
+        keep()
+        open(peaks, "w").write(json.dumps({name: round(peak / 1e9, 2) for name, peak in most.items()}))
+    reset = torch.cuda.reset_peak_memory_stats  # a training calls it
+    torch.cuda.reset_peak_memory_stats = lambda *device: (keep(), reset(*device))
+    atexit.register(write)
+
+if os.path.exists("/proc/driver/nvidia"):  # elsewhere a stage that has no use for torch does not import it
     import torch
     if torch.cuda.is_available():
-        share = float(gb) * 1e9 / torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(share, 1.0))
+        measure(torch)
+        if float(gb) > 0:
+            share = float(gb) * 1e9 / torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(share, 1.0))
 
-def write():
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        figures = {"allocated_gb": torch.cuda.max_memory_allocated(), "reserved_gb": torch.cuda.max_memory_reserved()}
-        open(peaks, "w").write(json.dumps({name: round(peak / 1e9, 2) for name, peak in figures.items()}))
-
-atexit.register(write)
 sys.argv = [module, *arguments]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
@@ -50,7 +58,8 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 def run_stage(name: str, arguments: list[str], folder: Path, card_gb: float = 0) -> dict:
     """Seconds and peak memory of one stage, on a card with so much; SystemExit with its own words where it fails."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    python_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": python_path, "HF_HUB_OFFLINE": "1"}
     started = time.monotonic()
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -78,15 +87,16 @@ def prepare(folder: Path, models: Path, args: argparse.Namespace) -> None:
     params["preprocess"] |= {"val_share": 0.15, "test_share": 0.15}
     for section in ("train", "evaluate"):
         params[section]["prompts"] = params[section]["prompts"][:1]
+    params["train"]["compile"] = args.compile or params["train"]["compile"]
     params["evaluate"]["plain_prompts"] = params["evaluate"]["plain_prompts"][:1]
     params["evaluate"]["seeds"] = params["evaluate"]["seeds"][:1]
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     profile = yaml.safe_load((ROOT / "profiles/sd15.yaml").read_text(encoding="utf-8"))
     for key, name in (("base", BASE), ("captioner", BLIP), ("clip", CLIP)):
-        profile[key] = {"id": str(models / name), "revision": None}
+        profile[key] |= {"id": str(models / name), "revision": None}
     profile["resolution"] = args.resolution
     profile["train"] |= {"steps": args.steps, "warmup_steps": 0, "eval_every": args.eval_every or args.steps}
-    profile["train"]["gradient_accumulation_steps"] = 1
+    profile["train"]["gradient_accumulation_steps"] = args.accumulation
     profile["inference"]["batch_size"] = 1
     profile["sampling"]["sampler_steps"] = 2
     (folder / "profiles").mkdir()
@@ -154,6 +164,8 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--drawings", type=int, default=6)
+    parser.add_argument("--accumulation", type=int, default=1, help="of the training, with its batch of 1")
+    parser.add_argument("--compile", choices=["off", "default", "graphs"], help="default: params.yaml's")
     parser.add_argument("--eval-every", type=int, help="steps; default: at the end")
     parser.add_argument("--cards", type=float, nargs="*", default=[], metavar="GB", help="train as on these cards too")
     parser.add_argument("--json", action="store_true", help="print the table as JSON at the end")

@@ -13,7 +13,8 @@ import json
 import subprocess
 import sys
 import time
-from itertools import product
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, product
 from pathlib import Path
 
 from bench import BASE
@@ -24,6 +25,7 @@ CALL = 530  # seconds of a whole call
 LEAST = 10  # seconds that a part must have
 DTYPES = ("bfloat16", "float16")
 NO_TIME = "skipped: no time left"
+UNTIMED = ("losses", "resume", "deterministic", "val_loss")  # parts that run beside each other: they measure no time
 MATMUL = """
 import time, torch
 cuda = torch.cuda.is_available()
@@ -61,17 +63,18 @@ def first_call(out: Path, quick: bool) -> dict[str, tuple[int, list[str]]]:
     rows = {"environment": (60, ["-c", MATMUL]), "missing wheels": (30, ["-m", "bench.gpu_parts", "wheels"])}
     if not quick:
         chain = ["-m", "bench.full_size_run", str(out), "--resolution", "512", "--steps", "12", "--drawings", "24"]
+        chain += ["--accumulation", "8", "--compile", "off", "--eval-every", "6"]  # compiling alone takes minutes
         rows["models"] = (150, ["-m", "bench.full_size_models", str(out)])
-        rows["chain"] = (300, [*chain, "--eval-every", "6", "--cards", "4", "6", "8", "12", "16", "--json"])
+        rows["chain"] = (400, [*chain, "--cards", "4", "6", "8", "12", "16", "--json"])
     steps = ["--steps", "2" if quick else "10"]
     for kind, knobs in KINDS.items():
-        rows[f"losses, {kind}"] = (60, ["-m", "bench.gpu_parts", "losses", *steps, "--knobs", *knobs])
-    rows["resume"] = (60, ["-m", "bench.gpu_parts", "resume", "--steps", "4" if quick else "10"])
+        rows[f"losses, {kind}"] = (240, ["-m", "bench.gpu_parts", "losses", *steps, "--knobs", *knobs])
+    rows["resume"] = (240, ["-m", "bench.gpu_parts", "resume", "--steps", "4" if quick else "10"])
     ways = product(("off",) if quick else ("off", "default", "graphs"), (4,) if quick else (8, 4, 1), DTYPES)
     for compiled, micro, dtype in ways:
         options = ["--compile", compiled, "--micro", str(micro), "--dtype", dtype, "--batch", "8"]
         rows[f"miniature, {compiled}, {micro} at once, {dtype}"] = (
-            90,
+            180,
             ["-m", "bench", "train", *counted(quick), *options],
         )
     return rows
@@ -85,7 +88,7 @@ def second_call(base: list[str], quick: bool, peer: Path | None) -> dict[str, tu
         options = ["--compile", compiled, "--batch", str(batch), "--accumulation", str(accumulation), "--checkpointing"]
         options += ["--peer", str(peer)] if peer and compiled == "off" else []
         rows[f"train, {batch} x {accumulation}, {compiled}"] = (
-            120,
+            400,
             ["-m", "bench", "train", *base, *counted(quick), *options],
         )
     steps = ["--steps", "2" if quick else "8"]
@@ -110,8 +113,8 @@ def run_part(name: str, limit: float, command: list[str], out: Path) -> dict:
         status, said = ("done" if done.returncode == 0 else "failed"), done.stdout
         if done.returncode != 0:
             said = done.stderr[-2000:]
-    except subprocess.TimeoutExpired:
-        status, said = "out of time", ""
+    except subprocess.TimeoutExpired as error:
+        status, said = "out of time", (error.stdout or b"").decode(errors="replace")
     return keep(out, name, status, time.monotonic() - started, said)
 
 
@@ -124,21 +127,31 @@ def keep(out: Path, name: str, status: str, seconds: float, said: str = "") -> d
 
 
 def run_call(chosen: dict[str, tuple[int, list[str]]], out: Path, limit: float) -> None:
-    """Run the parts one after the other; those that the limit in seconds leaves no time for are named too."""
+    """Run the parts one after the other, neighbours that measure no time beside each other.
+
+    Those that the limit in seconds leaves no time for are named too.
+    """
     ends = time.monotonic() + limit
-    for name, (part_limit, command) in chosen.items():
+
+    def run(name: str) -> None:
+        part_limit, command = chosen[name]
         left = ends - time.monotonic()
         result = keep(out, name, NO_TIME, 0) if left < LEAST else run_part(name, min(part_limit, left), command, out)
         print(f"{name}: {result['status']} after {result['seconds']} s", flush=True)
+
+    with ThreadPoolExecutor() as pool:
+        for is_untimed, names in groupby(chosen, lambda name: name.startswith(UNTIMED)):
+            each = pool.map if is_untimed else map
+            list(each(run, names))
     (out / "results.md").write_text(table(out), encoding="utf-8")
 
 
 def table(out: Path) -> str:
-    """results.jsonl as Markdown: the status of each part, then what those said that were done."""
+    """results.jsonl as Markdown: the status of each part, then what each said, or why it failed."""
     lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()
     results = [json.loads(line) for line in lines]
     rows = [f"| {result['part']} | {result['status']} | {result['seconds']} s |" for result in results]
-    said = [f"\n### {result['part']}\n\n{result['said'].strip()}" for result in results if result["status"] == "done"]
+    said = [f"\n### {result['part']}\n\n{result['said'].strip()}" for result in results if result["said"].strip()]
     return "\n".join(["| part | status | time |\n|---|---|---:|", *rows, *said]) + "\n"
 
 

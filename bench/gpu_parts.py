@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from tattoo_lora.errors import UserError, one_line_errors
+from tattoo_lora.errors import one_line_errors
 from tattoo_lora.params import Model, Profile, TrainParams, load_params, load_profile
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA's first use, for `deterministic`
@@ -95,16 +95,23 @@ def trained(
     return Trained(losses, hashlib.sha256(b"".join(learned)).hexdigest(), time.perf_counter() - started, peak_gb)
 
 
+def modes() -> tuple[str, ...]:
+    """The ways to compile that are compared on this machine."""
+    import torch
+
+    return ("off", "graphs") if torch.cuda.is_available() else ("off",)
+
+
 def largest_difference(one: list[float], other: list[float]) -> str:
     """The largest relative difference of two trainings' losses by step."""
     return f"{max(abs(a / b - 1) for a, b in zip(one, other, strict=True)):.1e}"
 
 
 def losses(models, params: TrainParams, profile: Profile, steps: int, folder: Path) -> list[str]:
-    """Eager against each way to compile that params name."""
+    """Eager against CUDA graphs, where there is a card."""
     lines = ["| compile | last loss | largest difference from eager | s | GB |", "|---|---:|---:|---:|---:|"]
     eager = None
-    for mode in dict.fromkeys(("off", params.compile)):
+    for mode in modes():
         result = trained(models, dataclasses.replace(params, compile=mode), profile, steps, folder / mode)
         eager = eager or result
         peak = "" if result.peak_gb is None else f"{result.peak_gb:.2f}"
@@ -162,11 +169,11 @@ def val_loss(base: Model, profile: Profile) -> list[str]:
 
 
 def profile_steps(models, params: TrainParams, profile: Profile, folder: Path) -> list[str]:
-    """What the time of three steps goes to, eager and as params say to compile."""
+    """What the time of three steps goes to, eager and as CUDA graphs."""
     from torch.profiler import profile as profiler
 
     lines = []
-    for mode in dict.fromkeys(("off", params.compile)):
+    for mode in modes():
         with profiler() as recorded:
             trained(models, dataclasses.replace(params, compile=mode), profile, 3, folder / mode)
         averages = recorded.key_averages()
@@ -189,12 +196,13 @@ def wheels() -> list[str]:
     return [f"missing: {', '.join(missing) or 'none'}"]
 
 
-def with_knobs(params: TrainParams, knobs: list[str]) -> TrainParams:
-    """The params with `key=value` changed, as YAML reads the value; UserError for a key that there is not."""
-    values = {key: yaml.safe_load(value) for key, _, value in (knob.partition("=") for knob in knobs)}
-    if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(params)}):
-        raise UserError(f"--knobs: train has no param {unknown[0]}")
-    return dataclasses.replace(params, **values)
+def with_knobs(knobs: list[str], root: Path = ROOT) -> TrainParams:
+    """params.yaml's train with `key=value` changed, read as load_params reads it; UserError as load_params."""
+    raw = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    raw["train"] |= {key: yaml.safe_load(value) for key, _, value in (knob.partition("=") for knob in knobs)}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+        return load_params(Path(folder)).train
 
 
 def main() -> None:
@@ -207,7 +215,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
     with one_line_errors(), tempfile.TemporaryDirectory() as folder:
-        params, profile = with_knobs(load_params().train, args.knobs), load_profile(args.profile)
+        params, profile = with_knobs(args.knobs), load_profile(args.profile)
         profile = dataclasses.replace(profile, resolution=args.resolution or profile.resolution)
         base = profile.base if args.base is None else Model(args.base, None)
         print("\n".join(lines_of_part(args.part, base, params, profile, args.steps, Path(folder))))

@@ -1,5 +1,7 @@
 """The command for the first card, on a CPU: one part quickly, both calls with the miniature among the slow tests."""
 
+import argparse
+import dataclasses
 import json
 
 import pytest
@@ -9,21 +11,22 @@ from bench import full_size_run, gpu
 from bench.gpu import parts, run_call, run_part, table
 from bench.gpu_parts import largest_difference, wheels, with_knobs
 from tattoo_lora.errors import UserError
-from tattoo_lora.params import load_params
+from tattoo_lora.params import load_params, load_profile
 
 
 def test_a_part_is_kept_at_once_whatever_became_of_it(tmp_path):
     for name, limit, code in (
         ("a", 60, "print(1)"),
         ("b", 60, "raise SystemExit('no card')"),
-        ("c", 0.01, "import time; time.sleep(60)"),
+        ("c", 5, "import time; print('so far', flush=True); time.sleep(60)"),
     ):
         run_part(name, limit, ["-c", code], tmp_path)
     results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [result["status"] for result in results] == ["done", "failed", "out of time"]
     assert "no card" in results[1]["said"]
     shown = table(tmp_path)
-    assert "| b | failed |" in shown and "### a\n\n1" in shown and "### b" not in shown
+    assert "| b | failed |" in shown and "### a\n\n1\n" in shown
+    assert "### b\n\nno card\n" in shown and "### c\n\nso far\n" in shown
 
 
 def test_both_calls_have_parts_for_all_ways_to_compile_and_to_train(tmp_path):
@@ -31,6 +34,7 @@ def test_both_calls_have_parts_for_all_ways_to_compile_and_to_train(tmp_path):
     assert sum("graphs" in name for name in first) == 6
     assert {f"losses, {kind}" for kind in ("checkpointing", "DoRA", "text encoder", "dropout")} <= set(first)
     assert first["chain"][1][-7:] == ["--cards", "4", "6", "8", "12", "16", "--json"]
+    assert first["chain"][1][-9:-7] == ["--eval-every", "6"]
     assert {"profile", "deterministic", "val_loss", "sample", "encode", "caption"} <= set(second)
     assert any("--peer" in command for _, command in second.values())
     assert all("sd15" in second[name][1] for name in ("profile", "deterministic", "val_loss"))
@@ -48,12 +52,30 @@ def test_a_part_that_no_time_is_left_for_is_named(tmp_path, capsys):
     )
 
 
+def test_parts_that_measure_no_time_run_beside_each_other_and_the_others_alone(tmp_path):
+    meets = "import sys, time; from pathlib import Path; Path(sys.argv[1]).touch(); time.sleep(2); "
+    meets += "print(sorted(path.name for path in Path(sys.argv[1]).parent.glob('?')))"
+    chosen = {name: (60, ["-c", meets, str(tmp_path / name[-1])]) for name in ("losses, a", "losses, b", "c")}
+    run_call(chosen, tmp_path, limit=600)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    said = {row["part"]: row["said"].strip() for row in rows}
+    assert said == {"losses, a": "['a', 'b']", "losses, b": "['a', 'b']", "c": "['a', 'b', 'c']"}
+
+
 def test_the_losses_of_two_trainings_and_params_by_name_are_compared():
     assert largest_difference([1.0, 2.2], [1.0, 2.0]) == "1.0e-01"
-    params = with_knobs(load_params(ROOT).train, ["use_dora=true", "lora_dropout=0.1"])
-    assert params.use_dora is True and params.lora_dropout == 0.1
-    with pytest.raises(UserError, match="--knobs: train has no param dora"):
-        with_knobs(params, ["dora=true"])
+    params = with_knobs(["use_dora=true", "lora_dropout=0.1", "compile=off"])
+    assert params == dataclasses.replace(load_params(ROOT).train, use_dora=True, lora_dropout=0.1, compile="off")
+    with pytest.raises(UserError, match="train.dora: unknown key"):
+        with_knobs(["dora=true"])
+
+
+def test_the_full_size_run_has_params_and_a_profile_that_can_be_read(tmp_path):
+    args = argparse.Namespace(resolution=256, steps=3, drawings=1, eval_every=None, accumulation=8, compile="off")
+    full_size_run.prepare(tmp_path, tmp_path / "models", args)
+    profile = load_profile("full_size", tmp_path)
+    assert load_params(tmp_path).train.compile == "off" and profile.train.gradient_accumulation_steps == 8
+    assert profile.base.id.startswith(str(tmp_path)) and profile.train.steps == 3
 
 
 def test_packages_that_are_missing_are_listed(monkeypatch):

@@ -204,6 +204,20 @@ def test_a_trial_of_the_compiled_model_without_memory_leaves_it_to_the_first_ste
     assert ("fails here, going on without (RuntimeError: no compiler)" in capsys.readouterr().out) != stays
 
 
+def test_how_long_a_training_takes_is_told_by_a_micro_batch_after_a_first_one(make, monkeypatch):
+    clock = iter([10.0, 10.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    micro_batches = make(loss := Full())
+    assert micro_batches._training_seconds() == 0.5 * TRAINING.steps * 2  # of four samples, of eight a step
+    assert loss.sizes == [4, 4] and not gradient(micro_batches).any()
+
+
+def test_a_training_that_has_no_room_for_a_trial_is_not_compiled_and_other_errors_show(make):
+    assert make(Full(fails=1))._training_seconds() == 0
+    with pytest.raises(RuntimeError, match="shapes"):
+        make(Full(fails=1, error=RuntimeError("shapes do not fit")))._training_seconds()
+
+
 def test_a_trial_without_memory_takes_infinitely_much_and_other_errors_show():
     def fail(error):
         raise error

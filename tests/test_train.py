@@ -27,7 +27,7 @@ from stages.train.batches import Batches, TrainingSet, seeded_dropout, shuffled
 from stages.train.checkpoint import Checkpoints
 from stages.train.denoiser import OPTIMIZERS, SCHEDULES, Denoiser, add_adapters, make_optimizer
 from stages.train.loop import train
-from stages.train.memory import COMPILE_MODES, MicroBatches, largest_fitting, pick_compile
+from stages.train.memory import COMPILE_MODES, PAYS_FROM, MicroBatches, largest_fitting, pick_compile
 from stages.train.run import Log, Outputs
 from tattoo_lora.data.captions import read_captions, write_caption
 from tattoo_lora.data.drawings import read_drawings
@@ -377,14 +377,23 @@ def test_where_compiling_fails_training_goes_on_without(data, tmp_path, capsys):
     assert rows == fit(make_unet(), data, tmp_path / "eager", dataclasses.replace(PARAMS, compile="off"))
 
 
+def no_time() -> float:
+    raise AssertionError("nothing is timed where the choice does not depend on it")
+
+
 def test_graphs_without_cuda_say_so_and_compile_without_them(capsys):
-    assert pick_compile("graphs", torch.device("cpu")) == "default"
+    params = dataclasses.replace(PARAMS, compile="graphs")
+    assert pick_compile(params, torch.device("cpu"), no_time) == "default"
     assert "train.compile: graphs needs a CUDA device; compiling without them" in capsys.readouterr().out
+    assert pick_compile(params, torch.device("cuda"), no_time) == "graphs"
 
 
-def test_graphs_are_the_choice_on_cuda_and_nothing_is_elsewhere():
-    assert pick_compile("auto", torch.device("cuda")) == "graphs"
-    assert pick_compile("auto", torch.device("cpu")) == "off"
+def test_graphs_are_the_choice_on_cuda_for_long_trainings_alone():
+    params, cuda = dataclasses.replace(PARAMS, compile="auto"), torch.device("cuda")
+    assert pick_compile(params, cuda, lambda: PAYS_FROM) == "graphs"
+    assert pick_compile(params, cuda, lambda: PAYS_FROM - 1) == "off"
+    assert pick_compile(params, torch.device("cpu"), no_time) == "off"
+    assert pick_compile(dataclasses.replace(params, deterministic=True), cuda, no_time) == "off"
 
 
 def test_deterministic_training_forbids_what_is_not(data, tmp_path, monkeypatch):

@@ -105,7 +105,9 @@ def load_checkpoint(
         prefix = f"optimizer.{i}."
         # In the parameter's own layout: the fused optimizer goes through both as they lie in memory.
         states[parameter][parameter] = {
-            key.removeprefix(prefix): torch.empty_like(parameter).copy_(value) if value.ndim else value
+            key.removeprefix(prefix): torch.empty_like(parameter).copy_(value)
+            if value.ndim
+            else value.to(parameter.device)
             for key, value in tensors.items()
             if key.startswith(prefix)
         }
@@ -160,9 +162,11 @@ def fit(
         for optimizer in optimizers:
             optimizer.step()
         ema.update(step)
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        progress.set_postfix(loss=f"{running:.4f}", refresh=False)
+        loss = loss.detach()
+        running = loss if running is None else torch.lerp(running, loss, 0.02)
         last = step + 1 == params.steps
+        if step % 20 == 0:  # a GPU computes on while nobody asks for its numbers
+            progress.set_postfix(loss=f"{running:.4f}", refresh=False)
         if last or time.monotonic() - saved > 60 * minutes:
             save_checkpoint(checkpoint, step + 1, learned, optimizers, ema)
             saved = time.monotonic()

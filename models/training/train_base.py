@@ -9,6 +9,7 @@ without names takes little of it away. Some captions hold the style words of the
 them means nothing yet, as "tattoo in my hand" means nothing to SD 1.5.
 """
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,10 +26,10 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
-from precision import autocast
+from precision import DEVICE, as_cuda_graphs, autocast, to_device
 from recipe import WORK, load_params
 from resume import FitParams, checkpoint_path, fit
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer
 
@@ -64,6 +65,7 @@ def encode_views(vae: AutoencoderKL, masters: Tensor, params: dict) -> Tensor:
 
     A base that knows each drawing in one place cannot be adapted; one that knows both sides of each draws two halves.
     """
+    vae.to(DEVICE)
     encoded = []
     for i, master in enumerate(tqdm(masters, desc="encode", mininterval=10)):
         generator = torch.Generator().manual_seed(params["seed"] * 1_000_003 + i)
@@ -71,7 +73,8 @@ def encode_views(vae: AutoencoderKL, masters: Tensor, params: dict) -> Tensor:
         mirrored = torch.rand(len(moved), generator=generator) < params["mirrored_share"]
         moved = torch.where(mirrored[:, None, None, None], moved.flip(3), moved)
         x = torch.cat([views(master[None], None, vae.config.sample_size), moved])
-        encoded.append(vae.encode(x).latent_dist.mean)
+        encoded.append(vae.encode(to_device(x)).latent_dist.mean.cpu())
+    vae.to("cpu")
     return torch.stack(encoded) * vae.config.scaling_factor
 
 
@@ -87,25 +90,22 @@ def draw_base_caption(row: Row, params: dict, generator: torch.Generator) -> str
     return f"{caption}, {row.hand.split('-')[0]}" if said else caption
 
 
-def denoising_loss(
-    unet: UNet2DConditionModel,
-    noise_scheduler: DDPMScheduler,
-    latents: Tensor,
-    encoder_hidden_states: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """MSE of the velocity (https://arxiv.org/abs/2202.00512) of latents (B, C, 8, 8).
+class Velocity(nn.Module):
+    """The text encoder and the UNet as one: the velocity of noisy latents (B, C, 8, 8) with the tokens of captions."""
 
-    Not weighted by Min-SNR, which all but leaves out the noisiest timesteps: there it is that a name becomes a shape.
-    """
-    count, steps = len(latents), noise_scheduler.config.num_train_timesteps
-    # One timestep from each of B equal parts: the loss varies less from batch to batch.
-    spread = torch.arange(count) + torch.rand(count, generator=generator)
-    timesteps = (spread * (steps / count)).long()
-    noise = torch.randn(latents.shape, generator=generator)
-    noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
-    velocity = unet(noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states).sample
-    return F.mse_loss(velocity.float(), noise_scheduler.get_velocity(latents, noise, timesteps))
+    def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.unet = unet
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, input_ids: Tensor) -> Tensor:
+        encoder_hidden_states = self.text_encoder(input_ids).last_hidden_state
+        return self.unet(noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states).sample
+
+
+def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> Tensor:
+    """One timestep from each of `count` equal parts: the loss varies less from batch to batch."""
+    return ((torch.arange(count) + torch.rand(count, generator=generator)) * (steps / count)).long()
 
 
 def assemble(vae, text_encoder, tokenizer, unet) -> StableDiffusionPipeline:
@@ -159,17 +159,37 @@ def train_base(
         hands = by_hand(corpus, "painted", [i for i in learned if corpus.rows["painted"][i].name == name])
         drawings[name] = [rows for hand, rows in hands.items() for _ in range(params["hands"][hand])]
 
+    @cache
+    def tokens(caption: str) -> list[int]:
+        return tokenizer(caption, padding="max_length", truncation=True).input_ids
+
+    batch_size = params["batch_size"]
+    example = torch.zeros(batch_size, *latents.shape[2:]), torch.zeros(batch_size, dtype=torch.long)
+    example += (torch.tensor([tokens("")] * batch_size),)
+    model = Velocity(text_encoder, unet).to(DEVICE)
+    compute = as_cuda_graphs(model, tuple(map(to_device, example)), params["bfloat16"])
+
     def compute_loss(generator: torch.Generator) -> Tensor:
-        subjects = [choose(corpus.subjects, generator) for _ in range(params["batch_size"])]
+        """MSE of the velocity (https://arxiv.org/abs/2202.00512).
+
+        Not weighted by Min-SNR, which all but leaves out the noisiest timesteps: there it is that a name becomes a
+        shape.
+        """
+        subjects = [choose(corpus.subjects, generator) for _ in range(batch_size)]
         chosen = [choose(choose(drawings[name], generator), generator) for name in subjects]
         rows = torch.tensor([place[i] for i in chosen])
         moved = torch.rand(len(rows), generator=generator) < params["moved_share"]
         view = torch.randint(1, latents.shape[1], (len(rows),), generator=generator) * moved
         captions = [draw_base_caption(corpus.rows["painted"][i], params, generator) for i in chosen]
-        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
-        with autocast(params["bfloat16"]):
-            encoder_hidden_states = text_encoder(tokens.input_ids).last_hidden_state
-            return denoising_loss(unet, noise_scheduler, latents[rows, view], encoder_hidden_states, generator)
+        timesteps = spread_timesteps(batch_size, noise_scheduler.config.num_train_timesteps, generator)
+        noise = torch.randn(batch_size, *latents.shape[2:], generator=generator)
+        input_ids, latent, noise, timesteps = map(
+            to_device, (torch.tensor([tokens(caption) for caption in captions]), latents[rows, view], noise, timesteps)
+        )
+        noisy_latents = noise_scheduler.add_noise(latent, noise, timesteps)
+        with autocast(params["bfloat16"], DEVICE):
+            velocity = compute(noisy_latents, timesteps, input_ids)
+        return F.mse_loss(velocity.float(), noise_scheduler.get_velocity(latent, noise, timesteps))
 
     schedule = FitParams(params["steps"], params["batch_size"], params["lr"], params["seed"])
     inner = {
@@ -183,6 +203,7 @@ def train_base(
         {"params": inner.values(), "share": params["inner_lr"], "muon": True},
     ]
     fit("base", groups, compute_loss, schedule, checkpoint)
+    model.to("cpu")
     return assemble(vae, text_encoder.eval(), tokenizer, unet.eval())
 
 

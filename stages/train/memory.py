@@ -1,6 +1,7 @@
 """Making the gradients of a step fit the memory: micro-batches, what to do when memory runs out, a compiled model."""
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TypeVar
@@ -17,6 +18,9 @@ from tattoo_lora.params import TrainParams, TrainProfile
 from tattoo_lora.progress import tqdm
 
 COMPILE_MODES = {"default": "default", "graphs": "reduce-overhead"}  # torch.compile's names
+# Seconds of a training that pays for compiling. Beside an H100 that took more than three minutes at full size, and more
+# than one and a half for the miniature.
+PAYS_FROM = 20 * 60
 Result = TypeVar("Result")
 
 
@@ -55,9 +59,10 @@ class MicroBatches:
 
     def compile(self) -> None:
         """Compile the model as params say, and try it once; where that fails, say why and go on without."""
-        mode = pick_compile(self.params.compile, self.accelerator.device)
+        mode = pick_compile(self.params, self.accelerator.device, self._training_seconds)
         if mode == "off" or (self.params.compile == "auto" and self._has_shapes()):
             return
+        self.accelerator.print(f"train.compile: {mode}: this takes minutes")
         self.forward = torch.compile(self.model, mode=COMPILE_MODES[mode], dynamic=False)
         try:
             self._try(self.size)
@@ -70,6 +75,22 @@ class MicroBatches:
             self._drop_compiled()
         else:
             free_memory()  # the first step will make room
+
+    def _training_seconds(self) -> float:
+        """How long the training takes uncompiled, by one micro-batch; 0 where that does not fit the memory."""
+        wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
+        try:
+            self._try(self.size)  # a first one is slower
+            wait()
+            started = time.perf_counter()
+            self._try(self.size)
+            wait()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory()  # the first step will make room
+            return 0.0
+        return (time.perf_counter() - started) * self.profile.steps * self.per_process / self.size
 
     def evaluate(self, work: Callable[[], Result]) -> Result:
         """`work()`, an evaluation beside the training; what it takes more than is taken now is kept for the next ones.
@@ -172,14 +193,18 @@ class MicroBatches:
             ) from error
 
 
-def pick_compile(choice: str, device: torch.device) -> str:
-    """off, default or graphs; `auto` is graphs on CUDA and off elsewhere, where compiling costs more than it saves."""
-    if choice == "auto":
-        return "graphs" if device.type == "cuda" else "off"
-    if choice == "graphs" and device.type != "cuda":
+def pick_compile(params: TrainParams, device: torch.device, training_seconds: Callable[[], float]) -> str:
+    """off, default or graphs; `auto` is graphs on CUDA for trainings that take at least PAYS_FROM without, else off.
+
+    Not for `deterministic`: there the speed of the card must not decide what is computed.
+    """
+    if params.compile == "auto":
+        can_pay = device.type == "cuda" and not params.deterministic
+        return "graphs" if can_pay and training_seconds() >= PAYS_FROM else "off"
+    if params.compile == "graphs" and device.type != "cuda":
         tqdm.write("train.compile: graphs needs a CUDA device; compiling without them")
         return "default"
-    return choice
+    return params.compile
 
 
 def pick_micro_batch_size(
@@ -208,7 +233,7 @@ def pick_micro_batch_size(
     if effective_batch_size == 1 or device.type != "cuda":
         return profile.batch_size
     available = 0.9 * (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
-    if pick_compile(params.compile, device) == "graphs":
+    if params.compile in ("auto", "graphs"):
         available -= kept
     return largest_fitting(effective_batch_size, lambda n: trial_memory(lambda: make_gradients(n)), available)
 

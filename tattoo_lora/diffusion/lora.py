@@ -25,6 +25,7 @@ ATTENTION, FEED_FORWARD = ["to_q", "to_k", "to_v", "to_out.0"], ["ff.net.0.proj"
 PROJECTIONS = ["proj_in", "proj_out"]  # of each block of attention and feed-forward
 SETS = {  # names for several of the UNet's layers at once
     "attention": ATTENTION,
+    "self-attention": [f"attn1.{layer}" for layer in ATTENTION],
     "ff": FEED_FORWARD,
     "proj": PROJECTIONS,
     "attn-ff": ATTENTION + FEED_FORWARD,
