@@ -2,8 +2,8 @@
 
     python docs/make_strip.py
 
-Drawings of the sample, then the first prompts of the comparison, each with the first seed: by the base, by the adapter
-`blip`, and the adapter's picture as a stencil.
+Drawings of the sample, then prompts of the comparison that the miniature draws well, each with the first seed: by the base,
+by the adapter `blip`, and the adapter's picture as a stencil. plots/comparison.png has all prompts.
 """
 
 import sys
@@ -20,7 +20,7 @@ from app.stencil.ink import to_image, trace  # noqa: E402
 from app.stencil.options import Options  # noqa: E402
 
 DRAWINGS = ("owl", "anchor", "butterfly", "skull")
-SHOWN = len(DRAWINGS)  # pictures of each step, in two columns
+PROMPTS = ("a wolf", "a deer", "a snail", "a tropical fish")  # as many, in two columns
 SIDE, GAP, BETWEEN, TITLE = 220, 8, 44, 52  # px
 ARROW, TEXT = "#b3b3b3", "#333333"
 
@@ -28,10 +28,8 @@ ARROW, TEXT = "#b3b3b3", "#333333"
 def pictures(root: Path, drawings: tuple[str, ...] = DRAWINGS) -> dict[str, list[Image.Image]]:
     """What stands under each title."""
     table = read_pictures(workspace(root))
-    table = table[table["seed"] == table["seed"].iloc[0]]
-    base, adapter = (
-        [root / path for path in table[table["name"] == name]["path"][:SHOWN]] for name in ("base", "blip")
-    )
+    table = table[(table["seed"] == table["seed"].iloc[0]) & table["prompt"].str.split(",").str[0].isin(PROMPTS)]
+    base, adapter = ([root / path for path in table[table["name"] == name]["path"]] for name in ("base", "blip"))
     return {
         "your drawings": [Image.open(root / f"data/raw/flash/{name}.png") for name in drawings],
         "the base model": [Image.open(path) for path in base],

@@ -27,6 +27,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 ROOT = Path(__file__).resolve().parents[1]
 DRAWINGS = ("owl", "skull", "anchor", "wolf", "brain", "bug", "key", "crown", "rose", "snail", "fox", "bat")
 FAST = {"steps": 4, "eval_every": 2, "warmup_steps": 1, "sampler_steps": 2, "train.batch_size": 4, "threads": 1}
+FAST |= {"learning_rate": 1.2e-2}  # so that four steps show
 PROCESSED = "data/processed/flash"
 
 # Nothing may ask for a network; a test that needs one to fail fails here.

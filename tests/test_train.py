@@ -663,7 +663,7 @@ def test_layers_have_ranks_of_their_own_and_all_the_same_scale(data, tmp_path, u
 def test_a_rank_for_layers_that_do_not_learn_is_refused(data, tmp_path):
     profile = dataclasses.replace(PROFILE, target_modules=["attention", "conv1"])
     with pytest.raises(
-        UserError, match=r"train.ranks: found ff, allowed: sets \(attention, ff, .* \(attention, conv1\)"
+        UserError, match=r"train.ranks: found ff, allowed: sets \(attention, self-attention, ff, .* \(attention, conv1\)"
     ):
         fit_with(tmp_path, data, profile, ranks={"ff": 4})
 

@@ -21,6 +21,7 @@ sys.path.append(str(TRAINING))
 
 import choices  # noqa: E402
 import corpus  # noqa: E402
+import precision  # noqa: E402
 import recipe  # noqa: E402
 import resume  # noqa: E402
 import ship  # noqa: E402
@@ -283,6 +284,22 @@ def test_a_base_whose_training_was_stopped_is_the_same(tmp_path, monkeypatch, sm
     for part in ("unet", "text_encoder"):
         one, other = (getattr(pipeline, part).state_dict() for pipeline in (whole, again))
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_on_a_gpu_alone_the_base_is_recorded_and_without_autocasts_cache(monkeypatch):
+    recorded = []
+
+    def record(module, arguments, allow_unused_input):
+        recorded.append((module, torch.is_autocast_cache_enabled()))
+        return "graphs"
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    module, arguments = nn.Linear(1, 1), (torch.ones(1),)
+    monkeypatch.setattr(precision, "DEVICE", "cpu")
+    assert precision.as_cuda_graphs(module, arguments, True) is module and not recorded
+    monkeypatch.setattr(precision, "DEVICE", "cuda")
+    assert precision.as_cuda_graphs(module, arguments, True) == "graphs" and recorded == [(module, False)]
 
 
 def test_captions_name_the_hand_but_never_the_main_one():

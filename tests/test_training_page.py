@@ -28,7 +28,8 @@ from app.training import (
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import load_params, load_profile
 
-CHOICE = Choice("hand", "embedded", 25, 120, 8, 1.2e-2)
+RATE = load_profile("embedded", ROOT).train.learning_rate
+CHOICE = Choice("hand", "embedded", 25, 120, 8, RATE)
 STAGES = ["preprocess", "encode", "train@blip", "report"]
 LOG = """hand: 25 files that may be drawings
 Running stage 'preprocess':
@@ -103,7 +104,7 @@ def test_the_plan_follows_from_the_drawings_and_the_choice(light):
     params, profile = load_params(light), load_profile("embedded", light)
     with contextlib.chdir(light):
         short, _ = plan_choice(CHOICE, params, profile, 25)
-        long, _ = plan_choice(Choice("hand", "embedded", PRESETS["Normal"], 120, 8, 1.2e-2), params, profile, 25)
+        long, _ = plan_choice(Choice("hand", "embedded", PRESETS["Normal"], 120, 8, RATE), params, profile, 25)
     assert short.steps < long.steps <= 120 and short.drawings == long.drawings == 22
 
 
