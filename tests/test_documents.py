@@ -43,6 +43,8 @@ def test_every_command_runs_in_a_small_finished_project(finished, tmp_path, docu
     environment = {**ENVIRONMENT, "HOME": str(tmp_path / "home"), "PRE_COMMIT_HOME": str(tmp_path / "hooks")}
     for code, why in blocks(document):
         if why is None:
+            for drawing in re.findall(r"data/raw/flash/[\w-]+\.png", code):  # all that the sample has can be named
+                shutil.copy(ROOT / drawing, project / drawing)
             done = subprocess.run(
                 ["bash", "-e", "-c", code], cwd=project, env=environment, capture_output=True, text=True, timeout=600
             )

@@ -361,8 +361,10 @@ def test_the_largest_divisor_that_fits_is_found_from_one_sample_and_two():
 
 @pytest.mark.slow  # a minute of compiling
 def test_a_compiled_unet_learns_what_the_eager_one_learns(data, tmp_path):
-    eager = fit(make_unet(), data, tmp_path / "eager", dataclasses.replace(PARAMS, compile="off"))
-    compiled = fit(make_unet(), data, tmp_path / "compiled", dataclasses.replace(PARAMS, compile="default"))
+    # Of other layers some gradients are all but zero, and AdamW makes whole steps of their last bits.
+    profile = dataclasses.replace(PROFILE, target_modules=["attention", "conv1", "conv2"], learning_rate=2.5e-3)
+    eager = fit(make_unet(), data, tmp_path / "eager", dataclasses.replace(PARAMS, compile="off"), profile)
+    compiled = fit(make_unet(), data, tmp_path / "compiled", dataclasses.replace(PARAMS, compile="default"), profile)
     for one, other in zip(eager[1:], compiled[1:], strict=True):
         assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-4)
 
@@ -663,7 +665,7 @@ def test_layers_have_ranks_of_their_own_and_all_the_same_scale(data, tmp_path, u
 def test_a_rank_for_layers_that_do_not_learn_is_refused(data, tmp_path):
     profile = dataclasses.replace(PROFILE, target_modules=["attention", "conv1"])
     with pytest.raises(
-        UserError, match=r"train.ranks: found ff, allowed: sets \(attention, self-attention, ff, .* \(attention, conv1\)"
+        UserError, match=r"train.ranks: found ff, allowed: sets \(attention, self-attention, .* \(attention, conv1\)"
     ):
         fit_with(tmp_path, data, profile, ranks={"ff": 4})
 
