@@ -2,8 +2,8 @@
 
     python docs/make_strip.py
 
-Drawings of the sample, then prompts of the comparison that the miniature draws well, each with the first seed: by the base,
-by the adapter `blip`, and the adapter's picture as a stencil. plots/comparison.png has all prompts.
+Drawings of the sample, then prompts of the comparison that the miniature draws well, each with the first seed: by the
+base, by the adapter `blip`, and the adapter's picture as a stencil. plots/comparison.png has all prompts.
 """
 
 import sys
