@@ -196,9 +196,9 @@ def wheels() -> list[str]:
     return [f"missing: {', '.join(missing) or 'none'}"]
 
 
-def with_knobs(knobs: list[str], root: Path = ROOT) -> TrainParams:
+def with_knobs(knobs: list[str]) -> TrainParams:
     """params.yaml's train with `key=value` changed, read as load_params reads it; UserError as load_params."""
-    raw = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["train"] |= {key: yaml.safe_load(value) for key, _, value in (knob.partition("=") for knob in knobs)}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")

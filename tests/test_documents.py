@@ -78,13 +78,12 @@ def test_the_readmes_strip_goes_from_drawings_to_stencils(finished):
 
 def test_the_forty_prompts_stand_as_the_base_and_the_adapter_draw_them(finished):
     program = runpy.run_path(str(ROOT / "docs/make_forty_prompts.py"))
-    image = np.asarray(program["sheet"](finished, ["owl", "anchor", "smiling face with horns"]), int)
+    image = np.asarray(program["sheet"](finished, ["snail", "anchor", "smiling face with horns"]), int)
     side, gap = program["SIDE"], program["GAP"]
     assert image.shape == (2 * side + program["NAME"], program["COLUMNS"] * (side + gap) - gap, 3)
     columns = [slice(i * (side + gap), i * (side + gap) + side) for i in range(4)]
     saturation = [[np.ptp(image[top : top + side, column], axis=2).mean() for column in columns] for top in (0, side)]
-    assert sum(saturation[1]) < sum(saturation[0])  # less colour, though after four steps not in each picture
-    assert all((image[:side, column] != image[side : 2 * side, column]).any() for column in columns[:3])
+    assert all(below < above for above, below in zip(*saturation, strict=True) if above)  # less colour
     assert [above > 0 for above in saturation[0]] == [True, True, True, False]  # three names leave the rest empty
     assert all((image[2 * side :, column] < 200).any() for column in columns[:3])  # what they show
 
