@@ -1,7 +1,7 @@
 """A peer's training script on the same pictures: diffusers' train_text_to_image_lora.py, or one with its options.
 
 The script is run as its users run it, as a process of its own, in this environment; what it needs beyond it
-(`datasets`, `torchvision`) is the user's to install.
+(`datasets`, `torchvision`) is the user's to install. Its threads wait as ours do: asleep, or as OMP_WAIT_POLICY says.
 """
 
 import ast
@@ -17,7 +17,7 @@ from bench.inference import pictures
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import Model, Profile
 
-PICTURES = 16
+EPOCH = 20  # steps: the script starts its loader anew for each epoch, and a real folder has more than a batch
 TARGETS = re.compile(r"target_modules\s*=\s*(\[[^]]*\])")
 WARM_UP = 2  # steps
 
@@ -34,7 +34,8 @@ def write_image_folder(folder: Path, profile: Profile) -> None:
     """Pictures of noise and a metadata.jsonl with their captions, as `datasets` reads an image folder."""
     folder.mkdir()
     lines = []
-    for i, picture in enumerate(pictures(profile, PICTURES)):
+    count = EPOCH * profile.train.batch_size * profile.train.gradient_accumulation_steps
+    for i, picture in enumerate(pictures(profile, count)):
         picture.save(folder / f"{i}.png")
         lines.append(json.dumps({"file_name": f"{i}.png", "text": f"drawing {i}"}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -34,10 +34,12 @@ def test_the_training_loop_is_measured_against_a_plain_one_and_the_least_there_i
 PEER = """
 import argparse, sys, time
 parser = argparse.ArgumentParser()
-parser.add_argument("--max_train_steps", type=int)
+for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps"):
+    parser.add_argument("--" + name, type=int)
 parser.add_argument("--train_data_dir")
 args, others = parser.parse_known_args()
-assert len(open(args.train_data_dir + "/metadata.jsonl").readlines()) == 16, "pictures"
+pictures = len(open(args.train_data_dir + "/metadata.jsonl").readlines())
+assert pictures == 20 * args.train_batch_size * args.gradient_accumulation_steps, "an epoch of 20 steps"
 time.sleep(0.3 + 0.1 * args.max_train_steps)
 """
 
