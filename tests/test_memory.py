@@ -1,12 +1,13 @@
 """Micro-batches alone: how they are sized, what they do when memory runs out, and what they add up."""
 
 import dataclasses
+import types
 
 import pytest
 import torch
 from accelerate import Accelerator
 from conftest import ROOT
-from test_train import EMBEDS, PARAMS, PROFILE, data, make_unet  # noqa: F401 (a fixture)
+from test_train import EMBEDS, PARAMS, PROFILE, data, make_unet, oblong  # noqa: F401 (two fixtures)
 
 from stages.train.batches import Batches
 from stages.train.denoiser import Denoiser
@@ -210,6 +211,22 @@ def test_how_long_a_training_takes_is_told_by_a_micro_batch_after_a_first_one(ma
     micro_batches = make(loss := Full())
     assert micro_batches._training_seconds() == 0.5 * TRAINING.steps * 2  # of four samples, of eight a step
     assert loss.sizes == [4, 4] and not gradient(micro_batches).any()
+
+
+def test_of_several_processes_the_slowest_decides_for_all(make, monkeypatch):
+    clock = iter([10.0, 10.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("stages.train.memory.gather_object", lambda own: [0.0, *own, 3.0])
+    assert make(Full())._training_seconds() == max(0.5 * TRAINING.steps * 2, 3.0)
+    assert make(Full(fails=1))._training_seconds() == 3.0
+
+
+def test_mixed_pages_are_not_timed_to_see_whether_compiling_pays(make, oblong):  # noqa: F811
+    micro_batches = make(loss := Full(), compile="auto")
+    micro_batches.accelerator = types.SimpleNamespace(device=torch.device("cuda"))
+    micro_batches.batches = dataclasses.replace(micro_batches.batches, data=oblong)
+    micro_batches.compile()
+    assert not loss.sizes and micro_batches.forward is micro_batches.model
 
 
 def test_a_training_that_has_no_room_for_a_trial_is_not_compiled_and_other_errors_show(make):

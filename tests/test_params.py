@@ -77,8 +77,8 @@ def test_a_wrong_value_is_named_with_file_key_found_and_allowed(folder, key, val
         ("resolution", "100", "resolution: found 100, allowed: a whole number 16 to 4096, a multiple of 8"),
         (
             "warmup_steps",
-            "120",
-            "train.warmup_steps: found 120, allowed: less than steps (120); a training that ends in its",
+            "100",
+            "train.warmup_steps: found 100, allowed: less than steps (100); a training that ends in its",
         ),
         ("dtype", "half", "inference.dtype: found 'half', allowed: one of auto, float32, bfloat16, float16"),
     ],

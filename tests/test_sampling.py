@@ -69,6 +69,12 @@ def test_little_memory_draws_the_same_pictures(embeds):
     assert np.abs(np.asarray(pictures[0], int) - np.asarray(pictures[1], int)).max() <= 1
 
 
+def test_the_miniatures_sampling_begins_where_nothing_but_noise_is_left():
+    pipeline = make_pipeline()
+    pipeline.scheduler.set_timesteps(load_profile("embedded", ROOT).sampling.sampler_steps)
+    assert pipeline.scheduler.timesteps[0] == pipeline.scheduler.config.num_train_timesteps - 1
+
+
 def test_another_seed_draws_another_picture(embeds):
     pipeline = make_pipeline()
     one, other = (sample_images(pipeline, embeds[1:2], embeds[:1], [seed], SAMPLER)[0] for seed in (3, 4))

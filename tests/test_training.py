@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline
 from dvc.repo import Repo
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel
@@ -28,6 +28,8 @@ import ship  # noqa: E402
 import train_base  # noqa: E402
 import train_vae  # noqa: E402
 from muon import Muon, as_matrix  # noqa: E402
+
+from tattoo_lora.params import load_profile  # noqa: E402
 
 STAGES = yaml.safe_load((TRAINING / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 SUBJECTS = ["owl", "skull"]
@@ -265,11 +267,16 @@ def test_the_base_trains_on_the_corpus_and_draws(tmp_path, monkeypatch, small_co
     monkeypatch.setattr(train_base, "encode_views", lambda *args: encoded.append(args[1]) or encode_views(*args))
     pipeline = run_base(small_corpus, tmp_path / "base")
     assert torch.equal(encoded[0], small_corpus.painted[2:])  # no hand but "b"
-    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    shipped = PNDMScheduler.from_pretrained(ROOT / "models/embedded/base/scheduler")
+    one, other = ({k: v for k, v in s.config.items() if k[0] != "_"} for s in (pipeline.scheduler, shipped))
+    assert one == other
     learned = [model.state_dict()["final_layer_norm.weight"] for model in (pipeline.text_encoder, start)]
     assert not torch.equal(*learned)
     pictures = train_base.sample(pipeline, SUBJECTS, seed=0, guidance_scale=4.0)
     assert [picture.size for picture in pictures] == [(pipeline.vae.config.sample_size,) * 2] * 2
+    sampling = load_profile("embedded", ROOT).sampling
+    assert len(pipeline.scheduler.timesteps) == sampling.sampler_steps
+    assert recipe.load_params("measure")["guidance_scale"] == sampling.guidance_scale
 
 
 def test_a_base_whose_training_was_stopped_is_the_same(tmp_path, monkeypatch, small_corpus):

@@ -105,7 +105,7 @@ def test_the_plan_follows_from_the_drawings_and_the_choice(light):
     with contextlib.chdir(light):
         short, _ = plan_choice(CHOICE, params, profile, 25)
         long, _ = plan_choice(Choice("hand", "embedded", PRESETS["Normal"], 120, 8, RATE), params, profile, 25)
-    assert short.steps < long.steps <= 120 and short.drawings == long.drawings == 22
+    assert short.steps < long.steps <= 100 and short.drawings == long.drawings == 22
 
 
 def test_the_stages_are_those_of_each_variant():

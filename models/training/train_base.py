@@ -39,6 +39,7 @@ NO_SUBJECT = ("", "") + STYLES
 # error of 2%, and where nearly all is noise, the picture that is left is then worse than none.
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 NOISE |= {"prediction_type": "v_prediction"}
+SAMPLER_STEPS = 12  # of the pictures that are measured, as in the pipeline
 
 
 def build_unet(latent_channels: int, sample_size: int, channels: list[int]) -> UNet2DConditionModel:
@@ -109,8 +110,14 @@ def spread_timesteps(count: int, steps: int, generator: torch.Generator) -> Tens
 
 
 def assemble(vae, text_encoder, tokenizer, unet) -> StableDiffusionPipeline:
-    """The parts as a StableDiffusionPipeline with SD 1.5's default scheduler."""
-    scheduler = PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+    """The parts as a StableDiffusionPipeline with SD 1.5's scheduler, but sampling begins at the last timestep.
+
+    SD 1.5's "leading" timesteps, 20 of them, begin at the 941st, where a tenth of a picture would be left in the noise
+    that they start from (https://arxiv.org/abs/2305.08891): of 100 names 91 were found in such pictures, 95 in these.
+    """
+    scheduler = PNDMScheduler(
+        **NOISE, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False, timestep_spacing="trailing"
+    )
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -126,14 +133,15 @@ def assemble(vae, text_encoder, tokenizer, unet) -> StableDiffusionPipeline:
 def sample(
     pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, guidance_scale: float
 ) -> list[Image.Image]:
-    """One picture a prompt: DPM-Solver++, 20 steps; the i-th from the noise of seed + i."""
+    """One picture a prompt: DPM-Solver++, SAMPLER_STEPS; the i-th from the noise of seed + i."""
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pictures = []
     for start in range(0, len(prompts), 20):
         part = prompts[start : start + 20]
         generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
-        pictures += pipeline(part, num_inference_steps=20, guidance_scale=guidance_scale, generator=generators).images
+        options = {"num_inference_steps": SAMPLER_STEPS, "guidance_scale": guidance_scale}
+        pictures += pipeline(part, generator=generators, **options).images
     return pictures
 
 
@@ -164,8 +172,11 @@ def train_base(
         return tokenizer(caption, padding="max_length", truncation=True).input_ids
 
     batch_size = params["batch_size"]
-    example = torch.zeros(batch_size, *latents.shape[2:]), torch.zeros(batch_size, dtype=torch.long)
-    example += (torch.tensor([tokens("")] * batch_size),)
+    example = (
+        torch.zeros(batch_size, *latents.shape[2:]),
+        torch.zeros(batch_size, dtype=torch.long),
+        torch.tensor([tokens("")] * batch_size),
+    )
     model = Velocity(text_encoder, unet).to(DEVICE)
     compute = as_cuda_graphs(model, tuple(map(to_device, example)), params["bfloat16"])
 
@@ -191,7 +202,7 @@ def train_base(
             velocity = compute(noisy_latents, timesteps, input_ids)
         return F.mse_loss(velocity.float(), noise_scheduler.get_velocity(latent, noise, timesteps))
 
-    schedule = FitParams(params["steps"], params["batch_size"], params["lr"], params["seed"])
+    schedule = FitParams(params["steps"], batch_size, params["lr"], params["seed"])
     inner = {
         name: weight
         for name, weight in unet.named_parameters()

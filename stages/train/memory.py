@@ -59,8 +59,10 @@ class MicroBatches:
 
     def compile(self) -> None:
         """Compile the model as params say, and try it once; where that fails, say why and go on without."""
+        if self.params.compile == "auto" and self._has_shapes():
+            return
         mode = pick_compile(self.params, self.accelerator.device, self._training_seconds)
-        if mode == "off" or (self.params.compile == "auto" and self._has_shapes()):
+        if mode == "off":
             return
         self.accelerator.print(f"train.compile: {mode}: this takes minutes")
         self.forward = torch.compile(self.model, mode=COMPILE_MODES[mode], dynamic=False)
@@ -77,7 +79,13 @@ class MicroBatches:
             free_memory()  # the first step will make room
 
     def _training_seconds(self) -> float:
-        """How long the training takes uncompiled, by one micro-batch; 0 where that does not fit the memory."""
+        """How long the training takes uncompiled, by one micro-batch in the slowest of the processes.
+
+        0 where no process's memory holds one.
+        """
+        return max(gather_object([self._own_training_seconds()]))
+
+    def _own_training_seconds(self) -> float:
         wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
         try:
             self._try(self.size)  # a first one is slower

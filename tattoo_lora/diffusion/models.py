@@ -138,14 +138,16 @@ def _frozen(model: nn.Module, missing: Sequence[str] = ()) -> nn.Module:
 
 
 def load_vae(base: Model) -> AutoencoderKL:
-    """The VAE in float32: SD 1.5's overflows in float16."""
-    vae = other_vae(base)
-    if vae is not None and is_checkpoint(vae.id):
+    """The VAE in float32, because SD 1.5's overflows in float16, and in channels_last as the UNet."""
+    other = other_vae(base)
+    if other is None:
+        vae = _load(AutoencoderKL, base, torch.float32, "vae")
+    elif is_checkpoint(other.id):
         with finding(base):
-            return _frozen(load_vae_file(vae.id, torch.float32))
-    if vae is not None:
-        return _load(AutoencoderKL, vae, torch.float32)
-    return _load(AutoencoderKL, base, torch.float32, "vae")
+            vae = _frozen(load_vae_file(other.id, torch.float32))
+    else:
+        vae = _load(AutoencoderKL, other, torch.float32)
+    return vae.to(memory_format=torch.channels_last)
 
 
 def load_unet(base: Model, dtype: torch.dtype) -> UNet2DConditionModel:
