@@ -1,6 +1,7 @@
 """The place Train by Streamlit's own AppTest, and what it asks and says, without a browser."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 
@@ -28,8 +29,8 @@ from app.training import (
 from tattoo_lora.errors import UserError
 from tattoo_lora.params import load_params, load_profile
 
-RATE = load_profile("embedded", ROOT).train.learning_rate
-CHOICE = Choice("hand", "embedded", 25, 120, 8, RATE)
+TRAIN = load_profile("embedded", ROOT).train
+CHOICE = Choice("hand", "embedded", 25, TRAIN.steps, 8, TRAIN.learning_rate)
 STAGES = ["preprocess", "encode", "train@blip", "report"]
 LOG = """hand: 25 files that may be drawings
 Running stage 'preprocess':
@@ -104,8 +105,8 @@ def test_the_plan_follows_from_the_drawings_and_the_choice(light):
     params, profile = load_params(light), load_profile("embedded", light)
     with contextlib.chdir(light):
         short, _ = plan_choice(CHOICE, params, profile, 25)
-        long, _ = plan_choice(Choice("hand", "embedded", PRESETS["Normal"], 120, 8, RATE), params, profile, 25)
-    assert short.steps < long.steps <= 100 and short.drawings == long.drawings == 22
+        long, _ = plan_choice(dataclasses.replace(CHOICE, epochs=PRESETS["Normal"]), params, profile, 25)
+    assert short.steps < long.steps <= TRAIN.steps and short.drawings == long.drawings == 22
 
 
 def test_the_stages_are_those_of_each_variant():
